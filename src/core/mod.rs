@@ -1,0 +1,7 @@
+//! The pure core: what is read, what is published, what is remembered, decided without doing it.
+//!
+//! Nothing below this module is async, does I/O, reads a clock or draws a random number; whoever
+//! calls it passes the present and the dice. It imports std, itself and pure libraries.
+
+pub mod leg;
+pub mod time;
