@@ -3,5 +3,16 @@
 //! Nothing below this module is async, does I/O, reads a clock or draws a random number; whoever
 //! calls it passes the present and the dice. It imports std, itself and pure libraries.
 
+pub mod budget;
+pub mod coverage;
+pub mod dead_letter;
+pub mod dedupe;
+pub mod identity;
 pub mod leg;
+pub mod pagination;
+pub mod planner;
+pub mod query;
+pub mod retry;
+pub mod skew;
 pub mod time;
+pub mod watermark;

@@ -1,0 +1,73 @@
+//! Coverage: the set of half-open disconnect-time intervals that were read and published completely.
+//!
+//! Kept as sorted, disjoint, non-touching windows, so that equal sets are equal values.
+
+use super::time::{UtcMillis, Window};
+
+/// A set of instants as sorted disjoint windows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage(Vec<Window>);
+
+impl Coverage {
+    /// The set as windows, oldest first.
+    pub fn windows(&self) -> &[Window] {
+        &self.0
+    }
+
+    /// Whether `instant` is in the set.
+    pub fn contains(&self, instant: UtcMillis) -> bool {
+        let after = self.0.partition_point(|window| window.start <= instant);
+        after > 0 && self.0[after - 1].contains(instant)
+    }
+
+    /// Adds a window, merging what it overlaps or touches.
+    ///
+    /// ```text
+    ///   before   [──)   [───)      [──)
+    ///   add          [────────)
+    ///   after    [──)[────────)    [──)      touching ends merge too
+    /// ```
+    pub fn add(&mut self, window: Window) {
+        if window.is_empty() {
+            return;
+        }
+        let first = self.0.partition_point(|known| known.end < window.start);
+        let last = self.0.partition_point(|known| known.start <= window.end);
+        let merged = self.0[first..last]
+            .iter()
+            .fold(window, |sum, known| Window::new(sum.start.min(known.start), sum.end.max(known.end)));
+        self.0.splice(first..last, [merged]);
+    }
+}
+
+impl FromIterator<Window> for Coverage {
+    fn from_iter<I: IntoIterator<Item = Window>>(windows: I) -> Self {
+        let mut coverage = Self::default();
+        windows.into_iter().for_each(|window| coverage.add(window));
+        coverage
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn window(start: i64, end: i64) -> Window {
+        Window::new(UtcMillis::new(start), UtcMillis::new(end))
+    }
+
+    proptest! {
+        #[test]
+        fn is_the_union_of_what_was_added(windows in prop::collection::vec((0i64..60, 0i64..60), 0..12)) {
+            let windows: Vec<Window> = windows.into_iter().map(|(a, b)| window(a, b)).collect();
+            let coverage: Coverage = windows.iter().copied().collect();
+            for at in (0..60).map(UtcMillis::new) {
+                prop_assert_eq!(coverage.contains(at), windows.iter().any(|window| window.contains(at)));
+            }
+            for pair in coverage.windows().windows(2) {
+                prop_assert!(pair[0].end < pair[1].start, "sorted, disjoint and not touching");
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! A unit's progress: its two watermarks, its coverage and its floor, and the rule that moves them.
+//!
+//! ```text
+//!   disconnect time ─────────────────────────────────────────────────────────────▶
+//!        floor                 final_to              complete_to        bound   now
+//!          │◀──── horizon ────────▶│◀───── overlap ──────▶│◀── settle ──▶│
+//!   identities are forgotten   only late legs        read once;       read, but may
+//!   below, where covered       still appear          read again       still be filling
+//! ```
+//!
+//! Every value here is stored and only ever moves forward; no clock takes part in forgetting.
+
+use std::time::Duration;
+
+use super::coverage::Coverage;
+use super::time::{UtcMillis, Window};
+
+/// How long after a leg's disconnect the source may still be filling in.
+#[derive(Clone, Copy, Debug)]
+pub struct Delays {
+    /// How long a window rests before it counts as read once.
+    pub settle: Duration,
+    /// How long it is read again after that before it counts as final.
+    pub overlap: Duration,
+    /// How long identities are remembered below `final_to`.
+    pub horizon: Duration,
+}
+
+/// How far a unit has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Everything below was read once to the last page after the settle delay.
+    pub complete_to: UtcMillis,
+    /// Everything below was read again after settle and overlap; the next window starts here.
+    pub final_to: UtcMillis,
+    /// Identities below may be forgotten, where covered.
+    pub floor: UtcMillis,
+    /// What was read and published completely.
+    pub coverage: Coverage,
+}
+
+impl Progress {
+    /// The progress of a unit whose reading starts at `start`.
+    pub fn starting_at(start: UtcMillis, delays: &Delays) -> Self {
+        Self { complete_to: start, final_to: start, floor: start.minus(delays.horizon), coverage: Coverage::default() }
+    }
+
+    /// Moves the watermarks after `read` was read to its last page by a read begun at `begun`.
+    ///
+    /// `read` must continue what this cycle read before it, down to `final_to` (see
+    /// [`Cycle`](super::planner::Cycle)); otherwise a hole would be declared read.
+    pub fn advance(&mut self, read: Window, begun: UtcMillis, delays: &Delays) {
+        let settled = begun.minus(delays.settle);
+        let complete_to = self.complete_to.max(read.end.min(settled));
+        let final_to = self.final_to.max(read.end.min(settled.minus(delays.overlap)));
+        self.coverage.add(Window::new(self.final_to, complete_to));
+        self.complete_to = complete_to;
+        self.final_to = final_to;
+        self.floor = self.floor.max(final_to.minus(delays.horizon));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DELAYS: Delays = Delays {
+        settle: Duration::from_secs(60),
+        overlap: Duration::from_secs(1800),
+        horizon: Duration::from_secs(86_400),
+    };
+
+    fn at(seconds: i64) -> UtcMillis {
+        UtcMillis::new(seconds * 1000)
+    }
+
+    #[test]
+    fn a_fresh_window_is_complete_after_settle_and_final_after_overlap() {
+        let mut progress = Progress::starting_at(at(100_000), &DELAYS);
+        progress.advance(Window::new(at(100_000), at(103_000)), at(103_001), &DELAYS);
+        assert_eq!(progress.complete_to, at(102_941));
+        assert_eq!(progress.final_to, at(101_141));
+        assert_eq!(progress.floor, at(101_141 - 86_400));
+        assert_eq!(progress.coverage.windows(), [Window::new(at(100_000), at(102_941))]);
+    }
+
+    #[test]
+    fn an_old_window_is_final_at_once() {
+        let mut progress = Progress::starting_at(at(0), &DELAYS);
+        progress.advance(Window::new(at(0), at(3600)), at(1_000_000), &DELAYS);
+        assert_eq!((progress.complete_to, progress.final_to), (at(3600), at(3600)));
+    }
+
+    #[test]
+    fn nothing_moves_backwards_when_the_clock_does() {
+        let mut progress = Progress::starting_at(at(0), &DELAYS);
+        progress.advance(Window::new(at(0), at(9_000)), at(10_000), &DELAYS);
+        let before = progress.clone();
+        progress.advance(Window::new(before.final_to, at(9_000)), at(5_000), &DELAYS);
+        assert_eq!(progress, before);
+    }
+}
