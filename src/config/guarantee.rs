@@ -1,0 +1,185 @@
+//! The librdkafka properties that the delivery guarantee rests on, which are therefore not free.
+//!
+//! Some of these librdkafka would refuse by itself, as late as when the producer is made; the others
+//! it would take, and records would be lost, doubled or reordered without a word.
+
+/// What may be given for a property.
+enum Allowed {
+    /// Nothing: the connector sets it, or needs its default.
+    Never,
+    /// A whole number in this range.
+    Between(u32, u32),
+    /// One of these words.
+    Words(&'static [&'static str]),
+}
+
+/// Properties under all their names, what is allowed, and why nothing else.
+const RESERVED: &[(&[&str], Allowed, &str)] = &[
+    (
+        &["bootstrap.servers", "metadata.broker.list"],
+        Allowed::Never,
+        "the brokers are named by kafka.bootstrap_servers, for every client alike",
+    ),
+    (
+        &["acks", "request.required.acks"],
+        Allowed::Never,
+        "only acks=all, which is set, keeps an acknowledged record when a broker is lost",
+    ),
+    (
+        &["enable.idempotence"],
+        Allowed::Never,
+        "it is always on: without it a retried request writes records twice or out of order",
+    ),
+    (
+        &["transactional.id"],
+        Allowed::Never,
+        "it is derived from the topic, so that a second connector fences the first instead of publishing beside it",
+    ),
+    (
+        &["isolation.level"],
+        Allowed::Never,
+        "what was published is told from what was aborted by reading committed records only",
+    ),
+    (
+        &["enable.gapless.guarantee"],
+        Allowed::Never,
+        "a gap is mended by reading the window again; this would end the producer for good instead",
+    ),
+    (
+        &["max.in.flight", "max.in.flight.requests.per.connection"],
+        Allowed::Between(1, 5),
+        "with more than 5 requests in flight brokers no longer recognise a repeated one",
+    ),
+    (
+        &["retries", "message.send.max.retries"],
+        Allowed::Between(1, i32::MAX as u32),
+        "without a retry a passing fault is a doubtful write",
+    ),
+    (
+        &["queuing.strategy"],
+        Allowed::Words(&["fifo"]),
+        "the order of sending is the order in which a call's legs are read",
+    ),
+    (
+        &["queue.buffering.backpressure.threshold"],
+        Allowed::Between(1, 1),
+        "the idempotent producer takes no other value",
+    ),
+    (
+        &["partitioner"],
+        Allowed::Words(&["consistent", "consistent_random", "murmur2", "murmur2_random", "fnv1a", "fnv1a_random"]),
+        "a call's legs keep their order only in one partition, chosen by the key",
+    ),
+    (
+        &["delivery.report.only.error"],
+        Allowed::Never,
+        "a transaction is committed after every record's report, those of success among them",
+    ),
+    (
+        &["allow.auto.create.topics"],
+        Allowed::Never,
+        "the connector creates its topics itself, with the settings that they need",
+    ),
+    (
+        &["api.version.request", "api.version.fallback.ms", "broker.version.fallback"],
+        Allowed::Never,
+        "a client that does not ask what the brokers can do takes transactions for unsupported",
+    ),
+    (&["auto.offset.reset"], Allowed::Never, "a read that starts elsewhere than asked for must fail, not skip records"),
+    (
+        &[
+            "group.id",
+            "group.instance.id",
+            "group.protocol",
+            "enable.auto.commit",
+            "auto.commit.enable",
+            "enable.auto.offset.store",
+            "offset.store.method",
+            "enable.partition.eof",
+        ],
+        Allowed::Never,
+        "the connector reads its own topics by position and belongs to no consumer group",
+    ),
+    (
+        &["test.mock.num.brokers", "test.mock.broker.rtt"],
+        Allowed::Never,
+        "records would go to a simulated cluster in memory and be gone",
+    ),
+];
+
+/// Why the property `name` cannot be `value`; `None` when it can.
+pub(super) fn refusal(name: &str, value: &str) -> Option<String> {
+    let (_, allowed, reason) = RESERVED.iter().find(|(names, ..)| names.contains(&name))?;
+    match allowed {
+        Allowed::Never => Some(format!("cannot be set: {reason}")),
+        Allowed::Between(least, most) => {
+            let fits = value.parse().is_ok_and(|number: u32| (*least..=*most).contains(&number));
+            let range =
+                if least == most { least.to_string() } else { format!("a whole number from {least} to {most}") };
+            (!fits).then(|| format!("must be {range}: {reason}"))
+        }
+        Allowed::Words(words) => (!words.contains(&value)).then(|| format!("must be {}: {reason}", words.join(" or "))),
+    }
+}
+
+/// Whether the property `name` may hold a secret, so that its value is never shown.
+///
+/// Broad on purpose: a path hidden for the `key` in its property's name costs nothing.
+pub(super) fn is_secret(name: &str) -> bool {
+    const PARTS: [&str; 6] = ["password", "passphrase", "secret", "key", "token", "credential"];
+    const NAMES: [&str; 3] = ["sasl.jaas", "sasl.oauthbearer.config", "sasl.kerberos.kinit.cmd"];
+    let name = name.to_ascii_lowercase();
+    PARTS.iter().any(|part| name.contains(part)) || NAMES.iter().any(|known| name.starts_with(known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_carries_the_guarantee_is_refused_under_each_of_its_names() {
+        let never = RESERVED.iter().filter(|(_, allowed, _)| matches!(allowed, Allowed::Never));
+        for name in never.flat_map(|(names, ..)| names.iter()) {
+            assert!(refusal(name, "all").is_some_and(|text| text.starts_with("cannot be set: ")), "{name}");
+        }
+        for (name, right, wrong) in [
+            ("max.in.flight", "5", "6"),
+            ("max.in.flight.requests.per.connection", "1", "0"),
+            ("retries", "10", "0"),
+            ("message.send.max.retries", "2147483647", "many"),
+            ("queuing.strategy", "fifo", "lifo"),
+            ("queue.buffering.backpressure.threshold", "1", "2"),
+            ("partitioner", "murmur2_random", "random"),
+        ] {
+            assert_eq!(refusal(name, right), None, "{name}");
+            assert!(refusal(name, wrong).is_some_and(|text| text.starts_with("must be ")), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_rest_is_free() {
+        for name in ["linger.ms", "compression.type", "security.protocol", "sasl.username", "client.id"] {
+            assert_eq!(refusal(name, "x"), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_known_by_their_names() {
+        for name in [
+            "sasl.password",
+            "ssl.key.pem",
+            "ssl.keystore.password",
+            "sasl.oauthbearer.client.secret",
+            "sasl.oauthbearer.config",
+            "sasl.jaas.config",
+            "some.token",
+            "SSL.Key.Password",
+            "sasl.oauthbearer.assertion.private.key.passphrase",
+        ] {
+            assert!(is_secret(name), "{name}");
+        }
+        for name in ["sasl.username", "sasl.mechanism", "ssl.ca.location", "linger.ms"] {
+            assert!(!is_secret(name), "{name}");
+        }
+    }
+}

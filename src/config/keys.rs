@@ -1,0 +1,321 @@
+//! Every key: its name, default and limits, and what two keys demand of each other.
+//!
+//! The order is that of the documented contract, and so of the effective settings.
+
+use std::time::Duration;
+
+use tracing_subscriber::filter::LevelFilter;
+
+use super::guarantee;
+use super::personal::Personal;
+use super::reader::Reader;
+use super::rule;
+use super::section::{
+    Admin, Avro, Credentials, Delivery, Framing, Kafka, Log, LogFormat, MessageTimestamp, Poll, Properties, Registry,
+    Source, State, TimeBasis,
+};
+
+/// The sections, typed.
+pub(super) struct Sections {
+    pub(super) source: Source,
+    pub(super) poll: Poll,
+    pub(super) kafka: Kafka,
+    pub(super) avro: Avro,
+    pub(super) state: State,
+    pub(super) admin: Admin,
+    pub(super) log: Log,
+}
+
+/// Reads every key; `None` when a problem was noted.
+pub(super) fn sections(r: &mut Reader) -> Option<Sections> {
+    let source = source(r);
+    let poll = poll(r);
+    let kafka = kafka(r);
+    let avro = avro(r);
+    let state = state(r);
+    let admin = admin(r);
+    let log = log(r);
+    if let (Some(source), Some(poll)) = (&source, &poll) {
+        overlap_covers_connect_time(r, source, poll);
+    }
+    if let (Some(poll), Some(state)) = (&poll, &state) {
+        horizon_covers_overlap(r, poll, state);
+    }
+    Some(Sections { source: source?, poll: poll?, kafka: kafka?, avro: avro?, state: state?, admin: admin?, log: log? })
+}
+
+/// The API's own limit on rows in a page.
+const PAGE_SIZE_MAX: u32 = 7_000;
+
+/// The API's own limit on the values of a filter.
+const FILTER_VALUES_MAX: usize = 125;
+
+/// Stands for every PBX of the account.
+const ALL_PBXES: &str = "allpbxes";
+
+/// With bounds on connect time a leg is missed when it lasts longer than the overlap.
+const CONNECT_OVERLAP_MIN: Duration = Duration::from_secs(12 * 60 * 60);
+
+fn source(r: &mut Reader) -> Option<Source> {
+    let base_url = r.or_default("source.base_url", "https://api.8x8.com/analytics/work", rule::source_url());
+    let api_key = r.required_secret("source.api_key");
+    let username = r.required("source.username", rule::personal());
+    let password = r.required_secret("source.password");
+    let pbx_ids = pbx_ids(r);
+    let time_zone = r.or_default("source.time_zone", "UTC", rule::time_zone());
+    let page_size = r.or_default("source.page_size", "1000", rule::whole(1..=PAGE_SIZE_MAX));
+    let time_basis = r.or_default(
+        "source.time_basis",
+        "disconnect",
+        rule::one_of([("disconnect", TimeBasis::Disconnect), ("connect", TimeBasis::Connect)]),
+    );
+    let simplified = r.or_default("source.simplified", "false", rule::flag());
+    let callers = filter(r, "source.callers");
+    let callees = filter(r, "source.callees");
+    let callers_or_callees = filter(r, "source.callers_or_callees");
+    if let (Some(callers), Some(callees), Some(either)) = (&callers, &callees, &callers_or_callees)
+        && !either.is_empty()
+        && !(callers.is_empty() && callees.is_empty())
+    {
+        r.problem(
+            "source.callers_or_callees",
+            "excludes source.callers and source.callees: the API takes one or the others",
+        );
+    }
+    // The API documents no time it may take; after ten minutes a lost connection is all that is left.
+    let request_timeout = r.or_default("source.request_timeout", "30s", rule::duration("1s", "10m"));
+    // No limit is documented. A hundred a second is beyond what any account needs or any gateway allows.
+    let requests_per_minute = r.or_default("source.requests_per_minute", "60", rule::whole(1..=6_000));
+    // A row takes about 2 KiB, the largest page so 14 MiB; the upper end keeps a body in memory.
+    let max_body = r.or_default("source.max_body", "64MiB", rule::size("1MiB", "1GiB"));
+    let ca_file = r.optional("source.ca_file", rule::path());
+    Some(Source {
+        base_url: base_url?,
+        api_key: api_key?,
+        username: username?,
+        password: password?,
+        pbx_ids: pbx_ids?,
+        time_zone: time_zone?,
+        page_size: page_size?,
+        time_basis: time_basis?,
+        simplified: simplified?,
+        callers: callers?,
+        callees: callees?,
+        callers_or_callees: callers_or_callees?,
+        request_timeout: request_timeout?,
+        requests_per_minute: requests_per_minute?,
+        max_body: max_body?,
+        ca_file: ca_file?,
+    })
+}
+
+fn pbx_ids(r: &mut Reader) -> Option<Vec<String>> {
+    // A comma would make two names of one, since the API takes a comma list.
+    let must = "be a list of different PBX names, at least one and none empty or with a comma, or [\"allpbxes\"] alone";
+    r.texts("source.pbx_ids", &[ALL_PBXES], must, |names| {
+        let alone = names.len() == 1 || !names.iter().any(|name| name.eq_ignore_ascii_case(ALL_PBXES));
+        !names.is_empty() && alone && are_list_items(names) && are_unique(names)
+    })
+}
+
+fn filter(r: &mut Reader, key: &'static str) -> Option<Personal<Vec<String>>> {
+    let must = format!(
+        "be a list of at most {FILTER_VALUES_MAX} texts such as [\"1001\", \"1002\"], none empty or with a comma"
+    );
+    let values = r.texts(key, &[], &must, |values| values.len() <= FILTER_VALUES_MAX && are_list_items(values))?;
+    r.show(
+        key,
+        match values.len() {
+            0 => "none".to_owned(),
+            1 => "1 value".to_owned(),
+            count => format!("{count} values"),
+        },
+    );
+    Some(Personal::new(values))
+}
+
+fn are_list_items(items: &[String]) -> bool {
+    items.iter().all(|item| !item.is_empty() && !item.contains(',') && !item.contains(char::is_control))
+}
+
+fn are_unique(items: &[String]) -> bool {
+    items.iter().enumerate().all(|(at, item)| !items[..at].contains(item))
+}
+
+fn poll(r: &mut Reader) -> Option<Poll> {
+    let interval = r.or_default("poll.interval", "2m", rule::duration("1s", "24h"));
+    // None at all would never look again for late legs; a month is read anew in every interval.
+    let overlap = r.or_default("poll.overlap", "30m", rule::whole_seconds("1s", "30d"));
+    let settle = r.or_default("poll.settle", "1m", rule::whole_seconds("0s", "24h"));
+    // Below a minute a long gap takes more queries than the request budget has in it.
+    let max_window = r.or_default("poll.max_window", "1h", rule::whole_seconds("1m", "31d"));
+    // The Date header counts in seconds, so less than one of them cannot be told.
+    let clock_tolerance = r.or_default("poll.clock_tolerance", "60s", rule::duration("1s", "1h"));
+    let start_from = r.optional("poll.start_from", rule::start_from());
+    Some(Poll {
+        interval: interval?,
+        overlap: overlap?,
+        settle: settle?,
+        max_window: max_window?,
+        clock_tolerance: clock_tolerance?,
+        start_from: start_from?,
+    })
+}
+
+/// More than a cluster takes without special care; Kafka itself documents no limit.
+const PARTITIONS_MAX: i32 = 10_000;
+
+/// The protocol's limit: a 16-bit number.
+const REPLICATION_FACTOR_MAX: i32 = i16::MAX as i32;
+
+fn kafka(r: &mut Reader) -> Option<Kafka> {
+    let bootstrap_servers = bootstrap_servers(r);
+    let topic = r.or_default("kafka.topic", "call-legs", rule::topic());
+    let partitions = r.or_default("kafka.partitions", "6", rule::whole(1..=PARTITIONS_MAX));
+    let replication_factor = r.optional("kafka.replication_factor", rule::whole(1..=REPLICATION_FACTOR_MAX));
+    if replication_factor == Some(None) {
+        r.show("kafka.replication_factor", "the broker's default".to_owned());
+    }
+    let timestamp = r.or_default(
+        "kafka.timestamp",
+        "disconnect",
+        rule::one_of([("disconnect", MessageTimestamp::Disconnect), ("publish", MessageTimestamp::Publish)]),
+    );
+    let delivery = r.or_default(
+        "kafka.delivery",
+        "auto",
+        rule::one_of([
+            ("auto", Delivery::Auto),
+            ("exactly-once", Delivery::ExactlyOnce),
+            ("at-least-once", Delivery::AtLeastOnce),
+        ]),
+    );
+    let sasl_password = r.secret("kafka.sasl_password");
+    let topic_config = r.map("kafka.topic_config", |_, _| None, |_| false);
+    let properties = r.map("kafka.properties", guarantee::refusal, guarantee::is_secret);
+    if let Some(topic_config) = &topic_config {
+        if topic_config.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
+            r.problem(
+                "kafka.topic_config.cleanup.policy",
+                "must not compact the topic: its key is the call's id, so only the newest leg of each call would be kept",
+            );
+        }
+        let by_broker = topic_config.get("message.timestamp.type").is_some_and(|kind| kind == "LogAppendTime");
+        if by_broker && timestamp == Some(MessageTimestamp::Disconnect) {
+            r.warning(
+                "kafka.topic_config.message.timestamp.type",
+                "replaces the timestamps of kafka.timestamp = \"disconnect\"",
+            );
+        }
+    }
+    if let (Some(Some(_)), Some(properties)) = (&sasl_password, &properties)
+        && properties.contains_key("sasl.password")
+    {
+        r.problem("kafka.properties.sasl.password", "and kafka.sasl_password are both given: keep one");
+    }
+    Some(Kafka {
+        bootstrap_servers: bootstrap_servers?,
+        topic: topic?,
+        partitions: partitions?,
+        replication_factor: replication_factor?,
+        timestamp: timestamp?,
+        delivery: delivery?,
+        sasl_password: sasl_password?,
+        topic_config: topic_config?,
+        properties: Properties(properties?),
+    })
+}
+
+fn bootstrap_servers(r: &mut Reader) -> Option<Vec<String>> {
+    let must =
+        "name one or more brokers, such as \"kafka-1:9092,kafka-2:9092\" or [\"kafka-1:9092\", \"kafka-2:9092\"]";
+    r.required_texts("kafka.bootstrap_servers", must, |brokers| {
+        !brokers.is_empty() && brokers.iter().all(|broker| rule::is_broker(broker))
+    })
+}
+
+fn avro(r: &mut Reader) -> Option<Avro> {
+    let is_confluent =
+        r.or_default("avro.framing", "confluent", rule::one_of([("confluent", true), ("single-object", false)]));
+    let url = r.optional("avro.schema_registry_url", rule::registry_url());
+    let username = r.optional("avro.schema_registry_username", rule::text());
+    let password = r.secret("avro.schema_registry_password");
+    let ca_file = r.optional("avro.schema_registry_ca_file", rule::path());
+    let register = r.or_default("avro.register", "true", rule::flag());
+    if is_confluent == Some(true) && url == Some(None) {
+        r.problem("avro.schema_registry_url", "is required for avro.framing = \"confluent\"");
+        return None;
+    }
+    let credentials = match (username?, password?) {
+        (Some(username), Some(password)) => Some(Credentials { username, password }),
+        (None, None) => None,
+        (Some(_), None) => {
+            r.problem("avro.schema_registry_username", "needs avro.schema_registry_password or _file beside it");
+            return None;
+        }
+        (None, Some(_)) => {
+            r.problem("avro.schema_registry_password", "needs avro.schema_registry_username beside it");
+            return None;
+        }
+    };
+    let (url, ca_file, register) = (url?, ca_file?, register?);
+    let registry = url.map(|url| {
+        if credentials.is_some() && url.scheme() == "http" && !rule::is_loopback(&url) {
+            r.warning("avro.schema_registry_url", "is not https://: the registry's password travels in the clear");
+        }
+        Registry { url, credentials, ca_file, register }
+    });
+    let framing = match (is_confluent?, registry) {
+        (true, Some(registry)) => Framing::Confluent(registry),
+        (_, registry) => Framing::SingleObject(registry),
+    };
+    Some(Avro { framing })
+}
+
+fn state(r: &mut Reader) -> Option<State> {
+    let dir = r.required("state.dir", rule::path());
+    // The API answers for two years, so no read reaches further back.
+    let horizon = r.or_default("state.horizon", "8d", rule::whole_seconds("1s", "730d"));
+    Some(State { dir: dir?, horizon: horizon? })
+}
+
+fn admin(r: &mut Reader) -> Option<Admin> {
+    let listen = r.or_default("admin.listen", "127.0.0.1:9464", rule::listen());
+    Some(Admin { listen: listen? })
+}
+
+fn log(r: &mut Reader) -> Option<Log> {
+    let level = r.or_default("log.level", "info", rule::log_level());
+    let format =
+        r.or_default("log.format", "text", rule::one_of([("text", LogFormat::Text), ("json", LogFormat::Json)]));
+    if level.as_ref().is_some_and(|level| names_no_level(level)) {
+        r.warning("log.level", "names a module and no level: everything else is silent");
+    }
+    Some(Log { level: level?, format: format? })
+}
+
+/// Whether `directives` are bare names only, none of them a level's: legal, and mostly a misspelt level.
+fn names_no_level(directives: &str) -> bool {
+    let is_bare_name = |directive: &str| !directive.contains(['=', '[']) && directive.parse::<LevelFilter>().is_err();
+    directives.split(',').map(str::trim).filter(|directive| !directive.is_empty()).all(is_bare_name)
+}
+
+fn overlap_covers_connect_time(r: &mut Reader, source: &Source, poll: &Poll) {
+    if source.time_basis == TimeBasis::Connect && poll.overlap < CONNECT_OVERLAP_MIN {
+        r.problem(
+            "source.time_basis",
+            "can be \"connect\" only with a poll.overlap of at least 12h: \
+             a leg appears when it ends, hours after it was connected",
+        );
+    }
+}
+
+fn horizon_covers_overlap(r: &mut Reader, poll: &Poll, state: &State) {
+    if state.horizon < poll.overlap {
+        r.problem(
+            "state.horizon",
+            "must be at least poll.overlap: \
+             a leg read again after its identity was forgotten could not be told from a new one",
+        );
+    }
+}

@@ -1,0 +1,145 @@
+//! The configuration: a TOML file, then the environment, checked as a whole before anything starts.
+//!
+//! ```text
+//!   file ─────────▶ layer ─┐
+//!                          ├─▶ figment merges ─▶ reader ─▶ keys: defaults, rules ─▶ Config
+//!   environment ──▶ layer ─┘                       └─▶ every problem, a line each ─▶ ConfigError
+//! ```
+//!
+//! A message names the key in full and where it was given, and never shows a value. What is read here
+//! is not acted upon: no address is resolved, no broker asked, no state directory made.
+
+mod environment;
+mod error;
+mod file;
+mod guarantee;
+mod keys;
+mod layer;
+mod personal;
+mod reader;
+mod rule;
+mod secret;
+mod section;
+mod start_from;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::Path;
+
+pub use environment::ENV_PREFIX;
+pub use error::ConfigError;
+pub use personal::Personal;
+pub use reader::Setting;
+pub use secret::Secret;
+pub use section::{
+    Admin, Avro, Credentials, Delivery, Framing, Kafka, Log, LogFormat, MessageTimestamp, Poll, Properties, Registry,
+    Source, State, TimeBasis,
+};
+pub use start_from::{HISTORY_MAX, Start, StartFrom};
+
+use keys::Sections;
+use layer::Merged;
+use reader::Reader;
+
+/// The whole configuration, validated. `Debug` shows neither secrets nor personal data.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The API that is polled.
+    pub source: Source,
+    /// What is read when.
+    pub poll: Poll,
+    /// The topic and the way to it.
+    pub kafka: Kafka,
+    /// How records are framed, and the schema registry.
+    pub avro: Avro,
+    /// What is kept on disk.
+    pub state: State,
+    /// The port for health, metrics and commands.
+    pub admin: Admin,
+    /// What is logged, and how.
+    pub log: Log,
+    settings: Vec<Setting>,
+    warnings: Vec<String>,
+}
+
+impl Config {
+    /// Reads the file at `path`, where there is one, then `variables`, and tries the files that they name.
+    ///
+    /// `std::env::vars_os()` are the process's variables; of them only those with [`ENV_PREFIX`] and
+    /// `__` behind it count.
+    pub fn load<N, V>(path: Option<&Path>, variables: impl IntoIterator<Item = (N, V)>) -> Result<Self, ConfigError>
+    where
+        N: Into<OsString>,
+        V: Into<OsString>,
+    {
+        let (name, text) = match path {
+            Some(path) => (path.display().to_string(), file::read(path)?),
+            None => (String::new(), String::new()),
+        };
+        let config = Self::parse(&name, &text, variables)?;
+        config.check_files()?;
+        Ok(config)
+    }
+
+    /// Like [`Config::load`] from a file's `text`, called `name` in messages, and without opening any file.
+    pub fn parse<N, V>(name: &str, text: &str, variables: impl IntoIterator<Item = (N, V)>) -> Result<Self, ConfigError>
+    where
+        N: Into<OsString>,
+        V: Into<OsString>,
+    {
+        let layers = [file::layer(name, text)?, environment::layer(variables)];
+        let (merged, problems) = Merged::new(layers);
+        let mut reader = Reader::new(merged, problems);
+        let sections = keys::sections(&mut reader);
+        let (settings, warnings) = reader.finish().map_err(ConfigError::new)?;
+        let Some(Sections { source, poll, kafka, avro, state, admin, log }) = sections else {
+            return Err(ConfigError::from("the configuration could not be read".to_owned()));
+        };
+        Ok(Self { source, poll, kafka, avro, state, admin, log, settings, warnings })
+    }
+
+    /// Tries to read every file that holds a secret or certificates.
+    pub fn check_files(&self) -> Result<(), ConfigError> {
+        let registry = self.avro.framing.registry();
+        let credentials = registry.and_then(|registry| registry.credentials.as_ref());
+        let secrets = [
+            Some(&self.source.api_key),
+            Some(&self.source.password),
+            self.kafka.sasl_password.as_ref(),
+            credentials.map(|credentials| &credentials.password),
+        ];
+        let certificates = [
+            ("source.ca_file", self.source.ca_file.as_ref()),
+            ("avro.schema_registry_ca_file", registry.and_then(|registry| registry.ca_file.as_ref())),
+        ];
+        let mut problems = Vec::new();
+        for secret in secrets.into_iter().flatten() {
+            problems.extend(secret.read().err().into_iter().flat_map(|error| error.problems().to_vec()));
+        }
+        for (key, path) in certificates {
+            if let Some(Err(error)) = path.map(File::open) {
+                problems.push(format!("{} names a file that cannot be read: {}", self.named(key), error.kind()));
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError::new(problems)) }
+    }
+
+    /// Every effective setting in the documented order, without secrets and personal data.
+    pub fn settings(&self) -> &[Setting] {
+        &self.settings
+    }
+
+    /// What is allowed and probably not meant, a line each; for the log at the start.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    fn named(&self, key: &str) -> String {
+        match self.settings.iter().find(|setting| setting.key == key) {
+            Some(setting) => format!("{key} (from {})", setting.origin),
+            None => key.to_owned(),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The sections of the configuration as validated, typed values.
+//!
+//! What a value means is said here; its key, its default and its limits are in `keys`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono_tz::Tz;
+use url::Url;
+
+use super::guarantee;
+use super::personal::Personal;
+use super::secret::Secret;
+use super::start_from::StartFrom;
+
+/// `[source]`: the 8x8 Work Analytics API.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The API's base URL, with a slash at its end, so that `join("v2/call-legs")` appends.
+    pub base_url: Url,
+    /// Sent with every request as `8x8-apikey`.
+    pub api_key: Secret,
+    /// Who logs in.
+    pub username: Personal<String>,
+    /// The password of `username`.
+    pub password: Secret,
+    /// The PBXs by name, each read for itself; or `allpbxes` alone.
+    pub pbx_ids: Vec<String>,
+    /// The zone in which the API reads the query's bounds and writes its zoned times.
+    pub time_zone: Tz,
+    /// Rows asked for in one page.
+    pub page_size: u32,
+    /// Which of a leg's times the query's bounds refer to.
+    pub time_basis: TimeBasis,
+    /// Whether the API leaves out child calls and some other legs.
+    pub simplified: bool,
+    /// Only legs of these callers; empty for all.
+    pub callers: Personal<Vec<String>>,
+    /// Only legs to these callees; empty for all.
+    pub callees: Personal<Vec<String>>,
+    /// Only legs with one of these at either end; empty for all, and when one of the two above is not.
+    pub callers_or_callees: Personal<Vec<String>>,
+    /// How long one request may take, from the connection to the last byte.
+    pub request_timeout: Duration,
+    /// The most requests in any minute, logins included.
+    pub requests_per_minute: u32,
+    /// The largest body taken, in bytes, after decompression.
+    pub max_body: u64,
+    /// Certificates (PEM) trusted beside the usual ones.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Which time of a leg the query's bounds refer to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeBasis {
+    /// When the leg was disconnected.
+    Disconnect,
+    /// When the leg was connected, which may be hours before it can be reported.
+    Connect,
+}
+
+/// `[poll]`: what is read when.
+#[derive(Clone, Debug)]
+pub struct Poll {
+    /// From the beginning of one read to that of the next.
+    pub interval: Duration,
+    /// How far back each read repeats the earlier ones; whole seconds.
+    pub overlap: Duration,
+    /// How long before a read its window's newest end is not trusted to be complete; whole seconds.
+    pub settle: Duration,
+    /// The longest window that one query spans; whole seconds.
+    pub max_window: Duration,
+    /// By how much this machine's clock and the API's may differ.
+    pub clock_tolerance: Duration,
+    /// Where the first read ever begins. Needed then, and never used again.
+    pub start_from: Option<StartFrom>,
+}
+
+/// `[kafka]`: the topic and the way to it.
+#[derive(Clone, Debug)]
+pub struct Kafka {
+    /// The brokers to ask first, each `host:port` or `host`.
+    pub bootstrap_servers: Vec<String>,
+    /// The topic of the legs; the topics beside it have its name with a suffix.
+    pub topic: String,
+    /// Partitions of the topic, when it is created.
+    pub partitions: i32,
+    /// Replicas of the topics that are created; without it as many as the brokers' default.
+    pub replication_factor: Option<i32>,
+    /// What a message's timestamp is.
+    pub timestamp: MessageTimestamp,
+    /// The guarantee to publish with.
+    pub delivery: Delivery,
+    /// The password of the property `sasl.username`.
+    pub sasl_password: Option<Secret>,
+    /// Settings of the topic, when it is created.
+    pub topic_config: BTreeMap<String, String>,
+    /// Properties of librdkafka, none of those that the guarantee rests on.
+    pub properties: Properties,
+}
+
+/// What a message's timestamp is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageTimestamp {
+    /// When the leg was disconnected.
+    Disconnect,
+    /// When the message was published.
+    Publish,
+}
+
+/// The guarantee to publish with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Exactly once, and at least once on a cluster that is proven unable to.
+    Auto,
+    /// Exactly once, or not at all.
+    ExactlyOnce,
+    /// At least once.
+    AtLeastOnce,
+}
+
+/// Properties of librdkafka; `Debug` hides the values that may be secrets.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Properties(pub(super) BTreeMap<String, String>);
+
+impl Deref for Properties {
+    type Target = BTreeMap<String, String>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Properties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |(name, value)| (name, if guarantee::is_secret(name) { "[secret]" } else { value });
+        f.debug_map().entries(self.iter().map(|(name, value)| (name.as_str(), value.as_str())).map(shown)).finish()
+    }
+}
+
+/// `[avro]`: how a record's schema is found by its reader.
+#[derive(Clone, Debug)]
+pub struct Avro {
+    /// What precedes the Avro bytes of a record.
+    pub framing: Framing,
+}
+
+/// What precedes the Avro bytes of a record.
+#[derive(Clone, Debug)]
+pub enum Framing {
+    /// A zero byte and the schema's number in the registry.
+    Confluent(Registry),
+    /// The schema's fingerprint, as Avro's specification has it. A registry is asked only by
+    /// readers, about records that were framed for one before.
+    SingleObject(Option<Registry>),
+}
+
+impl Framing {
+    /// The schema registry, where one is named.
+    pub fn registry(&self) -> Option<&Registry> {
+        match self {
+            Self::Confluent(registry) => Some(registry),
+            Self::SingleObject(registry) => registry.as_ref(),
+        }
+    }
+}
+
+/// The schema registry.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    /// Its URL, as given.
+    pub url: Url,
+    /// Whom to log in as, where the registry asks.
+    pub credentials: Option<Credentials>,
+    /// Certificates (PEM) trusted beside the usual ones.
+    pub ca_file: Option<PathBuf>,
+    /// Whether schemas are registered; otherwise they have to be there.
+    pub register: bool,
+}
+
+/// A user of the schema registry.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// The user's name, or the name of an API key.
+    pub username: String,
+    /// The user's password, or the API key's secret.
+    pub password: Secret,
+}
+
+/// `[state]`: what is kept on disk.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The directory of the state, this process's alone.
+    pub dir: PathBuf,
+    /// How long the identities of published legs are kept; whole seconds, never less than the overlap.
+    pub horizon: Duration,
+}
+
+/// `[admin]`: the port for health, metrics and commands.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Where to listen.
+    pub listen: SocketAddr,
+}
+
+/// `[log]`: what is logged, and how.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// A level or other filter directives of tracing-subscriber's, checked.
+    pub level: String,
+    /// The form of a log line.
+    pub format: LogFormat,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

@@ -1,0 +1,162 @@
+//! No message, no debug output and no effective setting shows a secret; no message shows any value.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::keys;
+use crate::config::layer::Merged;
+use crate::config::reader::Reader;
+
+const VALUE: &str = "hunter2";
+
+fn known_keys() -> Vec<String> {
+    let (merged, problems) = Merged::new([]);
+    let mut reader = Reader::new(merged, problems);
+    let _ = keys::sections(&mut reader);
+    reader.known().to_vec()
+}
+
+/// Neither an error nor a warning shows the value.
+#[track_caller]
+fn assert_silent(text: &str, variables: &[(&str, &str)]) {
+    match parse(text, variables) {
+        Ok(config) => assert!(!config.warnings().join("\n").contains(VALUE), "{:?}", config.warnings()),
+        Err(error) => {
+            let shown = format!("{error} {error:?}");
+            assert!(!shown.contains(VALUE), "{shown}");
+            assert!(error.problems().iter().all(|problem| !problem.contains('\n')), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn no_message_shows_a_value_whatever_its_key_and_type() {
+    for key in known_keys().into_iter().chain(["nonesuch.key".to_owned(), "kafka.properties.acks".to_owned()]) {
+        for value in [
+            "\"hunter2\"",
+            "\" hunter2,hunter2 \"",
+            "\"hunter2\\nhunter2\"",
+            "[\"hunter2\", \"hunter2\"]",
+            "[\"hunter2\", 1]",
+            "[[\"hunter2\"]]",
+            "[{ a = \"hunter2\" }]",
+            "\"https://hunter2:hunter2@hunter2/?hunter2#hunter2\"",
+            "\"hunter2=hunter2=hunter2\"",
+            "\"[hunter2\"",
+        ] {
+            assert_silent(&minimal_with(&format!("{key} = {value}")), &[]);
+            let variable = format!("CALL_LEGS_{}", key.replace('.', "__").to_ascii_uppercase());
+            let plain = value.trim_matches('"').replace("\\n", "\n");
+            assert_silent(MINIMAL, &[(&variable, &plain)]);
+        }
+    }
+}
+
+#[test]
+fn what_is_read_correctly_is_not_shown_either() {
+    let config = parse(
+        &minimal_with(
+            r#"source.api_key = "hunter2"
+source.password = "hunter2"
+source.username = "hunter2"
+source.callers = ["hunter2"]
+source.callees = ["hunter2", "hunter2"]
+kafka.sasl_password = "hunter2"
+kafka.properties."ssl.key.password" = "hunter2"
+kafka.properties."sasl.oauthbearer.config" = "hunter2"
+kafka.properties."sasl.username" = "plain"
+avro.schema_registry_username = "plain"
+avro.schema_registry_password = "hunter2""#,
+        ),
+        &[],
+    )
+    .unwrap();
+    let settings = config.settings();
+    let shown = format!("{config:?} {settings:?}");
+    assert!(!shown.contains(VALUE), "{shown}");
+    let value = |key: &str| settings.iter().find(|setting| setting.key == key).map(|setting| setting.value.as_str());
+    assert_eq!(value("source.api_key"), Some("set"));
+    assert_eq!(value("source.username"), Some("set"));
+    assert_eq!(value("source.callers"), Some("1 value"));
+    assert_eq!(value("source.callees"), Some("2 values"));
+    assert_eq!(value("kafka.properties.ssl.key.password"), Some("set"));
+    assert_eq!(value("kafka.properties.sasl.username"), Some("plain"));
+    assert_eq!(value("avro.schema_registry_password"), Some("set"));
+}
+
+#[test]
+fn the_effective_settings_are_complete_and_in_the_documented_order() {
+    let config = parse(
+        &minimal_with("source.api_key_file = \"/run/key\"\nkafka.properties.linger.ms = 5")
+            .replace("source.api_key = \"k\"\n", ""),
+        &[],
+    )
+    .unwrap();
+    let shown: Vec<_> =
+        config.settings().iter().map(|setting| format!("{} = {}", setting.key, setting.value)).collect();
+    assert_eq!(
+        shown,
+        [
+            "source.base_url = https://api.8x8.com/analytics/work",
+            "source.api_key = from file /run/key",
+            "source.username = set",
+            "source.password = set",
+            "source.pbx_ids = allpbxes",
+            "source.time_zone = UTC",
+            "source.page_size = 1000",
+            "source.time_basis = disconnect",
+            "source.simplified = false",
+            "source.callers = none",
+            "source.callees = none",
+            "source.callers_or_callees = none",
+            "source.request_timeout = 30s",
+            "source.requests_per_minute = 60",
+            "source.max_body = 64MiB",
+            "source.ca_file = not set",
+            "poll.interval = 2m",
+            "poll.overlap = 30m",
+            "poll.settle = 1m",
+            "poll.max_window = 1h",
+            "poll.clock_tolerance = 60s",
+            "poll.start_from = not set",
+            "kafka.bootstrap_servers = kafka:9092",
+            "kafka.topic = call-legs",
+            "kafka.partitions = 6",
+            "kafka.replication_factor = the broker's default",
+            "kafka.timestamp = disconnect",
+            "kafka.delivery = auto",
+            "kafka.sasl_password = not set",
+            "kafka.properties.linger.ms = 5",
+            "avro.framing = confluent",
+            "avro.schema_registry_url = http://localhost:8081",
+            "avro.schema_registry_username = not set",
+            "avro.schema_registry_password = not set",
+            "avro.schema_registry_ca_file = not set",
+            "avro.register = true",
+            "state.dir = /tmp/state",
+            "state.horizon = 8d",
+            "admin.listen = 127.0.0.1:9464",
+            "log.level = info",
+            "log.format = text",
+        ]
+    );
+}
+
+proptest! {
+    /// The parser's messages are its own words, wherever the syntax breaks.
+    #[test]
+    fn no_syntax_error_quotes_the_file(
+        before in "[\\[\\]{}=\"'.,#\\\\ \n a-f0-9_:T+-]{0,12}",
+        after in "[\\[\\]{}=\"'.,#\\\\ \n a-f0-9_:T+-]{0,12}",
+    ) {
+        for value in ["0xhunter2", "1979hunter2", "trhunter2", "\\uhunter2", "hunter2"] {
+            let text = format!("x = {before}{value}{after}");
+            if let Err(error) = Config::parse("c.toml", &text, NONE)
+                && error.to_string().contains("not valid TOML")
+            {
+                prop_assert!(!error.to_string().contains("hunter2"), "{}", error);
+                prop_assert_eq!(error.to_string().lines().count(), 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! What is refused, and in which words.
+
+use super::*;
+
+#[track_caller]
+fn refused(text: &str, variables: &[(&str, &str)], expected: &[&str]) {
+    match parse(text, variables) {
+        Ok(_) => panic!("not refused: {text} {variables:?}"),
+        Err(error) => assert_eq!(error.problems(), expected, "{text} {variables:?}"),
+    }
+}
+
+/// Each line of the file, beside all that is required, and what is said to it.
+#[test]
+fn values_in_the_file() {
+    for (lines, expected) in [
+        ("source.page_size = 0", "source.page_size (from c.toml, line 1) must be a whole number between 1 and 7000"),
+        ("source.page_size = 7001", "source.page_size (from c.toml, line 1) must be a whole number between 1 and 7000"),
+        ("source.page_size = 1.5", "source.page_size (from c.toml, line 1) must be a whole number between 1 and 7000"),
+        ("source.page_size = [1]", "source.page_size (from c.toml, line 1) must be a whole number between 1 and 7000"),
+        (
+            "source.page_size = 99999999999999999999",
+            "source.page_size (from c.toml, line 1) must be a whole number between 1 and 7000",
+        ),
+        (
+            "source.base_url = \"http://api.8x8.com\"",
+            "source.base_url (from c.toml, line 1) must be an https:// URL (http:// to this machine only) without user, query or fragment",
+        ),
+        ("source.api_key = 123", "source.api_key (from c.toml, line 1) must be a text (in quotes) that is not empty"),
+        (
+            "source.api_key = \"\\n\"",
+            "source.api_key (from c.toml, line 1) must be a text (in quotes) that is not empty",
+        ),
+        (
+            "source.username = \" \"",
+            "source.username (from c.toml, line 1) must be a text (in quotes) that is not empty",
+        ),
+        (
+            "source.api_key_file = \"f\"",
+            "source.api_key (from c.toml, line 2) and source.api_key_file (from c.toml, line 1) are both given: keep one",
+        ),
+        ("source.pbx_ids = []", PBX_IDS),
+        ("source.pbx_ids = [\"allpbxes\", \"a\"]", PBX_IDS),
+        ("source.pbx_ids = [\"a\", \"AllPBXes\"]", PBX_IDS),
+        ("source.pbx_ids = [\"a\", \" a\"]", PBX_IDS),
+        ("source.pbx_ids = [\"a,b\"]", PBX_IDS),
+        ("source.pbx_ids = [\"a\", \"\"]", PBX_IDS),
+        ("source.pbx_ids = [1]", PBX_IDS),
+        (
+            "source.time_zone = \"Mars/Olympus\"",
+            "source.time_zone (from c.toml, line 1) must be an IANA time zone such as \"UTC\" or \"Europe/London\"",
+        ),
+        (
+            "source.time_basis = \"start\"",
+            "source.time_basis (from c.toml, line 1) must be \"disconnect\" or \"connect\"",
+        ),
+        (
+            "source.time_basis = \"connect\"\npoll.overlap = \"719m\"",
+            "source.time_basis (from c.toml, line 1) can be \"connect\" only with a poll.overlap of at least 12h: a leg appears when it ends, hours after it was connected",
+        ),
+        ("source.simplified = \"yes\"", "source.simplified (from c.toml, line 1) must be true or false"),
+        (
+            "source.callers = [\"\"]",
+            "source.callers (from c.toml, line 1) must be a list of at most 125 texts such as [\"1001\", \"1002\"], none empty or with a comma",
+        ),
+        (
+            "source.callers_or_callees = [\"1\"]\nsource.callees = [\"2\"]",
+            "source.callers_or_callees (from c.toml, line 1) excludes source.callers and source.callees: the API takes one or the others",
+        ),
+        (
+            "source.request_timeout = \"0s\"",
+            "source.request_timeout (from c.toml, line 1) must be a duration from 1s to 10m, written like 90s, 2m, 36h or 8d",
+        ),
+        (
+            "source.request_timeout = 30",
+            "source.request_timeout (from c.toml, line 1) must be a duration from 1s to 10m, written like 90s, 2m, 36h or 8d",
+        ),
+        (
+            "source.requests_per_minute = 0",
+            "source.requests_per_minute (from c.toml, line 1) must be a whole number between 1 and 6000",
+        ),
+        (
+            "source.max_body = \"1KB\"",
+            "source.max_body (from c.toml, line 1) must be a size from 1MiB to 1GiB, written like 64MiB, 10MB or a whole number of bytes",
+        ),
+        ("source.ca_file = \"\"", "source.ca_file (from c.toml, line 1) must be a path (in quotes)"),
+        (
+            "poll.interval = \"999ms\"",
+            "poll.interval (from c.toml, line 1) must be a duration from 1s to 24h, written like 90s, 2m, 36h or 8d",
+        ),
+        (
+            "poll.overlap = \"0s\"",
+            "poll.overlap (from c.toml, line 1) must be a duration from 1s to 30d, written like 90s, 2m, 36h or 8d, in whole seconds",
+        ),
+        (
+            "poll.settle = \"1500ms\"",
+            "poll.settle (from c.toml, line 1) must be a duration from 0s to 24h, written like 90s, 2m, 36h or 8d, in whole seconds",
+        ),
+        (
+            "poll.max_window = \"59s\"",
+            "poll.max_window (from c.toml, line 1) must be a duration from 1m to 31d, written like 90s, 2m, 36h or 8d, in whole seconds",
+        ),
+        (
+            "poll.clock_tolerance = \"0s\"",
+            "poll.clock_tolerance (from c.toml, line 1) must be a duration from 1s to 1h, written like 90s, 2m, 36h or 8d",
+        ),
+        (
+            "poll.start_from = 2026-01-01",
+            "poll.start_from (from c.toml, line 1) must be \"now\", a time ago such as \"now-24h\", or an instant in RFC 3339 such as \"2026-01-31T00:00:00Z\"",
+        ),
+        (
+            "kafka.bootstrap_servers = \"\"",
+            "kafka.bootstrap_servers (from c.toml, line 1) must name one or more brokers, such as \"kafka-1:9092,kafka-2:9092\" or [\"kafka-1:9092\", \"kafka-2:9092\"]",
+        ),
+        (
+            "kafka.topic = 2024",
+            "kafka.topic (from c.toml, line 1) must be 1 to 237 of the characters a-z, A-Z, 0-9, dot, underscore and dash (in quotes), not . or ..",
+        ),
+        ("kafka.partitions = 0", "kafka.partitions (from c.toml, line 1) must be a whole number between 1 and 10000"),
+        (
+            "kafka.replication_factor = 0",
+            "kafka.replication_factor (from c.toml, line 1) must be a whole number between 1 and 32767",
+        ),
+        ("kafka.timestamp = \"now\"", "kafka.timestamp (from c.toml, line 1) must be \"disconnect\" or \"publish\""),
+        (
+            "kafka.delivery = \"once\"",
+            "kafka.delivery (from c.toml, line 1) must be \"auto\" or \"exactly-once\" or \"at-least-once\"",
+        ),
+        (
+            "kafka.properties.acks = \"1\"",
+            "kafka.properties.acks (from c.toml, line 1) cannot be set: only acks=all, which is set, keeps an acknowledged record when a broker is lost",
+        ),
+        (
+            "kafka.properties.max.in.flight = 6",
+            "kafka.properties.max.in.flight (from c.toml, line 1) must be a whole number from 1 to 5: with more than 5 requests in flight brokers no longer recognise a repeated one",
+        ),
+        (
+            "kafka.properties.x = [1]",
+            "kafka.properties.x (from c.toml, line 1) must be a text, a number, true or false",
+        ),
+        (
+            "kafka.properties.\"sasl.password\" = \"x\"\nkafka.sasl_password = \"y\"",
+            "kafka.properties.sasl.password (from c.toml, line 1) and kafka.sasl_password are both given: keep one",
+        ),
+        (
+            "kafka.properties.\"a.b\" = 1\nkafka.properties.a.b = 2",
+            "kafka.properties.a.b is given twice: by c.toml, line 2 and by c.toml, line 1",
+        ),
+        (
+            "kafka.topic_config.\"cleanup.policy\" = \"compact,delete\"",
+            "kafka.topic_config.cleanup.policy (from c.toml, line 1) must not compact the topic: its key is the call's id, \
+             so only the newest leg of each call would be kept",
+        ),
+        ("avro.framing = \"raw\"", "avro.framing (from c.toml, line 1) must be \"confluent\" or \"single-object\""),
+        (
+            "avro.schema_registry_url = \"https://a:b@registry\"",
+            "avro.schema_registry_url (from c.toml, line 1) must be an http:// or https:// URL without user, query or fragment",
+        ),
+        (
+            "avro.schema_registry_username = \"u\"",
+            "avro.schema_registry_username (from c.toml, line 1) needs avro.schema_registry_password or _file beside it",
+        ),
+        (
+            "avro.schema_registry_password_file = \"f\"",
+            "avro.schema_registry_password_file (from c.toml, line 1) needs avro.schema_registry_username beside it",
+        ),
+        (
+            "state.horizon = \"29m\"",
+            "state.horizon (from c.toml, line 1) must be at least poll.overlap: a leg read again after its identity was forgotten could not be told from a new one",
+        ),
+        (
+            "admin.listen = \"9464\"",
+            "admin.listen (from c.toml, line 1) must be an IP address and a port such as \"127.0.0.1:9464\" or \"[::]:9464\"",
+        ),
+        (
+            "log.level = \"call_legs=loud\"",
+            "log.level (from c.toml, line 1) must be off, error, warn, info, debug, trace, or tracing filter directives such as \"info,rdkafka=debug\"",
+        ),
+        ("log.format = \"xml\"", "log.format (from c.toml, line 1) must be \"text\" or \"json\""),
+    ] {
+        refused(&minimal_with(lines), &[], &[expected]);
+    }
+}
+
+const PBX_IDS: &str = "source.pbx_ids (from c.toml, line 1) must be a list of different PBX names, at least one and none empty or with a comma, or [\"allpbxes\"] alone";
+
+#[test]
+fn filters_take_the_apis_125_values() {
+    let numbers = |count: usize| (0..count).map(|number| number.to_string()).collect::<Vec<_>>().join(",");
+    assert!(parse(MINIMAL, &[("CALL_LEGS_SOURCE__CALLEES", &numbers(125))]).is_ok());
+    assert!(parse(MINIMAL, &[("CALL_LEGS_SOURCE__CALLEES", &numbers(126))]).is_err());
+}
+
+#[test]
+fn unknown_keys_with_the_nearest_known_one() {
+    for (lines, expected) in [
+        (
+            "source.pagesize = 1",
+            "source.pagesize (from c.toml, line 1) is not a known key; did you mean source.page_size?",
+        ),
+        (
+            "source.interval = \"2m\"",
+            "source.interval (from c.toml, line 1) is not a known key; did you mean poll.interval?",
+        ),
+        (
+            "source.password_fil = \"f\"",
+            "source.password_fil (from c.toml, line 1) is not a known key; did you mean source.password_file?",
+        ),
+        (
+            "sorce.page_size = 1",
+            "sorce.page_size (from c.toml, line 1) is not a known key; did you mean source.page_size?",
+        ),
+        ("source.page_size.rows = 1", "source.page_size.rows (from c.toml, line 1) is not a known key"),
+        ("page_size = 1", "page_size (from c.toml, line 1) is not a known key; did you mean source.page_size?"),
+        ("kafka.property.acks = 1", "kafka.property.acks (from c.toml, line 1) is not a known key"),
+        (
+            "kafka.bootstrap = \"a\"",
+            "kafka.bootstrap (from c.toml, line 1) is not a known key; did you mean kafka.bootstrap_servers?",
+        ),
+        ("source.zzz = 1", "source.zzz (from c.toml, line 1) is not a known key"),
+        ("metrics = {}", "metrics (from c.toml, line 1) is not a known key"),
+        ("\"a\\nb\" = 1", "a\\nb (from c.toml, line 1) is not a known key"),
+        ("admin = 5", "admin (from c.toml, line 1) is a section of settings, not a setting"),
+        (
+            "kafka.properties = \"a=b\"",
+            "kafka.properties (from c.toml, line 1) is a section of settings, not a setting",
+        ),
+    ] {
+        refused(&minimal_with(lines), &[], &[expected]);
+    }
+}
+
+#[test]
+fn empty_known_sections_are_fine() {
+    assert!(parse(&minimal_with("admin = {}\nkafka.properties.sasl = {}\nkafka.topic_config = {}"), &[]).is_ok());
+}
+
+#[test]
+fn values_and_keys_in_the_environment() {
+    for (name, value, expected) in [
+        (
+            "CALL_LEGS_SOURCE__PAGE_SIZE",
+            "lots",
+            "source.page_size (from CALL_LEGS_SOURCE__PAGE_SIZE) must be a whole number between 1 and 7000",
+        ),
+        (
+            "CALL_LEGS_SOURCE__PAGE_SIZE",
+            "",
+            "source.page_size (from CALL_LEGS_SOURCE__PAGE_SIZE) must be a whole number between 1 and 7000",
+        ),
+        (
+            "CALL_LEGS_SOURCE__PAGESIZE",
+            "1",
+            "source.pagesize (from CALL_LEGS_SOURCE__PAGESIZE) is not a known key; did you mean source.page_size?",
+        ),
+        ("CALL_LEGS_METRICS__PORT", "1", "metrics.port (from CALL_LEGS_METRICS__PORT) is not a known key"),
+        (
+            "CALL_LEGS_SOURCE__PASSWORD",
+            "",
+            "source.password (from CALL_LEGS_SOURCE__PASSWORD) must be a text (in quotes) that is not empty",
+        ),
+        (
+            "CALL_LEGS_SOURCE__PASSWORD_FILE",
+            "f",
+            "source.password (from c.toml, line 5) and source.password_file (from CALL_LEGS_SOURCE__PASSWORD_FILE) are both given: keep one",
+        ),
+        (
+            "CALL_LEGS_SOURCE__PBX_IDS",
+            "",
+            "source.pbx_ids (from CALL_LEGS_SOURCE__PBX_IDS) must be a list of different PBX names, at least one and none empty or with a comma, or [\"allpbxes\"] alone",
+        ),
+        (
+            "CALL_LEGS_KAFKA__PROPERTIES",
+            "x",
+            "kafka.properties (from CALL_LEGS_KAFKA__PROPERTIES) is a section of settings, not a setting",
+        ),
+        (
+            "CALL_LEGS_KAFKA__PROPERTIES__ENABLE__IDEMPOTENCE",
+            "false",
+            "kafka.properties.enable.idempotence (from CALL_LEGS_KAFKA__PROPERTIES__ENABLE__IDEMPOTENCE) cannot be set: it is always on: without it a retried request writes records twice or out of order",
+        ),
+        (
+            "CALL_LEGS_KAFKA__PROPERTIES__",
+            "x",
+            "kafka.properties. (from CALL_LEGS_KAFKA__PROPERTIES__) is not a known key",
+        ),
+        ("CALL_LEGS_ADMIN__", "x", "admin. (from CALL_LEGS_ADMIN__) is not a known key"),
+        ("CALL_LEGS___", "x", ". (from CALL_LEGS___) is not a known key"),
+    ] {
+        refused(MINIMAL, &[(name, value)], &[expected]);
+    }
+}
+
+#[test]
+fn what_is_required_is_named_with_its_variable() {
+    refused(
+        "",
+        &[],
+        &[
+            "source.api_key or source.api_key_file is required: set it in the file, or CALL_LEGS_SOURCE__API_KEY in the environment",
+            "source.username is required: set it in the file, or CALL_LEGS_SOURCE__USERNAME in the environment",
+            "source.password or source.password_file is required: set it in the file, or CALL_LEGS_SOURCE__PASSWORD in the environment",
+            "kafka.bootstrap_servers is required: set it in the file, or CALL_LEGS_KAFKA__BOOTSTRAP_SERVERS in the environment",
+            "avro.schema_registry_url is required for avro.framing = \"confluent\"",
+            "state.dir is required: set it in the file, or CALL_LEGS_STATE__DIR in the environment",
+        ],
+    );
+}
+
+#[test]
+fn all_problems_are_reported_in_one_go() {
+    refused(
+        &minimal_with("source.page_size = 0\nkafka.topic = \"\"\nlog.colour = true\npoll.overlap = \"9d\""),
+        &[("CALL_LEGS_ADMIN__LISTEN", "x"), ("CALL_LEGS_LOG__FORMAT", "xml")],
+        &[
+            "source.page_size (from c.toml, line 1) must be a whole number between 1 and 7000",
+            "kafka.topic (from c.toml, line 2) must be 1 to 237 of the characters a-z, A-Z, 0-9, dot, underscore and dash (in quotes), not . or ..",
+            "admin.listen (from CALL_LEGS_ADMIN__LISTEN) must be an IP address and a port such as \"127.0.0.1:9464\" or \"[::]:9464\"",
+            "log.format (from CALL_LEGS_LOG__FORMAT) must be \"text\" or \"json\"",
+            "state.horizon must be at least poll.overlap: a leg read again after its identity was forgotten could not be told from a new one",
+            "log.colour (from c.toml, line 3) is not a known key",
+        ],
+    );
+}
+
+#[test]
+fn broken_toml_is_shown_by_its_place_only() {
+    for (text, expected) in [
+        ("[source]\napi_key = hunter2\n", "c.toml, line 2, column 11: not valid TOML: "),
+        ("[source]\napi_key = \"hunter2\n", "c.toml, line 2, column "),
+        ("[source]\nhunter2\n", "c.toml, line 2, column "),
+        ("[source]\na = 1\na = \"hunter2\"\n", "c.toml, line 3, column 1: not valid TOML: duplicate key"),
+        ("[hunter2", "c.toml, line 1, column "),
+    ] {
+        let error = parse(text, &[]).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error}");
+        assert!(!error.contains("hunter2") && !error.contains('\n'), "{error}");
+    }
+}
