@@ -1,0 +1,27 @@
+//! The real parts for the integration tests: an Apache Kafka broker, a schema registry and a Java consumer, each provided on
+//! a machine that has Rust, a JDK (17 or later) and Maven.
+//!
+//! | ask for | what is used, in this order |
+//! |---|---|
+//! | `kafka::kafka()` | `CALL_LEGS_TEST_KAFKA` (bootstrap servers); Docker, if its daemon answers; Kafka's jars from Maven Central |
+//! | `kafka::Kafka::start_private()` | Kafka's jars: a broker of the test's own, which it may kill, stop, pause and start again |
+//! | `registry::registry()` | `CALL_LEGS_TEST_REGISTRY` (base URL); Apicurio Registry from Maven Central |
+//! | `read_topic::read_topic_with_java()` | `ReadTopic.java`: what a consumer that shares no code with us finds in a topic |
+//!
+//! A shared part starts once in a test process, when it is first asked for, and ends with that process, even one that is
+//! killed. Jars, data and logs live below cargo's `target/tmp/real-parts/`; nothing is installed. The first run downloads
+//! about 70 MB for Kafka and 120 MB for the registry.
+//!
+//! What cannot be provided is a panic that says what was tried and what to install; there is no silent skipping here.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary compiles this module and uses its own part of it")]
+
+mod broker;
+mod container;
+mod directories;
+pub mod kafka;
+mod leash;
+mod maven;
+mod ports;
+pub mod read_topic;
+pub mod registry;
