@@ -1,0 +1,332 @@
+//! One unit's loop: plan a poll, read its pieces, move the watermarks, pause.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::publisher::{PublishError, Read};
+use super::{ConnectorError, Pace, Publisher};
+use crate::clock::Clock;
+use crate::core::dedupe::Counts;
+use crate::core::pagination::{PageMeta, Scroll, Step};
+use crate::core::planner::{Cycle, Piece, bound};
+use crate::core::query::{QueryBounds, query_bounds};
+use crate::core::retry::Backoff;
+use crate::core::time::UtcMillis;
+use crate::core::watermark::Progress;
+use crate::sink::Sink;
+use crate::source::{Failure, Page, Recovery, Source, SourceError};
+use crate::store::Store;
+use crate::telemetry::metrics::{UnitLabel, UnitResultLabels};
+use crate::telemetry::status::UnitState;
+use crate::telemetry::{Metrics, StatusBoard};
+
+/// How often a request is sent before the poll is given up and the unit pauses.
+const ATTEMPTS_MAX: u32 = 6;
+
+/// Between attempts at the same request.
+const REQUEST_BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), max: Duration::from_secs(30) };
+
+/// Between polls while the source does not answer.
+const UNREACHABLE_BACKOFF: Backoff = Backoff { first: Duration::from_secs(5), max: Duration::from_secs(60) };
+
+/// Between polls while the source refuses us: an operator has to act, and logins may be counted.
+const REFUSED_BACKOFF: Backoff = Backoff { first: Duration::from_secs(5), max: Duration::from_secs(300) };
+
+/// Polls one unit.
+pub(super) struct Poller<S, K, T> {
+    pub(super) unit: String,
+    pub(super) progress: Progress,
+    pub(super) source: Arc<S>,
+    pub(super) publisher: Arc<Mutex<Publisher<K, T>>>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) pace: Pace,
+    pub(super) status: StatusBoard,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) stop: CancellationToken,
+}
+
+/// How a poll ended.
+enum PollEnd {
+    /// Every piece was read whole.
+    Whole,
+    /// What could be read was published; the watermarks wait, and why.
+    Held(UnitState, String),
+}
+
+/// Why a poll was given up.
+enum PollError {
+    Source(SourceError),
+    Stopped,
+    Fatal(ConnectorError),
+}
+
+impl From<SourceError> for PollError {
+    fn from(error: SourceError) -> Self {
+        Self::Source(error)
+    }
+}
+
+impl From<PublishError> for PollError {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Store(error) => Self::Fatal(error.into()),
+            PublishError::Stopped => Self::Stopped,
+        }
+    }
+}
+
+impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
+    /// Polls until told to stop.
+    pub(super) async fn run(mut self) -> Result<(), ConnectorError> {
+        let mut failures = 0;
+        loop {
+            let started = Instant::now();
+            let mut counts = Counts::default();
+            let ended = self.poll(&mut counts).await;
+            let pause = match ended {
+                Ok(end) => {
+                    failures = 0;
+                    self.report_end(end, counts);
+                    self.pace.interval.saturating_sub(started.elapsed())
+                }
+                Err(PollError::Source(error)) => {
+                    failures += 1;
+                    self.report_failure(&error, failures, counts)
+                }
+                Err(PollError::Stopped) => return Ok(()),
+                Err(PollError::Fatal(error)) => return Err(error),
+            };
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Reads everything from the final watermark to now, oldest first.
+    async fn poll(&mut self, counts: &mut Counts) -> Result<PollEnd, PollError> {
+        // The login's answer tells the server's clock, by which the poll is bounded.
+        self.until_stopped(self.source.log_in()).await??;
+        let mut cycle = Cycle::plan(&self.progress, bound(self.now()), self.pace.window_max);
+        let mut held = None;
+        while let Some(piece) = cycle.next_piece() {
+            let begun = self.now();
+            if piece.how == crate::core::leg::How::CatchUp {
+                self.show(UnitState::CatchingUp, "");
+            }
+            match self.read_piece(piece, counts).await? {
+                Step::Broken(fault) => {
+                    tracing::warn!(unit = self.unit, window = %piece.window, %fault, "a window could not be read whole; it is read again with the next poll");
+                    held.get_or_insert((UnitState::SourceIncomplete, format!("window {}: {fault}", piece.window)));
+                }
+                _ if self.clocks_differ() => {
+                    held.get_or_insert((UnitState::ClockSkew, self.describe_skew()));
+                }
+                _ => {
+                    let before = self.progress.clone();
+                    cycle.finished(piece.window, begun, &mut self.progress, &self.pace.delays);
+                    if self.progress != before {
+                        self.publisher
+                            .lock()
+                            .await
+                            .commit(&self.unit, &self.progress)
+                            .await
+                            .map_err(|error| PollError::Fatal(error.into()))?;
+                    }
+                }
+            }
+        }
+        Ok(held.map_or(PollEnd::Whole, |(state, detail)| PollEnd::Held(state, detail)))
+    }
+
+    /// Reads a piece, once more if the first pass was not whole.
+    async fn read_piece(&self, piece: Piece, counts: &mut Counts) -> Result<Step, PollError> {
+        let Some(bounds) = query_bounds(piece.window, self.pace.time_zone) else {
+            return Err(SourceError::refused(format!(
+                "window {} is outside the calendar: check this machine's clock",
+                piece.window
+            ))
+            .into());
+        };
+        match self.read_pass(piece, &bounds, counts).await {
+            Ok(Step::Broken(fault)) => {
+                tracing::info!(unit = self.unit, window = %piece.window, %fault, "reading the window again");
+                self.read_pass(piece, &bounds, counts).await
+            }
+            Err(PollError::Source(error)) if error.recovery == Recovery::Reread => {
+                tracing::info!(unit = self.unit, window = %piece.window, %error, "reading the window again");
+                self.read_pass(piece, &bounds, counts).await
+            }
+            end => end,
+        }
+    }
+
+    /// One pass over a window's pages: the next one is fetched while this one is published.
+    async fn read_pass(&self, piece: Piece, bounds: &QueryBounds, counts: &mut Counts) -> Result<Step, PollError> {
+        let (pages, received) = mpsc::channel(1);
+        let (fetched, published) =
+            tokio::join!(self.scroll(bounds, pages), self.publish_pages(piece, received, counts));
+        published?;
+        fetched
+    }
+
+    async fn scroll(&self, bounds: &QueryBounds, pages: mpsc::Sender<(Page, UtcMillis)>) -> Result<Step, PollError> {
+        let mut scroll = Scroll::default();
+        let mut cursor = None;
+        loop {
+            let page = self.fetch(bounds, cursor.as_deref()).await?;
+            tracing::debug!(unit = self.unit, rows = page.len(), total = page.total, "page");
+            let step = scroll.on_page(PageMeta { rows: page.len(), total: page.total, cursor: page.cursor.as_deref() });
+            if !page.is_empty() && pages.send((page, self.clock.now())).await.is_err() {
+                // The publishing side has given up and says why.
+                return Err(PollError::Stopped);
+            }
+            match step {
+                Step::Next(next) => cursor = Some(next),
+                end => return Ok(end),
+            }
+        }
+    }
+
+    async fn publish_pages(
+        &self,
+        piece: Piece,
+        mut pages: mpsc::Receiver<(Page, UtcMillis)>,
+        counts: &mut Counts,
+    ) -> Result<(), PollError> {
+        while let Some((page, seen_at)) = pages.recv().await {
+            let read = Read { unit: &self.unit, piece, progress: &self.progress, seen_at };
+            *counts += self.publisher.lock().await.publish(&page, read).await?;
+        }
+        Ok(())
+    }
+
+    /// One page, however often it has to be asked for within reason.
+    async fn fetch(&self, bounds: &QueryBounds, cursor: Option<&str>) -> Result<Page, PollError> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let sent = Instant::now();
+            let error = match self.until_stopped(self.source.fetch(&self.unit, bounds, cursor)).await? {
+                Ok(page) => {
+                    self.note_request("ok", sent);
+                    return Ok(page);
+                }
+                Err(error) => error,
+            };
+            self.note_request(error.failure.as_str(), sent);
+            let Recovery::Retry { after } = error.recovery else { return Err(error.into()) };
+            if attempts >= ATTEMPTS_MAX {
+                return Err(error.into());
+            }
+            let pause = after.unwrap_or_else(|| REQUEST_BACKOFF.pause(attempts, rand::random()));
+            tracing::debug!(unit = self.unit, %error, attempts, pause_ms = pause.as_millis(), "the request is sent again");
+            self.until_stopped(tokio::time::sleep(pause)).await?;
+        }
+    }
+
+    async fn until_stopped<R>(&self, work: impl Future<Output = R>) -> Result<R, PollError> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(PollError::Stopped),
+            result = work => Ok(result),
+        }
+    }
+
+    /// The smaller of the local and the server's time.
+    fn now(&self) -> UtcMillis {
+        let local = self.clock.now();
+        self.source.skew().map_or(local, |skew| skew.earlier_now(local))
+    }
+
+    fn clocks_differ(&self) -> bool {
+        let skew = self.source.skew();
+        self.metrics.clock_skew.set(skew.map_or(0.0, |skew| skew.seconds()));
+        skew.is_some_and(|skew| skew.exceeds(self.pace.clock_tolerance))
+    }
+
+    fn describe_skew(&self) -> String {
+        let seconds = self.source.skew().map_or(0.0, |skew| skew.seconds());
+        format!(
+            "the source's clock is {:.0} s {} ours, beyond poll.clock_tolerance: legs are published, the watermarks wait; check this machine's time synchronisation",
+            seconds.abs(),
+            if seconds > 0.0 { "ahead of" } else { "behind" }
+        )
+    }
+
+    fn show(&self, state: UnitState, detail: &str) {
+        self.status.update_unit(&self.unit, |status| {
+            status.state = state;
+            detail.clone_into(&mut status.detail);
+        });
+    }
+
+    fn report_end(&self, end: PollEnd, counts: Counts) {
+        let result = match end {
+            PollEnd::Whole => {
+                self.show(UnitState::Ok, "");
+                let now = self.clock.now();
+                self.status.update_unit(&self.unit, |status| status.last_poll_ok = Some(now));
+                self.metrics
+                    .last_poll_ok
+                    .get_or_create(&UnitLabel { unit: self.unit.clone() })
+                    .set(now.as_seconds_f64());
+                "ok"
+            }
+            PollEnd::Held(state, detail) => {
+                if state == UnitState::ClockSkew {
+                    tracing::warn!(unit = self.unit, "{detail}");
+                }
+                self.show(state, &detail);
+                if state == UnitState::ClockSkew { "clock_skew" } else { "incomplete" }
+            }
+        };
+        self.note_poll(result, counts);
+    }
+
+    /// Shows and logs a failed poll, and says how long to pause.
+    fn report_failure(&self, error: &SourceError, failures: u32, counts: Counts) -> Duration {
+        let (state, backoff) = match error.failure {
+            Failure::Refused => (UnitState::SourceAuth, REFUSED_BACKOFF),
+            Failure::RateLimited => (UnitState::SourceRateLimited, UNREACHABLE_BACKOFF),
+            Failure::Unreachable | Failure::Cursor => (UnitState::SourceUnreachable, UNREACHABLE_BACKOFF),
+        };
+        let pause = match error.recovery {
+            Recovery::Retry { after: Some(after) } => after,
+            _ => backoff.pause(failures, rand::random()),
+        };
+        tracing::warn!(unit = self.unit, failures, again_in_s = pause.as_secs(), "the poll failed: {error}");
+        self.show(state, &error.to_string());
+        self.note_poll(error.failure.as_str(), counts);
+        pause
+    }
+
+    fn note_poll(&self, result: &'static str, counts: Counts) {
+        self.metrics.polls.get_or_create(&UnitResultLabels { unit: self.unit.clone(), result }).inc();
+        tracing::info!(
+            unit = self.unit,
+            result,
+            published = counts.published,
+            duplicate = counts.duplicate,
+            revised = counts.revised,
+            dead = counts.dead,
+            unfinished = counts.unfinished,
+            complete_to = %self.progress.complete_to,
+            final_to = %self.progress.final_to,
+            "poll"
+        );
+    }
+
+    fn note_request(&self, result: &'static str, sent: Instant) {
+        self.metrics.source_requests.get_or_create(&UnitResultLabels { unit: self.unit.clone(), result }).inc();
+        self.metrics
+            .source_request_duration
+            .get_or_create(&UnitLabel { unit: self.unit.clone() })
+            .observe(sent.elapsed().as_secs_f64());
+    }
+}

@@ -1,0 +1,389 @@
+//! Publish, then commit: the one place that writes to Kafka and to the store.
+//!
+//! A page's identities are remembered only after Kafka has acknowledged its messages, and a unit's
+//! progress is stored only after all of its pages. A crash in between leaves legs in Kafka that the
+//! store does not know: they are published again, never lost.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::codec::{EncodeError, Framing, LegEncoder};
+use crate::core::dead_letter::Reason;
+use crate::core::dedupe::{Counts, Seen, Verdict, classify};
+use crate::core::identity::{Fingerprint, KeyHash};
+use crate::core::leg::{How, Ingest, Leg};
+use crate::core::planner::Piece;
+use crate::core::retry::Backoff;
+use crate::core::time::{UtcMillis, Window};
+use crate::core::watermark::Progress;
+use crate::sink::{Destination, Message, Sink, SinkError};
+use crate::source::wire::{self, Page, Row};
+use crate::store::{Entry, Store, StoreError};
+use crate::telemetry::metrics::{UnitLabel, UnitResultLabels};
+use crate::telemetry::{Metrics, StatusBoard};
+
+/// A step of the store that takes longer is stuck.
+const STORE_STEP_MAX: Duration = Duration::from_secs(60);
+
+/// Between attempts to publish the same batch.
+const SINK_BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), max: Duration::from_secs(60) };
+
+/// How many messages go out before the next are encoded; bounds memory whatever the page size.
+const CHUNK_MAX: usize = 5_000;
+
+/// Where messages go and what is remembered of them.
+pub struct Destinations<K, T> {
+    /// Kafka.
+    pub sink: K,
+    /// The identities and the units' progress.
+    pub store: Arc<T>,
+    /// What stands before each datum.
+    pub framing: Framing,
+}
+
+/// Writes to Kafka and to the store; one for all units.
+pub struct Publisher<K, T> {
+    destinations: Destinations<K, T>,
+    encoder: LegEncoder,
+    clock: Arc<dyn Clock>,
+    floors: HashMap<String, UtcMillis>,
+    status: StatusBoard,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+}
+
+/// In what context a page was read.
+#[derive(Clone, Copy, Debug)]
+pub struct Read<'a> {
+    /// The unit.
+    pub unit: &'a str,
+    /// The window and the kind of read.
+    pub piece: Piece,
+    /// The unit's progress before the read.
+    pub progress: &'a Progress,
+    /// When the page was received.
+    pub seen_at: UtcMillis,
+}
+
+/// Why a page was not published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It was told to stop while Kafka was away.
+    #[error("stopped before Kafka took the page")]
+    Stopped,
+}
+
+/// Messages of one page on their way, and what to remember of them once they are there.
+#[derive(Default)]
+struct Batch<'p> {
+    messages: Vec<Message>,
+    /// For each message, in the same order.
+    origins: Vec<Origin<'p>>,
+    /// What is remembered without a message: other content of a known leg.
+    revised: Vec<Entry>,
+}
+
+struct Origin<'p> {
+    raw: &'p [u8],
+    entry: Entry,
+}
+
+impl<K: Sink, T: Store> Publisher<K, T> {
+    /// A publisher that writes there.
+    pub fn new(
+        destinations: Destinations<K, T>,
+        clock: Arc<dyn Clock>,
+        status: StatusBoard,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { destinations, encoder: LegEncoder::new(), clock, floors: HashMap::new(), status, metrics, stop }
+    }
+
+    /// A unit's stored progress.
+    pub async fn progress(&self, unit: &str) -> Result<Option<Progress>, StoreError> {
+        let unit = unit.to_owned();
+        self.in_store(move |store| store.progress(&unit)).await
+    }
+
+    /// Publishes what is new on a page, remembers it, and counts every row.
+    pub async fn publish(&mut self, page: &Page, read: Read<'_>) -> Result<Counts, PublishError> {
+        let mut counts = Counts::default();
+        let rows: Vec<&[u8]> = page.rows().collect();
+        for chunk in rows.chunks(CHUNK_MAX) {
+            counts += self.publish_chunk(chunk, read).await?;
+        }
+        self.count(read.unit, counts);
+        Ok(counts)
+    }
+
+    /// Stores a unit's progress after everything that it vouches for was published.
+    pub async fn commit(&mut self, unit: &str, progress: &Progress) -> Result<(), StoreError> {
+        self.floors.insert(unit.to_owned(), progress.floor);
+        let floor = self.floors.values().min().copied().unwrap_or(progress.floor);
+        let (name, stored) = (unit.to_owned(), progress.clone());
+        self.in_store(move |store| {
+            store.set_progress(&name, &stored)?;
+            store.forget_below(floor)
+        })
+        .await?;
+        self.announce(unit, progress);
+        Ok(())
+    }
+
+    /// Shows a unit's progress to whoever watches.
+    pub fn announce(&self, unit: &str, progress: &Progress) {
+        self.status.update_unit(unit, |status| {
+            status.complete_to = Some(progress.complete_to);
+            status.final_to = Some(progress.final_to);
+        });
+        let label = UnitLabel { unit: unit.to_owned() };
+        self.metrics.complete_to.get_or_create(&label).set(progress.complete_to.as_seconds_f64());
+        self.metrics.final_to.get_or_create(&label).set(progress.final_to.as_seconds_f64());
+    }
+
+    async fn publish_chunk(&self, rows: &[&[u8]], read: Read<'_>) -> Result<Counts, PublishError> {
+        let parsed: Vec<(Row<'_>, KeyHash)> = rows
+            .iter()
+            .map(|raw| {
+                let row = wire::row(raw);
+                let key = match &row {
+                    Row::Leg(leg) => KeyHash::of_leg(leg),
+                    Row::Unfinished | Row::Dead(_) => KeyHash::of_dead_row(raw),
+                };
+                (row, key)
+            })
+            .collect();
+        let keys: Vec<KeyHash> = parsed.iter().map(|(_, key)| *key).collect();
+        let seen = self.in_store(move |store| store.seen(&keys)).await?;
+
+        let mut counts = Counts::default();
+        let mut batch = Batch::default();
+        // The same row may come twice on a page, or a leg with two contents.
+        let mut in_batch: HashMap<KeyHash, Seen> = HashMap::new();
+        for ((raw, (row, key)), stored) in rows.iter().zip(parsed).zip(seen) {
+            let seen = in_batch.get(&key).copied().or(stored);
+            match row {
+                Row::Unfinished => counts.unfinished += 1,
+                Row::Dead(reason) => {
+                    counts.dead += 1;
+                    if seen.is_none() {
+                        let seen = Seen { fingerprint: None, revision: 0 };
+                        in_batch.insert(key, seen);
+                        self.bury(&mut batch, raw, reason, read);
+                    }
+                }
+                Row::Leg(leg) => {
+                    let fingerprint = Fingerprint::of_leg(&leg);
+                    let now_seen =
+                        Seen { fingerprint: Some(fingerprint), revision: seen.map_or(0, |seen| seen.revision) };
+                    let entry = Entry { key, at: forgotten_by(leg.disconnected, read.piece.window), seen: now_seen };
+                    match classify(seen, fingerprint, leg.disconnected, read.progress) {
+                        Verdict::Duplicate => counts.duplicate += 1,
+                        Verdict::BeyondHorizon => counts.beyond_horizon += 1,
+                        Verdict::Revised => {
+                            counts.revised += 1;
+                            in_batch.insert(key, now_seen);
+                            batch.revised.push(entry);
+                        }
+                        Verdict::New => {
+                            in_batch.insert(key, now_seen);
+                            self.add_leg(&mut batch, &mut counts, &leg, raw, entry, read);
+                        }
+                    }
+                }
+            }
+        }
+        self.send(batch, &mut counts, read).await?;
+        Ok(counts)
+    }
+
+    /// Encodes a new leg; one that the topic cannot take becomes a dead letter.
+    fn add_leg<'p>(
+        &self,
+        batch: &mut Batch<'p>,
+        counts: &mut Counts,
+        leg: &Leg<'_>,
+        raw: &'p [u8],
+        entry: Entry,
+        read: Read<'_>,
+    ) {
+        match self.encode(leg, entry, read) {
+            Ok(message) if message.size_bytes() <= self.destinations.sink.message_bytes_max(Destination::Legs) => {
+                counts.published += 1;
+                batch.messages.push(message);
+                batch.origins.push(Origin { raw, entry });
+            }
+            Ok(_) => {
+                counts.dead += 1;
+                self.bury(batch, raw, Reason::TooLarge, read);
+            }
+            Err(error) => {
+                tracing::warn!(unit = read.unit, %error, "a leg could not be encoded and goes to the dead letters");
+                counts.dead += 1;
+                self.bury(batch, raw, Reason::Invalid, read);
+            }
+        }
+    }
+
+    fn encode(&self, leg: &Leg<'_>, entry: Entry, read: Read<'_>) -> Result<Message, EncodeError> {
+        let ingest = Ingest {
+            first_seen: read.seen_at,
+            how: read.piece.how,
+            late: leg.disconnected < read.progress.final_to,
+            revision: entry.seen.revision,
+            window: read.piece.window,
+        };
+        let mut payload = Vec::with_capacity(640);
+        self.destinations.framing.write_header(&mut payload);
+        self.encoder.encode(leg, &ingest, &mut payload)?;
+        Ok(Message {
+            destination: Destination::Legs,
+            key: leg.call_id().as_bytes().to_vec(),
+            payload,
+            timestamp: leg.disconnected,
+            headers: vec![("call-legs-identity", entry.key.0.to_vec())],
+        })
+    }
+
+    fn bury<'p>(&self, batch: &mut Batch<'p>, raw: &'p [u8], reason: Reason, read: Read<'_>) {
+        let key = KeyHash::of_dead_row(raw);
+        let at = read.piece.window.start;
+        let entry = Entry { key, at, seen: Seen { fingerprint: None, revision: 0 } };
+        let mut message = Message {
+            destination: Destination::DeadLetters,
+            key: key.0.to_vec(),
+            payload: Vec::new(),
+            timestamp: read.seen_at,
+            headers: vec![
+                ("call-legs-error-code", reason.code().into()),
+                ("call-legs-error-message", reason.to_string().into()),
+                ("call-legs-unit", read.unit.into()),
+                ("call-legs-window", format!("{}/{}", read.piece.window.start, read.piece.window.end).into()),
+                ("call-legs-row-bytes", raw.len().to_string().into()),
+                ("call-legs-row-hash", key.0.to_vec()),
+            ],
+        };
+        let room =
+            self.destinations.sink.message_bytes_max(Destination::DeadLetters).saturating_sub(message.size_bytes());
+        message.payload = raw[..raw.len().min(room)].to_vec();
+        batch.messages.push(message);
+        batch.origins.push(Origin { raw, entry });
+    }
+
+    /// Publishes a batch, however long Kafka is away, and then remembers it.
+    async fn send(&self, mut batch: Batch<'_>, counts: &mut Counts, read: Read<'_>) -> Result<(), PublishError> {
+        let mut entries = std::mem::take(&mut batch.revised);
+        // What the brokers refuse for its content comes around once more as a dead letter.
+        while !batch.messages.is_empty() {
+            let refused = self.acknowledged(&batch.messages).await?;
+            self.note_freshness(&batch, &refused, read);
+            let reasons: HashMap<usize, Reason> = refused.into_iter().collect();
+            let mut dead = Batch::default();
+            let mut buried = HashSet::new();
+            for (position, (message, origin)) in batch.messages.iter().zip(&batch.origins).enumerate() {
+                match (reasons.get(&position), message.destination) {
+                    (None, _) => entries.push(origin.entry),
+                    (Some(reason), Destination::Legs) => {
+                        counts.published -= 1;
+                        counts.dead += 1;
+                        if buried.insert(origin.raw) {
+                            self.bury(&mut dead, origin.raw, *reason, read);
+                        }
+                    }
+                    (Some(reason), Destination::DeadLetters) => {
+                        // Not remembered: it comes again with the next poll, and so does this line.
+                        tracing::warn!(
+                            unit = read.unit,
+                            code = reason.code(),
+                            "the dead-letter topic refuses a row: check its max.message.bytes"
+                        );
+                    }
+                }
+            }
+            batch = dead;
+        }
+        if !entries.is_empty() {
+            self.in_store(move |store| store.remember(&entries)).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends until every message is acknowledged or refused for its content.
+    async fn acknowledged(&self, messages: &[Message]) -> Result<Vec<(usize, Reason)>, PublishError> {
+        let started = Instant::now();
+        self.status.update(|status| status.publishing_since = Some(started));
+        for failures in 1.. {
+            match self.destinations.sink.publish(messages).await {
+                Ok(refused) => {
+                    self.status.update(|status| {
+                        status.publishing_since = None;
+                        status.sink_trouble = None;
+                    });
+                    self.metrics.publish_duration.observe(started.elapsed().as_secs_f64());
+                    return Ok(refused);
+                }
+                Err(error) => self.report_trouble(failures, &error),
+            }
+            let pause = SINK_BACKOFF.pause(failures, rand::random());
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(PublishError::Stopped),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        Err(PublishError::Stopped)
+    }
+
+    fn report_trouble(&self, failures: u32, error: &SinkError) {
+        tracing::warn!(failures, %error, "Kafka did not take the batch; it is sent again");
+        self.status.update(|status| status.sink_trouble = Some(error.to_string()));
+    }
+
+    fn note_freshness(&self, batch: &Batch<'_>, refused: &[(usize, Reason)], read: Read<'_>) {
+        if read.piece.how != How::Poll {
+            return;
+        }
+        let histogram = self.metrics.freshness.get_or_create(&UnitLabel { unit: read.unit.to_owned() });
+        let now = self.clock.now();
+        for (position, message) in batch.messages.iter().enumerate() {
+            if message.destination == Destination::Legs && !refused.iter().any(|(refused, _)| *refused == position) {
+                histogram.observe(now.since(message.timestamp).as_secs_f64());
+            }
+        }
+    }
+
+    fn count(&self, unit: &str, counts: Counts) {
+        self.status.update_unit(unit, |status| status.counts += counts);
+        for (result, count) in counts.named() {
+            self.metrics.rows.get_or_create(&UnitResultLabels { unit: unit.to_owned(), result }).inc_by(count);
+        }
+    }
+
+    /// Runs a step of the store off the async workers, as one that must end.
+    async fn in_store<R: Send + 'static>(
+        &self,
+        step: impl FnOnce(&T) -> Result<R, StoreError> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        let _step = self.status.bounded_step("store", STORE_STEP_MAX);
+        let store = Arc::clone(&self.destinations.store);
+        match tokio::task::spawn_blocking(move || step(&store)).await {
+            Ok(result) => result,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    }
+}
+
+/// By when an identity may be forgotten: a disconnect time outside the window, which the API's
+/// filter should not let through, counts as the window's edge.
+fn forgotten_by(disconnected: UtcMillis, window: Window) -> UtcMillis {
+    disconnected.clamp(window.start, window.end)
+}

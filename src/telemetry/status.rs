@@ -1,0 +1,230 @@
+//! How things are: a plain value that the connector updates and the admin port renders.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::core::dedupe::Counts;
+use crate::core::time::UtcMillis;
+
+/// Kafka may take this long to acknowledge before readiness fails: broker restarts are shorter.
+const ACKNOWLEDGEMENT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The state of one unit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnitState {
+    /// Not polled yet.
+    #[default]
+    Starting,
+    /// The newest poll read its window whole.
+    Ok,
+    /// Reading older windows first.
+    CatchingUp,
+    /// No answer, or broken ones.
+    SourceUnreachable,
+    /// Credentials, rights or parameters were refused.
+    SourceAuth,
+    /// The source asks for fewer requests.
+    SourceRateLimited,
+    /// The newest poll could not read its window whole: the watermarks wait.
+    SourceIncomplete,
+    /// The server's clock and ours differ too much: legs are published, the watermarks wait.
+    ClockSkew,
+}
+
+impl UnitState {
+    /// The name in the status and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ok => "ok",
+            Self::CatchingUp => "catching_up",
+            Self::SourceUnreachable => "source_unreachable",
+            Self::SourceAuth => "source_auth",
+            Self::SourceRateLimited => "source_rate_limited",
+            Self::SourceIncomplete => "source_incomplete",
+            Self::ClockSkew => "clock_skew",
+        }
+    }
+
+    /// Whether a unit in this state does its work.
+    pub const fn is_good(self) -> bool {
+        matches!(self, Self::Ok | Self::CatchingUp)
+    }
+}
+
+impl fmt::Display for UnitState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How one unit is.
+#[derive(Clone, Debug, Default)]
+pub struct UnitStatus {
+    /// Its state.
+    pub state: UnitState,
+    /// What an operator should know about a state that is not good.
+    pub detail: String,
+    /// The soft watermark.
+    pub complete_to: Option<UtcMillis>,
+    /// The hard watermark.
+    pub final_to: Option<UtcMillis>,
+    /// When a poll last read its window whole.
+    pub last_poll_ok: Option<UtcMillis>,
+    /// What became of all rows since the start.
+    pub counts: Counts,
+}
+
+/// How the whole connector is.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// What start-up waits for; `None` when it is through.
+    pub waiting_for: Option<String>,
+    /// Whether it was told to stop.
+    pub stopping: bool,
+    /// Since when Kafka owes an acknowledgement.
+    pub publishing_since: Option<Instant>,
+    /// The newest trouble with Kafka while it lasts.
+    pub sink_trouble: Option<String>,
+    /// A step that must end within bounded time: its name and its deadline.
+    pub bounded_steps: BTreeMap<u64, (&'static str, Instant)>,
+    /// By name.
+    pub units: BTreeMap<String, UnitStatus>,
+}
+
+impl Status {
+    /// Why the connector is not doing its work, empty when it is.
+    pub fn reasons_not_ready(&self, now: Instant) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.stopping {
+            reasons.push("stopping".to_owned());
+        }
+        if let Some(waiting_for) = &self.waiting_for {
+            reasons.push(format!("starting: {waiting_for}"));
+        }
+        let overdue = self
+            .publishing_since
+            .map(|since| now.duration_since(since))
+            .filter(|waited| *waited >= ACKNOWLEDGEMENT_PATIENCE);
+        match (&self.sink_trouble, overdue) {
+            (Some(trouble), _) => reasons.push(format!("kafka: {trouble}")),
+            (None, Some(waited)) => reasons.push(format!("kafka: no acknowledgement for {} s", waited.as_secs())),
+            (None, None) => {}
+        }
+        if self.waiting_for.is_none() {
+            let bad = self.units.iter().filter(|(_, unit)| !unit.state.is_good());
+            reasons.extend(bad.map(|(name, unit)| match unit.detail.as_str() {
+                "" => format!("unit {name}: {}", unit.state),
+                detail => format!("unit {name}: {}: {detail}", unit.state),
+            }));
+        }
+        reasons
+    }
+
+    /// The steps that should have ended by now: a worker is stuck.
+    pub fn stuck(&self, now: Instant) -> Vec<&'static str> {
+        self.bounded_steps.values().filter(|(_, deadline)| *deadline < now).map(|(name, _)| *name).collect()
+    }
+
+    /// What became of all rows of all units since the start.
+    pub fn counts(&self) -> Counts {
+        self.units.values().fold(Counts::default(), |mut sum, unit| {
+            sum += unit.counts;
+            sum
+        })
+    }
+}
+
+/// Where the connector writes how it is, and others read it.
+#[derive(Clone, Debug)]
+pub struct StatusBoard(Arc<watch::Sender<Status>>);
+
+impl Default for StatusBoard {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(Status::default())))
+    }
+}
+
+impl StatusBoard {
+    /// How things are now.
+    pub fn read(&self) -> Status {
+        self.0.borrow().clone()
+    }
+
+    /// A receiver that is told of each change.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.0.subscribe()
+    }
+
+    /// Changes how things are.
+    pub fn update(&self, change: impl FnOnce(&mut Status)) {
+        self.0.send_modify(change);
+    }
+
+    /// Changes how one unit is.
+    pub fn update_unit(&self, unit: &str, change: impl FnOnce(&mut UnitStatus)) {
+        self.0.send_modify(|status| change(status.units.entry(unit.to_owned()).or_default()));
+    }
+
+    /// Announces a step that has to end within `limit`; it has when the guard is dropped.
+    pub fn bounded_step(&self, name: &'static str, limit: Duration) -> BoundedStep {
+        let mut number = 0;
+        self.0.send_modify(|status| {
+            number = status.bounded_steps.last_key_value().map_or(0, |(last, _)| last + 1);
+            status.bounded_steps.insert(number, (name, Instant::now() + limit));
+        });
+        BoundedStep { board: self.clone(), number }
+    }
+}
+
+/// A step under way.
+#[derive(Debug)]
+pub struct BoundedStep {
+    board: StatusBoard,
+    number: u64,
+}
+
+impl Drop for BoundedStep {
+    fn drop(&mut self) {
+        self.board.update(|status| {
+            status.bounded_steps.remove(&self.number);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn readiness_gives_every_reason() {
+        let board = StatusBoard::default();
+        board.update_unit("acme", |unit| unit.state = UnitState::Ok);
+        assert_eq!(board.read().reasons_not_ready(Instant::now()), [] as [&str; 0]);
+        board.update(|status| status.publishing_since = Some(Instant::now()));
+        board.update_unit("other", |unit| {
+            unit.state = UnitState::SourceAuth;
+            unit.detail = "wrong key".to_owned();
+        });
+        assert_eq!(board.read().reasons_not_ready(Instant::now()), ["unit other: source_auth: wrong key"]);
+        tokio::time::advance(Duration::from_secs(31)).await;
+        assert_eq!(board.read().reasons_not_ready(Instant::now())[0], "kafka: no acknowledgement for 31 s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_is_stuck_only_while_it_lasts_beyond_its_limit() {
+        let board = StatusBoard::default();
+        let step = board.bounded_step("store", Duration::from_secs(60));
+        tokio::time::advance(Duration::from_secs(59)).await;
+        assert!(board.read().stuck(Instant::now()).is_empty());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(board.read().stuck(Instant::now()), ["store"]);
+        drop(step);
+        assert!(board.read().stuck(Instant::now()).is_empty());
+    }
+}
