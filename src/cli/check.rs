@@ -1,0 +1,191 @@
+//! `check`: the configuration validated and every dependency tried, a line each.
+//!
+//! It writes nothing anywhere and takes no lock, so it works beside a live daemon.
+
+use std::fmt::Display;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use rustix::fs::{Access, access};
+
+use super::{load, print_line};
+use crate::clock::{Clock, SystemClock};
+use crate::codec::registry::subject_of_values;
+use crate::codec::{RegistryError, schema};
+use crate::config::{self, Config};
+use crate::core::query::query_bounds;
+use crate::core::time::Window;
+use crate::daemon::{self, retention_warning};
+use crate::error::{Ended, Exit, OrExit};
+use crate::sink::SinkError;
+use crate::sink::topics::{Topic, TopicAdmin, Topics, dead_letters};
+use crate::source::{Api, Source};
+
+/// The window of the request that is tried for each unit.
+const TRIED_WINDOW: Duration = Duration::from_secs(600);
+
+/// What was found, and the exit code of the first failure.
+struct Findings {
+    first_failure: Option<Exit>,
+    failures: u32,
+}
+
+impl Findings {
+    fn ok(&mut self, what: &str, detail: impl Display) -> Result<(), Ended> {
+        print_line(&format!("ok    {what}: {detail}"))
+    }
+
+    fn warn(&mut self, what: &str, detail: impl Display) -> Result<(), Ended> {
+        print_line(&format!("warn  {what}: {detail}"))
+    }
+
+    fn fail(&mut self, exit: Exit, what: &str, detail: impl Display) -> Result<(), Ended> {
+        self.first_failure.get_or_insert(exit);
+        self.failures += 1;
+        print_line(&format!("FAIL  {what}: {detail}"))
+    }
+}
+
+pub(super) async fn run(path: &Path) -> Result<(), Ended> {
+    let config = load(path)?;
+    let mut findings = Findings { first_failure: None, failures: 0 };
+    findings.ok("configuration", path.display())?;
+    for warning in config.warnings() {
+        findings.warn("configuration", warning)?;
+    }
+    check_state(&config, &mut findings)?;
+    check_source(&config, &mut findings).await?;
+    check_kafka(&config, &mut findings).await?;
+    check_registry(&config, &mut findings).await?;
+    match findings.first_failure {
+        None => Ok(()),
+        Some(exit) => Err(anyhow!("{} of the checks failed", findings.failures)).or_exit(exit),
+    }
+}
+
+fn check_state(config: &Config, findings: &mut Findings) -> Result<(), Ended> {
+    let dir = &config.state.dir;
+    // The daemon creates what is missing, so the nearest directory that exists is the one that counts.
+    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+    let existing = absolute.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+    match access(existing, Access::WRITE_OK | Access::EXEC_OK) {
+        Ok(()) if existing == absolute => findings.ok("state directory", format!("{} can be written", dir.display())),
+        Ok(()) => findings.ok("state directory", format!("{} will be created", dir.display())),
+        Err(error) => findings.fail(
+            Exit::State,
+            "state directory",
+            format!("state.dir: {} cannot be written ({error}): change its owner or name another", existing.display()),
+        ),
+    }
+}
+
+async fn check_source(config: &Config, findings: &mut Findings) -> Result<(), Ended> {
+    let mut settings = config.source.clone();
+    settings.page_size = 1;
+    let source = Api::new(settings).or_exit(Exit::Usage)?;
+    if let Err(error) = source.log_in().await {
+        return findings.fail(Exit::Source, "token", error);
+    }
+    findings.ok("token", "the source gives one")?;
+    let now = SystemClock.now().floor_second();
+    let Some(bounds) = query_bounds(Window::new(now.minus(TRIED_WINDOW), now), config.source.time_zone) else {
+        return findings.fail(Exit::Usage, "clock", format!("this machine's clock shows {now}"));
+    };
+    for unit in &config.source.pbx_ids {
+        let what = format!("report of unit {unit}");
+        match source.fetch(unit, &bounds, None).await {
+            Ok(page) => findings
+                .ok(&what, format!("{} legs in the last ten minutes", page.total.unwrap_or(page.len() as u64)))?,
+            Err(error) => findings.fail(Exit::Source, &what, error)?,
+        }
+    }
+    if let Some(skew) = source.skew() {
+        if skew.exceeds(config.poll.clock_tolerance) {
+            findings.fail(
+                Exit::Source,
+                "clock",
+                format!("the source's clock is {:.0} s from ours, beyond poll.clock_tolerance: the watermarks would wait; check time synchronisation", skew.seconds()),
+            )?;
+        } else {
+            findings.ok("clock", "agrees with the source's")?;
+        }
+    }
+    Ok(())
+}
+
+async fn check_kafka(config: &Config, findings: &mut Findings) -> Result<(), Ended> {
+    let admin = match TopicAdmin::new(&config.kafka) {
+        Ok(admin) => std::sync::Arc::new(admin),
+        Err(error) => return findings.fail(Exit::Sink, "kafka", error),
+    };
+    let mut described = Vec::new();
+    for name in [config.kafka.topic.clone(), dead_letters(&config.kafka.topic)] {
+        let what = format!("topic {name}");
+        match admin.look_up(&name).await {
+            Ok(Some(partitions)) => match admin.describe(&name, partitions).await {
+                Ok(topic) => {
+                    findings.ok(&what, describe(&topic))?;
+                    described.push(topic);
+                }
+                Err(error) => findings.fail(Exit::Sink, &what, error)?,
+            },
+            Ok(None) => findings.ok(&what, "does not exist; run creates it")?,
+            Err(error @ SinkError::Unavailable(_)) => return findings.fail(Exit::Sink, "kafka", error),
+            Err(error @ SinkError::Refused(_)) => findings.fail(Exit::Sink, &what, error)?,
+        }
+    }
+    for topic in &described {
+        for warning in &topic.warnings {
+            findings.warn("kafka", warning)?;
+        }
+    }
+    if let [legs, dead_letters] = described.as_slice() {
+        let topics = Topics { legs: legs.clone(), dead_letters: dead_letters.clone() };
+        let now = SystemClock.now();
+        let oldest = config.poll.start_from.map_or(now, |start| start.resolve(now).at);
+        if let Some(warning) = retention_warning(&topics, config, oldest) {
+            findings.warn("kafka", warning)?;
+        }
+    }
+    Ok(())
+}
+
+fn describe(topic: &Topic) -> String {
+    let retention = topic.retention.map_or_else(
+        || "kept for ever".to_owned(),
+        |retention| format!("kept for {}", humantime::format_duration(retention)),
+    );
+    format!("{} partitions, {retention}, records up to {} bytes", topic.partitions, topic.message_bytes_max)
+}
+
+async fn check_registry(config: &Config, findings: &mut Findings) -> Result<(), Ended> {
+    let config::Framing::Confluent(settings) = &config.avro.framing else {
+        return findings.ok("schema registry", "not needed for single-object framing");
+    };
+    let registry = daemon::registry(settings).or_exit(Exit::Usage)?;
+    let subject = subject_of_values(&config.kafka.topic);
+    match registry.lookup(&subject, schema::call_leg().compact()).await {
+        Ok(id) => return findings.ok("schema registry", format!("subject {subject} has our schema under id {id}")),
+        Err(RegistryError::NotFound { .. }) => {}
+        Err(error) => return findings.fail(Exit::Sink, "schema registry", error),
+    }
+    if !settings.register {
+        return findings.fail(
+            Exit::Sink,
+            "schema registry",
+            format!("subject {subject} lacks our schema and avro.register is false: register it with call-legs schema --register"),
+        );
+    }
+    match registry.incompatibilities(&subject, schema::call_leg().compact()).await {
+        Ok(reasons) if reasons.is_empty() => {
+            findings.ok("schema registry", format!("subject {subject} will take our schema"))
+        }
+        Ok(reasons) => findings.fail(
+            Exit::Sink,
+            "schema registry",
+            format!("subject {subject} refuses our schema: {}", reasons.join("; ")),
+        ),
+        Err(error) => findings.fail(Exit::Sink, "schema registry", error),
+    }
+}

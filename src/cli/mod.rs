@@ -1,0 +1,116 @@
+//! The command line: what the program can be asked to do.
+
+mod check;
+mod demo;
+mod run;
+mod schema;
+mod tail;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::error::{Ended, Exit, OrExit};
+use crate::sandbox::SandboxArgs;
+
+/// Polls the 8x8 Work Analytics call-legs API and publishes every call leg to Kafka.
+///
+/// Try it with nothing installed and no account: call-legs demo --for 30s
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon: poll, publish, remember, until SIGTERM or SIGINT
+    Run(ConfigArgs),
+    /// Show the whole way with nothing installed: simulated API, embedded Kafka, connector, consumer
+    Demo(demo::DemoArgs),
+    /// Validate a configuration and try every dependency; writes nothing, works beside a live daemon
+    Check(ConfigArgs),
+    /// Print the topic's legs as JSON lines
+    Tail(tail::TailArgs),
+    /// Serve a simulated 8x8 API, with faults and late rows on request
+    Sandbox(SandboxArgs),
+    /// Print the Avro schema and its fingerprints, or register it
+    Schema(schema::SchemaArgs),
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// The TOML file; CALL_LEGS_SECTION__KEY variables override its keys
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Does what the arguments ask for; errors go to standard error.
+pub fn run(arguments: Arguments) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&Ended { exit: Exit::Internal, error: error.into() }),
+    };
+    let ended = runtime.block_on(dispatch(arguments.command));
+    // Kafka's threads and blocking store calls may still hold on to work that was given up.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(ended) => fail(&ended),
+    }
+}
+
+async fn dispatch(command: Command) -> Result<(), Ended> {
+    let stop = stop_on_signals().or_exit(Exit::Internal)?;
+    match command {
+        Command::Run(arguments) => run::run(&arguments.config, stop).await,
+        Command::Demo(arguments) => demo::run(arguments, stop).await,
+        Command::Check(arguments) => check::run(&arguments.config).await,
+        Command::Tail(arguments) => tail::run(arguments, stop).await,
+        Command::Sandbox(arguments) => {
+            crate::sandbox::run(arguments, stop.cancelled_owned()).await.or_exit(Exit::Usage)
+        }
+        Command::Schema(arguments) => schema::run(arguments).await,
+    }
+}
+
+fn fail(ended: &Ended) -> ExitCode {
+    // The one place where a chain of causes is printed; where not even that works, the code remains.
+    let _ = writeln!(io::stderr(), "call-legs: {:#}", ended.error);
+    ended.exit.into()
+}
+
+fn load(path: &Path) -> Result<Config, Ended> {
+    Config::load(Some(path), std::env::vars_os()).or_exit(Exit::Usage)
+}
+
+/// A token that SIGTERM or SIGINT cancels.
+fn stop_on_signals() -> io::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stopped = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stopped.cancel();
+    });
+    Ok(stop)
+}
+
+/// Writes a line to standard output; whoever reads it may have left, which ends the command.
+fn print_line(line: &str) -> Result<(), Ended> {
+    let mut out = io::stdout().lock();
+    out.write_all(line.as_bytes())
+        .and_then(|()| out.write_all(b"\n"))
+        .and_then(|()| out.flush())
+        .or_exit(Exit::Internal)
+}
