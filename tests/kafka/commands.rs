@@ -1,0 +1,126 @@
+//! The other commands, exit codes and the admin port.
+
+use std::process::Output;
+use std::time::Duration;
+
+use call_legs::sandbox::Sandbox;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+
+use super::rig::{Rig, sandbox_settings};
+use super::support::kafka::kafka;
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+async fn small_sandbox() -> Sandbox {
+    Sandbox::start(sandbox_settings(50, Duration::from_secs(3600))).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_finds_everything_in_order_and_writes_nothing() {
+    let rig = Rig::new(small_sandbox().await, kafka().bootstrap(), &[]);
+    let checked = rig.run(&["check"]);
+    let said = text(&checked);
+    assert!(checked.status.success(), "{said}");
+    for line in [
+        "ok    token: ",
+        "ok    report of unit acme-east: ",
+        "does not exist; run creates it",
+        "ok    schema registry: not needed",
+    ] {
+        assert!(said.contains(line), "{line} in\n{said}");
+    }
+    assert!(!rig.state_dir().exists());
+
+    let daemon = rig.start();
+    rig.polled_whole(1).await;
+    let checked = rig.run(&["check"]);
+    assert!(checked.status.success() && text(&checked).contains("3 partitions, kept for ever"), "{}", text(&checked));
+    let (status, _) = daemon.terminate();
+    assert!(status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_names_what_fails_with_its_exit_code_and_advice() {
+    for (setting, exit, advice) in [
+        ("source.api_key = \"wrong\"", 3, "the Secret is not needed"),
+        ("source.password = \"wrong\"", 3, "source.password"),
+        ("kafka.bootstrap_servers = \"127.0.0.1:1\"", 4, "Kafka does not answer"),
+        ("state.dir = \"/dev/null/state\"", 5, "cannot be written"),
+        ("poll.interval = \"fast\"", 2, "poll.interval"),
+    ] {
+        let rig = Rig::new(small_sandbox().await, kafka().bootstrap(), &[setting]);
+        let checked = rig.run(&["check"]);
+        let said = text(&checked);
+        assert_eq!(checked.status.code(), Some(exit), "{setting}: {said}");
+        assert!(said.contains(advice), "{setting}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tail_prints_legs_as_json_lines() {
+    let rig = Rig::new(small_sandbox().await, kafka().bootstrap(), &[]);
+    let _daemon = rig.start();
+    rig.polled_whole(1).await;
+
+    let all = rig.run(&["tail", "--from-beginning", "--until-end"]);
+    let legs: Vec<serde_json::Value> =
+        String::from_utf8_lossy(&all.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(legs.len(), 50, "{}", text(&all));
+
+    let some = rig.run(&["tail", "--from-beginning", "--limit", "7"]);
+    assert_eq!(String::from_utf8_lossy(&some.stdout).lines().count(), 7, "{}", text(&some));
+
+    let key = legs[0]["callId"].as_str().unwrap();
+    let one = rig.run(&["tail", "--from-beginning", "--until-end", "--key", key]);
+    let expected = legs.iter().filter(|leg| leg["callId"] == key).count();
+    assert_eq!(String::from_utf8_lossy(&one.stdout).lines().count(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_daemon_on_the_same_state_is_refused() {
+    let rig = Rig::new(small_sandbox().await, kafka().bootstrap(), &[]);
+    let _daemon = rig.start();
+    rig.polled_whole(1).await;
+    let second = rig.run(&["run"]);
+    assert_eq!(second.status.code(), Some(5), "{}", text(&second));
+    assert!(text(&second).contains("is in use by another call-legs (process "), "{}", text(&second));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_by_the_source_never_ends_the_daemon_and_is_mended_without_a_restart() {
+    let sandbox = small_sandbox().await;
+    let password = sandbox.api().credentials().password.clone();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "not yet the password").unwrap();
+    let rig = Rig::new(sandbox, kafka().bootstrap(), &[&format!("source.password_file = {:?}", file.path())]);
+    let config = std::fs::read_to_string(rig.config()).unwrap();
+    let without: String =
+        config.lines().filter(|line| !line.starts_with("source.password =")).map(|line| format!("{line}\n")).collect();
+    std::fs::write(rig.config(), without).unwrap();
+
+    let _daemon = rig.start();
+    rig.until("refusal", async || rig.page("/readyz").await.is_some_and(|(_, page)| page.contains("source_auth")))
+        .await;
+    let (_, reasons) = rig.page("/readyz").await.unwrap();
+    assert!(reasons.contains("in a browser once"), "{reasons}");
+    std::fs::write(file.path(), format!("{password}\n")).unwrap();
+    rig.polled_whole(1).await;
+    assert_eq!(rig.page("/readyz").await.unwrap().0, 200);
+    assert!(!rig.log().contains("not yet the password"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compacted_topic_is_refused() {
+    let rig = Rig::new(small_sandbox().await, kafka().bootstrap(), &[]);
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", kafka().bootstrap()).create().unwrap();
+    let topic = NewTopic::new(&rig.topic, 1, TopicReplication::Fixed(1)).set("cleanup.policy", "compact");
+    admin.create_topics([&topic], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+    let status = rig.start().ended();
+    assert_eq!(status.code(), Some(4), "{}", rig.last_words());
+    assert!(rig.log().contains("is compacted"), "{}", rig.last_words());
+}

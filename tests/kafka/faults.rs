@@ -1,0 +1,95 @@
+//! Nothing lost, nothing repeated: a faulty API, Kafka and the API away, kills and restarts.
+
+use std::time::Duration;
+
+use call_legs::sandbox::dataset::DatasetSettings;
+use call_legs::sandbox::{Sandbox, Settings};
+
+use super::rig::{Rig, assert_complete, identities, sandbox_settings};
+use super::support::kafka::{Kafka, kafka};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// 30 % of the requests go wrong in every way that requests do.
+const FAULTS: &str = "429=4%,500=4%,503=4%,reset=4%,cut=4%,html=4%,empty=2%,expired=4%";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_thousand_legs_come_through_a_faulty_api_once_each() {
+    let settings = Settings { faults: FAULTS.parse().unwrap(), ..sandbox_settings(200_000, DAY) };
+    let rig = Rig::new(Sandbox::start(settings).await.unwrap(), kafka().bootstrap(), &["source.page_size = 2000"]);
+    let daemon = rig.start();
+    rig.polled_whole(1).await;
+    let expected = rig.true_identities();
+    assert_eq!(expected.len(), 200_000);
+    assert_complete(&identities(kafka().bootstrap(), &rig.topic).await, &expected, false);
+
+    rig.polled_whole(1).await;
+    let (status, _) = daemon.terminate();
+    assert!(status.success());
+    assert_complete(&identities(kafka().bootstrap(), &rig.topic).await, &expected, false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minute_without_kafka_and_one_without_the_api_lose_nothing() {
+    let mut settings = sandbox_settings(2_000, Duration::from_secs(1800));
+    settings.dataset = DatasetSettings { rate: 20.0, late: Duration::from_secs(60), ..settings.dataset };
+    let broker = Kafka::start_private();
+    let rig = Rig::new(Sandbox::start(settings).await.unwrap(), broker.bootstrap(), &["poll.start_from = \"now-1h\""]);
+    let _daemon = rig.start();
+    rig.polled_whole(1).await;
+
+    broker.stop();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let (status, reason) = rig.page("/readyz").await.unwrap();
+    assert!(status == 503 && reason.contains("kafka"), "{status} {reason}");
+    assert_eq!(rig.page("/healthz").await.unwrap().0, 200, "a Kafka that is away is no reason to restart us");
+    broker.start();
+    rig.polled_whole(1).await;
+
+    rig.sandbox.faults().set_outage(true);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let (status, reason) = rig.page("/readyz").await.unwrap();
+    assert!(status == 503 && reason.contains("source_unreachable"), "{status} {reason}");
+    rig.sandbox.faults().set_outage(false);
+    rig.polled_whole(1).await;
+
+    let expected = rig.true_identities();
+    rig.polled_whole(1).await;
+    assert!(expected.len() > 4_000, "20 legs a second came while parts were away: {}", expected.len());
+    let found = identities(broker.bootstrap(), &rig.topic).await;
+    let missing = expected.iter().filter(|identity| !found.contains_key(*identity)).count();
+    let repeated = found.values().filter(|count| **count > 1).count();
+    assert_eq!((missing, repeated), (0, 0), "missing, repeated of {}", expected.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_restart_repeats_nothing_and_a_kill_loses_nothing() {
+    let rig = Rig::new(
+        Sandbox::start(sandbox_settings(20_000, DAY)).await.unwrap(),
+        kafka().bootstrap(),
+        &["source.page_size = 100"],
+    );
+    let daemon = rig.start();
+    rig.until("some published legs", async || {
+        rig.metric("call_legs_rows_total", "result=\"published\"").await >= 1_000.0
+    })
+    .await;
+    let (status, took) = daemon.terminate();
+    assert!(status.success() && took < Duration::from_secs(10), "{status} after {took:?}");
+    let halfway = identities(kafka().bootstrap(), &rig.topic).await;
+    assert!(halfway.len() < 20_000, "it was stopped in the middle");
+    assert!(halfway.values().all(|count| *count == 1));
+
+    let daemon = rig.start();
+    rig.until("some more", async || rig.metric("call_legs_rows_total", "result=\"published\"").await >= 1_000.0).await;
+    assert!(
+        identities(kafka().bootstrap(), &rig.topic).await.values().all(|count| *count == 1),
+        "a clean restart repeats nothing"
+    );
+    daemon.kill();
+
+    let _daemon = rig.start();
+    rig.polled_whole(1).await;
+    // At least once: what Kafka took right before the kill may be there twice.
+    assert_complete(&identities(kafka().bootstrap(), &rig.topic).await, &rig.true_identities(), true);
+}

@@ -1,0 +1,283 @@
+//! One test's world: a sandbox, a topic name, a state directory, a configuration, and the connector as a child process.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use call_legs::sandbox::api::Credentials;
+use call_legs::sandbox::dataset::DatasetSettings;
+use call_legs::sandbox::{Sandbox, Settings};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+/// For whatever a test waits for.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A sandbox's settings for tests: any port, no faults, nothing live.
+pub(super) fn sandbox_settings(legs: u64, span: Duration) -> Settings {
+    Settings {
+        listen: ([127, 0, 0, 1], 0).into(),
+        dataset: DatasetSettings { legs, span, ..DatasetSettings::default() },
+        ..Settings::default()
+    }
+}
+
+/// One test's world.
+pub(super) struct Rig {
+    pub(super) sandbox: Sandbox,
+    pub(super) topic: String,
+    pub(super) admin: String,
+    dir: TempDir,
+    config: PathBuf,
+}
+
+impl Rig {
+    /// A world around `sandbox` and the Kafka at `bootstrap`. Each of `settings` is `section.key = value` in TOML and replaces
+    /// the rig's own.
+    pub(super) fn new(sandbox: Sandbox, bootstrap: &str, settings: &[&str]) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let topic = format!("legs-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let dir = TempDir::new().unwrap();
+        let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let Credentials { api_key, username, password } = sandbox.api().credentials();
+        let mut keys = BTreeMap::from(
+            [
+                ("source.base_url", format!("{:?}", sandbox.base_url())),
+                ("source.api_key", format!("{api_key:?}")),
+                ("source.username", format!("{username:?}")),
+                ("source.password", format!("{password:?}")),
+                ("source.pbx_ids", format!("{:?}", sandbox.api().pbxes())),
+                ("source.requests_per_minute", "6000".to_owned()),
+                ("source.request_timeout", "\"5s\"".to_owned()),
+                ("poll.interval", "\"1s\"".to_owned()),
+                ("poll.overlap", "\"10m\"".to_owned()),
+                ("poll.settle", "\"1s\"".to_owned()),
+                ("poll.start_from", "\"now-25h\"".to_owned()),
+                ("kafka.bootstrap_servers", format!("{bootstrap:?}")),
+                ("kafka.topic", format!("{topic:?}")),
+                ("kafka.partitions", "3".to_owned()),
+                ("kafka.topic_config.\"retention.ms\"", "-1".to_owned()),
+                ("avro.framing", "\"single-object\"".to_owned()),
+                ("state.dir", format!("{:?}", dir.path().join("state"))),
+                ("admin.listen", format!("{admin:?}")),
+            ]
+            .map(|(key, value)| (key.to_owned(), value)),
+        );
+        for setting in settings {
+            let (key, value) = setting.split_once(" = ").expect("section.key = value");
+            keys.insert(key.to_owned(), value.to_owned());
+        }
+        let text: String = keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        let config = dir.path().join("call-legs.toml");
+        fs::write(&config, text).unwrap();
+        Self { sandbox, topic, admin, dir, config }
+    }
+
+    pub(super) fn config(&self) -> &Path {
+        &self.config
+    }
+
+    pub(super) fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// Starts the daemon; its log goes on in the same file when it is started again.
+    pub(super) fn start(&self) -> Daemon<'_> {
+        let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
+        let child = command()
+            .args(["run", "--config"])
+            .arg(&self.config)
+            .env("CALL_LEGS_LOG__LEVEL", "info,call_legs::connector=debug")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Daemon { rig: self, child }
+    }
+
+    /// Runs another command with this configuration to its end.
+    pub(super) fn run(&self, arguments: &[&str]) -> Output {
+        command().args(arguments).arg("--config").arg(&self.config).output().unwrap()
+    }
+
+    pub(super) fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    /// A page of the admin port: its status and text; `None` while nobody listens.
+    pub(super) async fn page(&self, path: &str) -> Option<(u16, String)> {
+        let answer = reqwest::get(format!("http://{}{path}", self.admin)).await.ok()?;
+        Some((answer.status().as_u16(), answer.text().await.ok()?))
+    }
+
+    /// The sum of a metric over its labels that hold `label`, 0 where there is none.
+    pub(super) async fn metric(&self, name: &str, label: &str) -> f64 {
+        let page = self.page("/metrics").await.map(|(_, page)| page).unwrap_or_default();
+        let samples = page.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(label)
+        });
+        samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// Waits until every unit has polled `more` times from now with all windows read whole.
+    pub(super) async fn polled_whole(&self, more: u32) {
+        for unit in self.sandbox.api().pbxes() {
+            let before = self.whole_polls(unit).await;
+            self.until(&format!("{more} more whole polls of {unit}"), async || {
+                self.whole_polls(unit).await >= before + f64::from(more)
+            })
+            .await;
+        }
+    }
+
+    async fn whole_polls(&self, unit: &str) -> f64 {
+        let page = self.page("/metrics").await.map(|(_, page)| page).unwrap_or_default();
+        let sample = format!("call_legs_polls_total{{unit=\"{unit}\",result=\"ok\"}} ");
+        page.lines().find_map(|line| line.strip_prefix(&sample)?.parse().ok()).unwrap_or(0.0)
+    }
+
+    /// Waits until `holds`, or fails with the daemon's last words.
+    pub(super) async fn until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+        let started = Instant::now();
+        while !holds().await {
+            assert!(
+                started.elapsed() < PATIENCE,
+                "no {what} within {PATIENCE:?}; the daemon's log ends with\n{}",
+                self.last_words()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub(super) fn last_words(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    /// The identities of the legs that the API shows now and that can be published.
+    pub(super) fn true_identities(&self) -> Vec<Identity> {
+        let legs = self.sandbox.api().legs_visible(self.sandbox.now(), chrono_tz::UTC);
+        let publishable = legs.filter(|leg| leg.versions.iter().any(|version| version.rubbish.is_none()));
+        publishable.map(|leg| identity(&leg.pbx_id, &leg.call_id, &leg.leg_id)).collect()
+    }
+}
+
+/// The daemon, killed when dropped.
+pub(super) struct Daemon<'r> {
+    rig: &'r Rig,
+    child: Child,
+}
+
+impl Daemon<'_> {
+    pub(super) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub(super) fn terminate(mut self) -> (ExitStatus, Duration) {
+        let started = Instant::now();
+        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
+        let status = self.child.wait().unwrap();
+        (status, started.elapsed())
+    }
+
+    /// Waits for it to end by itself.
+    pub(super) fn ended(mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(started.elapsed() < PATIENCE, "it does not end; its log ends with\n{}", self.rig.last_words());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the daemon's log ends with\n{}", self.rig.last_words());
+        }
+    }
+}
+
+pub(super) fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_call-legs"));
+    command.env_remove("RUST_LOG");
+    command
+}
+
+pub(super) type Identity = [u8; 16];
+
+/// The identity hash as the README documents it, written down once more.
+pub(super) fn identity(pbx_id: &str, call_id: &str, leg_id: &str) -> Identity {
+    let mut hash = Sha256::new();
+    for part in [pbx_id, call_id, leg_id] {
+        hash.update(u32::try_from(part.len()).unwrap().to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    hash.finalize()[..16].try_into().unwrap()
+}
+
+/// How often each identity is in a topic, by the header.
+pub(super) async fn identities(bootstrap: &str, topic: &str) -> BTreeMap<Identity, u32> {
+    let (bootstrap, topic) = (bootstrap.to_owned(), topic.to_owned());
+    tokio::task::spawn_blocking(move || read_identities(&bootstrap, &topic)).await.unwrap()
+}
+
+fn read_identities(bootstrap: &str, topic: &str) -> BTreeMap<Identity, u32> {
+    let wait = Duration::from_secs(20);
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", "test")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        .create()
+        .unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic), wait).unwrap();
+    let mut remaining = 0;
+    let mut assignment = TopicPartitionList::new();
+    for partition in metadata.topics()[0].partitions() {
+        let (low, high) = consumer.fetch_watermarks(topic, partition.id(), wait).unwrap();
+        remaining += high - low;
+        assignment.add_partition_offset(topic, partition.id(), Offset::Beginning).unwrap();
+    }
+    consumer.assign(&assignment).unwrap();
+    let mut found = BTreeMap::new();
+    while remaining > 0 {
+        let message = consumer.poll(wait).expect("the topic's records come").unwrap();
+        let header = message.headers().unwrap().iter().find(|header| header.key == "call-legs-identity").unwrap();
+        *found.entry(header.value.unwrap().try_into().unwrap()).or_default() += 1;
+        remaining -= 1;
+    }
+    found
+}
+
+/// Compares what is in the topic with what should be: each leg once, or with `repeats_allowed` at least once.
+pub(super) fn assert_complete(found: &BTreeMap<Identity, u32>, expected: &[Identity], repeats_allowed: bool) {
+    let true_ones: BTreeSet<&Identity> = expected.iter().collect();
+    let missing = expected.iter().filter(|identity| !found.contains_key(*identity)).count();
+    let unexpected = found.keys().filter(|identity| !true_ones.contains(identity)).count();
+    let repeated = found.values().filter(|count| **count > 1).count();
+    assert_eq!((missing, unexpected), (0, 0), "missing, unexpected of {} legs", expected.len());
+    assert!(repeats_allowed || repeated == 0, "{repeated} of {} legs are in the topic more than once", expected.len());
+}
