@@ -14,9 +14,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::codec::registry::{self, subject_of_values};
 use crate::codec::{Framing, Registry, RegistryError, schema};
 use crate::config::{self, Config};
-use crate::connector::{Connector, ConnectorError, Destinations, Pace, Publisher, StartFrom};
+use crate::connector::{Connector, ConnectorError, Destinations, Pace, Publisher};
 use crate::core::retry::Backoff;
-use crate::core::time::UtcMillis;
 use crate::core::watermark::Delays;
 use crate::error::{Ended, Exit, OrExit};
 use crate::sink::topics::{TopicAdmin, Topics};
@@ -57,8 +56,6 @@ pub async fn run(
         .or_exit(Exit::Usage);
     }
     tracing::info!("delivery is at least once: idempotent, acknowledged by all in-sync replicas");
-    let now = SystemClock.now();
-    let start_from = start(&config, now);
     let _lock = StateLock::acquire(&config.state.dir).or_exit(Exit::State)?;
     let store = open_store(&config, &status).await?;
     let metrics = Arc::new(Metrics::default());
@@ -72,7 +69,7 @@ pub async fn run(
     tokio::spawn(admin::serve(listener, pages, served.cancelled_owned()));
 
     let source = Arc::new(Api::new(config.source.clone()).or_exit(Exit::Usage)?);
-    let Some((sink, framing)) = reach_kafka(&config, topics, start_from.0.unwrap_or(now), &status, &stop).await? else {
+    let Some((sink, framing)) = reach_kafka(&config, topics, &status, &stop).await? else {
         return Ok(());
     };
     let destinations = Destinations { sink, store: Arc::new(store), framing };
@@ -83,7 +80,7 @@ pub async fn run(
         clock,
         units: config.source.pbx_ids.clone(),
         pace: pace(&config),
-        start_from,
+        start_from: config.poll.start_from,
         status: status.clone(),
         metrics,
     };
@@ -115,14 +112,6 @@ fn exit_of(error: &ConnectorError) -> Exit {
     }
 }
 
-fn start(config: &Config, now: UtcMillis) -> StartFrom {
-    let Some(start) = config.poll.start_from.map(|start| start.resolve(now)) else { return StartFrom(None) };
-    if start.clamped {
-        tracing::warn!(start = %start.at, "poll.start_from is older than the two years that the API keeps: starting at its edge");
-    }
-    StartFrom(Some(start.at))
-}
-
 fn pace(config: &Config) -> Pace {
     Pace {
         interval: config.poll.interval,
@@ -149,7 +138,6 @@ async fn open_store(config: &Config, status: &StatusBoard) -> Result<SledStore, 
 async fn reach_kafka(
     config: &Config,
     topics: TopicCheck,
-    oldest: UtcMillis,
     status: &StatusBoard,
     stop: &CancellationToken,
 ) -> Result<Option<(KafkaSink, Framing)>, Ended> {
@@ -158,7 +146,7 @@ async fn reach_kafka(
             Ok((topics, framing)) => {
                 status.update(|status| status.waiting_for = None);
                 topics.warnings().for_each(|warning| tracing::warn!("{warning}"));
-                if let Some(warning) = retention_warning(&topics, config, oldest) {
+                if let Some(warning) = retention_warning(&topics, config) {
                     tracing::warn!("{warning}");
                 }
                 let sink = KafkaSink::new(&config.kafka, topics).or_exit(Exit::Sink)?;
@@ -242,9 +230,10 @@ pub fn registry(settings: &config::Registry) -> anyhow::Result<Registry> {
 }
 
 /// What is wrong when the topic deletes records younger than those that are to be published.
-pub fn retention_warning(topics: &Topics, config: &Config, oldest: UtcMillis) -> Option<String> {
+pub fn retention_warning(topics: &Topics, config: &Config) -> Option<String> {
     let retention = topics.legs.retention?;
-    let age = SystemClock.now().since(oldest);
+    let now = SystemClock.now();
+    let age = now.since(config.poll.start_from?.resolve(now).at);
     (config.kafka.timestamp == config::MessageTimestamp::Disconnect && age > retention).then(|| {
         format!(
             "topic {}: its retention.ms of {} is shorter than the age of the oldest legs to be published ({}), which Kafka may delete before anyone reads them: raise it, set kafka.timestamp = \"publish\", or start later",

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use rustix::fs::{Access, access};
+use rustix::io::Errno;
 
 use super::{load, print_line};
 use crate::clock::{Clock, SystemClock};
@@ -69,7 +70,9 @@ fn check_state(config: &Config, findings: &mut Findings) -> Result<(), Ended> {
     // The daemon creates what is missing, so the nearest directory that exists is the one that counts.
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
     let existing = absolute.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
-    match access(existing, Access::WRITE_OK | Access::EXEC_OK) {
+    let writable =
+        if existing.is_dir() { access(existing, Access::WRITE_OK | Access::EXEC_OK) } else { Err(Errno::NOTDIR) };
+    match writable {
         Ok(()) if existing == absolute => findings.ok("state directory", format!("{} can be written", dir.display())),
         Ok(()) => findings.ok("state directory", format!("{} will be created", dir.display())),
         Err(error) => findings.fail(
@@ -142,9 +145,7 @@ async fn check_kafka(config: &Config, findings: &mut Findings) -> Result<(), End
     }
     if let [legs, dead_letters] = described.as_slice() {
         let topics = Topics { legs: legs.clone(), dead_letters: dead_letters.clone() };
-        let now = SystemClock.now();
-        let oldest = config.poll.start_from.map_or(now, |start| start.resolve(now).at);
-        if let Some(warning) = retention_warning(&topics, config, oldest) {
+        if let Some(warning) = retention_warning(&topics, config) {
             findings.warn("kafka", warning)?;
         }
     }

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 pub use publisher::{Destinations, Publisher};
 
 use crate::clock::Clock;
-use crate::core::time::UtcMillis;
+use crate::config::StartFrom;
 use crate::core::watermark::{Delays, Progress};
 use crate::sink::Sink;
 use crate::source::Source;
@@ -49,10 +49,6 @@ pub struct Pace {
     /// Settle, overlap and horizon.
     pub delays: Delays,
 }
-
-/// Where a unit starts that has never been read.
-#[derive(Clone, Copy, Debug)]
-pub struct StartFrom(pub Option<UtcMillis>);
 
 /// What ends the connector; everything else it works through.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +77,7 @@ pub struct Connector<S, K, T> {
     /// How it polls.
     pub pace: Pace,
     /// Where a new unit starts.
-    pub start_from: StartFrom,
+    pub start_from: Option<StartFrom>,
     /// How things are.
     pub status: StatusBoard,
     /// What is counted.
@@ -97,10 +93,11 @@ impl<S: Source, K: Sink, T: Store> Connector<S, K, T> {
         let recovered = self.recover().await?;
         let publisher = Arc::new(Mutex::new(self.publisher));
         let mut pollers = JoinSet::new();
-        for (unit, progress) in recovered {
+        for (unit, recovered) in recovered {
             let poller = Poller {
                 unit,
-                progress,
+                recovered,
+                start_from: self.start_from,
                 source: Arc::clone(&self.source),
                 publisher: Arc::clone(&publisher),
                 clock: Arc::clone(&self.clock),
@@ -117,19 +114,20 @@ impl<S: Source, K: Sink, T: Store> Connector<S, K, T> {
         Ok(())
     }
 
-    /// How far each unit had come, or where it starts.
-    async fn recover(&self) -> Result<Vec<(String, Progress)>, ConnectorError> {
+    /// How far each unit had come; `None` for one that was never read.
+    async fn recover(&self) -> Result<Vec<(String, Option<Progress>)>, ConnectorError> {
         let mut recovered = Vec::with_capacity(self.units.len());
         for unit in &self.units {
-            let progress = match self.publisher.progress(unit).await? {
-                Some(progress) => progress,
-                None => {
-                    let start = self.start_from.0.ok_or_else(|| ConnectorError::NoStart(unit.clone()))?;
-                    Progress::starting_at(start.floor_second(), &self.pace.delays)
+            let progress = self.publisher.progress(unit).await?;
+            match &progress {
+                Some(progress) => {
+                    tracing::info!(unit, complete_to = %progress.complete_to, final_to = %progress.final_to, "reading goes on");
+                    self.publisher.announce(unit, progress);
                 }
-            };
-            tracing::info!(unit, complete_to = %progress.complete_to, final_to = %progress.final_to, "recovered");
-            self.publisher.announce(unit, &progress);
+                None if self.start_from.is_none() => return Err(ConnectorError::NoStart(unit.clone())),
+                None => {}
+            }
+            self.status.update_unit(unit, |_| {});
             recovered.push((unit.clone(), progress));
         }
         Ok(recovered)

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::publisher::{PublishError, Read};
 use super::{ConnectorError, Pace, Publisher};
 use crate::clock::Clock;
+use crate::config::StartFrom;
 use crate::core::dedupe::Counts;
 use crate::core::pagination::{PageMeta, Scroll, Step};
 use crate::core::planner::{Cycle, Piece, bound};
@@ -39,7 +40,9 @@ const REFUSED_BACKOFF: Backoff = Backoff { first: Duration::from_secs(5), max: D
 /// Polls one unit.
 pub(super) struct Poller<S, K, T> {
     pub(super) unit: String,
-    pub(super) progress: Progress,
+    /// How far it had come; `None` when it was never read.
+    pub(super) recovered: Option<Progress>,
+    pub(super) start_from: Option<StartFrom>,
     pub(super) source: Arc<S>,
     pub(super) publisher: Arc<Mutex<Publisher<K, T>>>,
     pub(super) clock: Arc<dyn Clock>,
@@ -81,25 +84,26 @@ impl From<PublishError> for PollError {
 
 impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
     /// Polls until told to stop.
-    pub(super) async fn run(mut self) -> Result<(), ConnectorError> {
+    pub(super) async fn run(self) -> Result<(), ConnectorError> {
+        let mut progress = self.recovered.clone();
         let mut failures = 0;
         loop {
             let started = Instant::now();
             let mut counts = Counts::default();
-            let ended = self.poll(&mut counts).await;
-            let pause = match ended {
+            let ended = self.poll(&mut progress, &mut counts).await;
+            let (result, pause) = match ended {
                 Ok(end) => {
                     failures = 0;
-                    self.report_end(end, counts);
-                    self.pace.interval.saturating_sub(started.elapsed())
+                    (self.report_end(end), self.pace.interval.saturating_sub(started.elapsed()))
                 }
                 Err(PollError::Source(error)) => {
                     failures += 1;
-                    self.report_failure(&error, failures, counts)
+                    (error.failure.as_str(), self.report_failure(&error, failures))
                 }
                 Err(PollError::Stopped) => return Ok(()),
                 Err(PollError::Fatal(error)) => return Err(error),
             };
+            self.note_poll(result, counts, progress.as_ref());
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Ok(()),
@@ -109,17 +113,21 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
     }
 
     /// Reads everything from the final watermark to now, oldest first.
-    async fn poll(&mut self, counts: &mut Counts) -> Result<PollEnd, PollError> {
+    async fn poll(&self, progress: &mut Option<Progress>, counts: &mut Counts) -> Result<PollEnd, PollError> {
         // The login's answer tells the server's clock, by which the poll is bounded.
         self.until_stopped(self.source.log_in()).await??;
-        let mut cycle = Cycle::plan(&self.progress, bound(self.now()), self.pace.window_max);
+        let progress = match progress {
+            Some(progress) => progress,
+            None => progress.insert(self.begin().await?),
+        };
+        let mut cycle = Cycle::plan(progress, bound(self.now()), self.pace.window_max);
         let mut held = None;
         while let Some(piece) = cycle.next_piece() {
             let begun = self.now();
             if piece.how == crate::core::leg::How::CatchUp {
                 self.show(UnitState::CatchingUp, "");
             }
-            match self.read_piece(piece, counts).await? {
+            match self.read_piece(piece, progress, counts).await? {
                 Step::Broken(fault) => {
                     tracing::warn!(unit = self.unit, window = %piece.window, %fault, "a window could not be read whole; it is read again with the next poll");
                     held.get_or_insert((UnitState::SourceIncomplete, format!("window {}: {fault}", piece.window)));
@@ -128,15 +136,10 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
                     held.get_or_insert((UnitState::ClockSkew, self.describe_skew()));
                 }
                 _ => {
-                    let before = self.progress.clone();
-                    cycle.finished(piece.window, begun, &mut self.progress, &self.pace.delays);
-                    if self.progress != before {
-                        self.publisher
-                            .lock()
-                            .await
-                            .commit(&self.unit, &self.progress)
-                            .await
-                            .map_err(|error| PollError::Fatal(error.into()))?;
+                    let before = progress.clone();
+                    cycle.finished(piece.window, begun, progress, &self.pace.delays);
+                    if *progress != before {
+                        self.commit(progress).await?;
                     }
                 }
             }
@@ -144,8 +147,26 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
         Ok(held.map_or(PollEnd::Whole, |(state, detail)| PollEnd::Held(state, detail)))
     }
 
+    /// Where a unit starts that was never read; stored at once, so that "now-24h" means the first start's now.
+    async fn begin(&self) -> Result<Progress, PollError> {
+        let start_from = self.start_from.ok_or_else(|| PollError::Fatal(ConnectorError::NoStart(self.unit.clone())))?;
+        let start = start_from.resolve(self.now());
+        if start.clamped {
+            tracing::warn!(unit = self.unit, start = %start.at, "poll.start_from is older than the two years that the API keeps: starting at their edge");
+        }
+        let progress = Progress::starting_at(start.at, &self.pace.delays);
+        self.commit(&progress).await?;
+        tracing::info!(unit = self.unit, start = %start.at, "reading starts");
+        Ok(progress)
+    }
+
+    async fn commit(&self, progress: &Progress) -> Result<(), PollError> {
+        let committed = self.publisher.lock().await.commit(&self.unit, progress).await;
+        committed.map_err(|error| PollError::Fatal(error.into()))
+    }
+
     /// Reads a piece, once more if the first pass was not whole.
-    async fn read_piece(&self, piece: Piece, counts: &mut Counts) -> Result<Step, PollError> {
+    async fn read_piece(&self, piece: Piece, progress: &Progress, counts: &mut Counts) -> Result<Step, PollError> {
         let Some(bounds) = query_bounds(piece.window, self.pace.time_zone) else {
             return Err(SourceError::refused(format!(
                 "window {} is outside the calendar: check this machine's clock",
@@ -153,24 +174,30 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
             ))
             .into());
         };
-        match self.read_pass(piece, &bounds, counts).await {
+        match self.read_pass(piece, &bounds, progress, counts).await {
             Ok(Step::Broken(fault)) => {
                 tracing::info!(unit = self.unit, window = %piece.window, %fault, "reading the window again");
-                self.read_pass(piece, &bounds, counts).await
+                self.read_pass(piece, &bounds, progress, counts).await
             }
             Err(PollError::Source(error)) if error.recovery == Recovery::Reread => {
                 tracing::info!(unit = self.unit, window = %piece.window, %error, "reading the window again");
-                self.read_pass(piece, &bounds, counts).await
+                self.read_pass(piece, &bounds, progress, counts).await
             }
             end => end,
         }
     }
 
     /// One pass over a window's pages: the next one is fetched while this one is published.
-    async fn read_pass(&self, piece: Piece, bounds: &QueryBounds, counts: &mut Counts) -> Result<Step, PollError> {
+    async fn read_pass(
+        &self,
+        piece: Piece,
+        bounds: &QueryBounds,
+        progress: &Progress,
+        counts: &mut Counts,
+    ) -> Result<Step, PollError> {
         let (pages, received) = mpsc::channel(1);
         let (fetched, published) =
-            tokio::join!(self.scroll(bounds, pages), self.publish_pages(piece, received, counts));
+            tokio::join!(self.scroll(bounds, pages), self.publish_pages(piece, received, progress, counts));
         published?;
         fetched
     }
@@ -197,10 +224,11 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
         &self,
         piece: Piece,
         mut pages: mpsc::Receiver<(Page, UtcMillis)>,
+        progress: &Progress,
         counts: &mut Counts,
     ) -> Result<(), PollError> {
         while let Some((page, seen_at)) = pages.recv().await {
-            let read = Read { unit: &self.unit, piece, progress: &self.progress, seen_at };
+            let read = Read { unit: &self.unit, piece, progress, seen_at };
             *counts += self.publisher.lock().await.publish(&page, read).await?;
         }
         Ok(())
@@ -266,8 +294,9 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
         });
     }
 
-    fn report_end(&self, end: PollEnd, counts: Counts) {
-        let result = match end {
+    /// Shows how a poll ended, and gives the metric's name of it.
+    fn report_end(&self, end: PollEnd) -> &'static str {
+        match end {
             PollEnd::Whole => {
                 self.show(UnitState::Ok, "");
                 let now = self.clock.now();
@@ -285,12 +314,11 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
                 self.show(state, &detail);
                 if state == UnitState::ClockSkew { "clock_skew" } else { "incomplete" }
             }
-        };
-        self.note_poll(result, counts);
+        }
     }
 
     /// Shows and logs a failed poll, and says how long to pause.
-    fn report_failure(&self, error: &SourceError, failures: u32, counts: Counts) -> Duration {
+    fn report_failure(&self, error: &SourceError, failures: u32) -> Duration {
         let (state, backoff) = match error.failure {
             Failure::Refused => (UnitState::SourceAuth, REFUSED_BACKOFF),
             Failure::RateLimited => (UnitState::SourceRateLimited, UNREACHABLE_BACKOFF),
@@ -302,11 +330,10 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
         };
         tracing::warn!(unit = self.unit, failures, again_in_s = pause.as_secs(), "the poll failed: {error}");
         self.show(state, &error.to_string());
-        self.note_poll(error.failure.as_str(), counts);
         pause
     }
 
-    fn note_poll(&self, result: &'static str, counts: Counts) {
+    fn note_poll(&self, result: &'static str, counts: Counts, progress: Option<&Progress>) {
         self.metrics.polls.get_or_create(&UnitResultLabels { unit: self.unit.clone(), result }).inc();
         tracing::info!(
             unit = self.unit,
@@ -316,8 +343,8 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
             revised = counts.revised,
             dead = counts.dead,
             unfinished = counts.unfinished,
-            complete_to = %self.progress.complete_to,
-            final_to = %self.progress.final_to,
+            complete_to = progress.map(|progress| display(progress.complete_to)),
+            final_to = progress.map(|progress| display(progress.final_to)),
             "poll"
         );
     }

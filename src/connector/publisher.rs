@@ -256,11 +256,12 @@ impl<K: Sink, T: Store> Publisher<K, T> {
 
     fn bury<'p>(&self, batch: &mut Batch<'p>, raw: &'p [u8], reason: Reason, read: Read<'_>) {
         let key = KeyHash::of_dead_row(raw);
+        let row_hash: String = key.0.iter().map(|byte| format!("{byte:02x}")).collect();
         let at = read.piece.window.start;
         let entry = Entry { key, at, seen: Seen { fingerprint: None, revision: 0 } };
         let mut message = Message {
             destination: Destination::DeadLetters,
-            key: key.0.to_vec(),
+            key: row_hash.clone().into_bytes(),
             payload: Vec::new(),
             timestamp: read.seen_at,
             headers: vec![
@@ -269,7 +270,7 @@ impl<K: Sink, T: Store> Publisher<K, T> {
                 ("call-legs-unit", read.unit.into()),
                 ("call-legs-window", format!("{}/{}", read.piece.window.start, read.piece.window.end).into()),
                 ("call-legs-row-bytes", raw.len().to_string().into()),
-                ("call-legs-row-hash", key.0.to_vec()),
+                ("call-legs-row-hash", row_hash.into_bytes()),
             ],
         };
         let room =

@@ -1,0 +1,27 @@
+# Build: the toolchain that Cargo.toml names, with what librdkafka's and the TLS library's C code need.
+FROM rust:1.95-slim-bookworm AS build
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends g++ make perl pkg-config libssl-dev zlib1g-dev \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /build
+COPY Cargo.toml Cargo.lock ./
+COPY src ./src
+COPY schemas ./schemas
+RUN cargo build --release --locked && cp target/release/call-legs /call-legs
+
+# Run: the binary, certificate authorities, and the two libraries that librdkafka links.
+FROM debian:bookworm-slim
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends ca-certificates libssl3 zlib1g \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --system --uid 10001 --home-dir /var/lib/call-legs --create-home call-legs
+COPY --from=build /call-legs /usr/local/bin/call-legs
+USER 10001
+WORKDIR /var/lib/call-legs
+# Inside a container loopback would hide the port from probes and Prometheus.
+ENV CALL_LEGS_ADMIN__LISTEN=0.0.0.0:9464 \
+    CALL_LEGS_STATE__DIR=/var/lib/call-legs
+VOLUME /var/lib/call-legs
+EXPOSE 9464
+ENTRYPOINT ["call-legs"]
+CMD ["run", "--config", "/etc/call-legs/call-legs.toml"]
