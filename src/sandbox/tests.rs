@@ -1,7 +1,5 @@
 //! The server seen by a plain HTTP client, and how fast pages are made.
 
-use std::time::Instant;
-
 use reqwest::{Client, StatusCode};
 use serde_json::Value;
 
@@ -150,7 +148,7 @@ fn the_arguments_have_help_and_defaults() {
     let defaults = parse(&[]).expect("no arguments are needed").settings();
     let dataset = DatasetSettings { rate: 2.0, ..DatasetSettings::default() };
     assert_eq!(defaults, Settings { dataset, ..Settings::default() });
-    let line = "--legs 5 --span 2h --rate 0.5 --late 10m --revised 1% --unfinished --seed 7 \
+    let line = "--legs 5 --span 2h --rate 0.5 --late 10m --revised 2% --unfinished --seed 7 \
                 --faults 429=5%,cut=2% --now 2026-03-29T00:55:00Z --replay rows.json --pbx a \
                 --pbx b --token-life 60s --two-year-limit --listen 127.0.0.1:0";
     let line: Vec<&str> = line.split_whitespace().collect();
@@ -158,56 +156,10 @@ fn the_arguments_have_help_and_defaults() {
     assert_eq!(settings.dataset.pbxes, ["a", "b"]);
     assert_eq!(settings.now, Some(UtcMillis::new(1_774_745_700_000)));
     assert!(settings.rules.unfinished && settings.rules.two_year_limit);
-    assert!((settings.dataset.revised_share - 0.01).abs() < 1e-12);
+    assert!((settings.dataset.revised_share - 0.02).abs() < 1e-12);
     for bad in [["--faults", "fire=1%"], ["--rate", "-1"], ["--now", "noon"], ["--late", "5"]] {
         assert!(parse(&bad).is_err(), "{bad:?}");
     }
     let help = <Cli as clap::CommandFactory>::command().render_long_help().to_string();
     assert!(help.contains("eight requests in a row"), "{help}");
-}
-
-/// `cargo test --release --lib sandbox -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement, and only meaningful in a release build"]
-fn how_fast_pages_are_made() {
-    let now = UtcMillis::new(1_760_000_000_000);
-    for legs in [200_000, 2_000_000] {
-        let mut settings = Settings::default();
-        settings.dataset.legs = legs;
-        let api = settings.api(now).expect("an API");
-        let token = api.answer(now, &Request::token(api.credentials()));
-        let token: Value = serde_json::from_str(token.text()).expect("JSON");
-        let token = token["access_token"].as_str().expect("a token");
-        let mut cursor = String::new();
-        let (mut rows, mut bytes) = (0, 0);
-        let begun = Instant::now();
-        let mut first = None;
-        while rows < 200_000 {
-            let mut query = vec![
-                ("pbxId", "allpbxes"),
-                ("startTime", "2025-10-01 00:00:00"),
-                ("endTime", "2025-10-10 00:00:00"),
-                ("timeZone", "America/New_York"),
-                ("pageSize", "1000"),
-            ];
-            if !cursor.is_empty() {
-                query.push(("scrollId", &cursor));
-            }
-            let answer = api.answer(now, &Request::report(api.credentials(), token, &query));
-            first.get_or_insert_with(|| begun.elapsed());
-            let text = answer.text();
-            let (_, after) = text.split_once("scrollId\":\"").expect("a cursor");
-            cursor = after.split('"').next().unwrap_or_default().to_owned();
-            rows += 1_000;
-            bytes += text.len();
-        }
-        let seconds = begun.elapsed().as_secs_f64();
-        let report = format!(
-            "{legs} legs: first page {first:?}, then {rows} rows in {seconds:.2} s, {:.0} rows/s, \
-             {} bytes a row\n",
-            f64::from(rows) / seconds,
-            bytes / 200_000,
-        );
-        io::stdout().write_all(report.as_bytes()).expect("stdout");
-    }
 }

@@ -109,7 +109,8 @@ impl Judge<'_> {
         let by_connect = parameters.flag("isConnectTime")?;
         let either = parameters.list("callerOrCallee")?;
         let (caller, callee) = (parameters.list("caller")?, parameters.list("callee")?);
-        if !either.is_empty() && !(caller.is_empty() && callee.is_empty()) {
+        let has_sides = !caller.is_empty() || !callee.is_empty();
+        if has_sides && !either.is_empty() {
             return Err(wrong("callerOrCallee is not allowed with caller or callee"));
         }
         let page_size = parameters.page_size()?;

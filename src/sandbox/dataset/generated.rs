@@ -43,6 +43,7 @@ mod purpose {
     pub(super) const LEG: u64 = 2;
     pub(super) const LATE: u64 = 3;
     pub(super) const REVISED: u64 = 4;
+    pub(super) const END: u64 = 5;
 }
 
 /// A leg without its texts.
@@ -224,12 +225,16 @@ impl Generated {
             let own = part.is_own_call();
             let call = if own { number + legs.len() as u64 } else { root };
             let dice = mix(&[call_dice, purpose::LEG, legs.len() as u64]);
-            let end = (start + part.end).max(earliest);
+            let mut leg_end = start + part.end;
+            if leg_end < earliest {
+                // Anywhere until the call's end, or very many legs would end in one millisecond.
+                leg_end = Dice::of(&[dice, purpose::END]).millis(earliest, end + 1);
+            }
             legs.push(Leg {
                 start: start + part.start,
                 connect: part.connect.map(|connect| start + connect),
-                end,
-                visible_at: self.visible_at(end, dice),
+                end: leg_end,
+                visible_at: self.visible_at(leg_end, dice),
                 call,
                 parent: own.then_some(root),
                 leg: part.leg,

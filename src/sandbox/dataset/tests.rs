@@ -78,31 +78,32 @@ fn the_future_comes_at_the_rate() {
 
 #[test]
 fn a_window_finds_what_a_look_at_everything_finds() {
-    let dataset = Dataset::generated(lively(2), ORIGIN);
-    let all: Vec<Entry> = dataset.entries_until(after(200)).collect();
-    let mut reader = dataset.reader(Tz::UTC);
-    let times: Vec<(u64, i64, i64)> = all
-        .iter()
-        .map(|entry| {
-            let mut row = String::new();
-            reader.write(entry, i64::MAX, &mut row);
-            let row: Value = serde_json::from_str(&row).expect("JSON");
-            (entry.place, ms(&row, "connectTimeUTC"), ms(&row, "disconnectedTimeUTC"))
-        })
-        .collect();
-    for (from, to) in [(-360, 120), (-10, 10), (0, 1), (-361, -359), (-100, -99), (30, 31)] {
-        for basis in [Basis::Disconnect, Basis::Connect] {
+    let sparse = DatasetSettings { rate: 0.3, ..lively(2) };
+    // Dense enough for calls to outlast all the blocks that a narrow window looks at anyway.
+    let dense = DatasetSettings { span: Duration::from_mins(30), rate: 0.0, ..lively(2) };
+    let windows = [(-360, 120), (-10, 10), (0, 1), (-361, -359), (-100, -99), (30, 31), (-30, -29)];
+    for settings in [sparse, dense] {
+        let dataset = Dataset::generated(settings, ORIGIN);
+        let mut reader = dataset.reader(Tz::UTC);
+        let times: Vec<(u64, i64, i64)> = dataset
+            .entries_until(after(200))
+            .map(|entry| {
+                let mut row = String::new();
+                reader.write(&entry, i64::MAX, &mut row);
+                let row: Value = serde_json::from_str(&row).expect("JSON");
+                (entry.place, ms(&row, "connectTimeUTC"), ms(&row, "disconnectedTimeUTC"))
+            })
+            .collect();
+        for ((from, to), basis) in
+            windows.into_iter().flat_map(|window| [(window, Basis::Disconnect), (window, Basis::Connect)])
+        {
             let filter = Filter { basis, ..window(after(from), after(to)) };
             let found = dataset.select(&filter, i64::MAX);
             let found: BTreeSet<u64> = found.iter().map(|entry| entry.place).collect();
-            let expected: BTreeSet<u64> = times
+            let expected = times
                 .iter()
-                .filter(|(_, connect, end)| match basis {
-                    Basis::Disconnect => filter.contains(*end),
-                    Basis::Connect => filter.contains(*connect),
-                })
-                .map(|(place, ..)| *place)
-                .collect();
+                .filter(|(_, connect, end)| filter.contains(if basis == Basis::Disconnect { *end } else { *connect }));
+            let expected: BTreeSet<u64> = expected.map(|(place, ..)| *place).collect();
             assert_eq!(found, expected, "{from} {to} {basis:?}");
         }
     }
