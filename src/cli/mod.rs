@@ -21,19 +21,36 @@ use crate::sandbox::SandboxArgs;
 ///
 /// Try it with nothing installed and no account: call-legs demo --for 30s
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, after_long_help = EXIT_CODES)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  stopped as asked
+  1  internal: please report it
+  2  command line or configuration
+  3  refused by the source (check)
+  4  refused by Kafka or the schema registry
+  5  the state directory cannot be used";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon: poll, publish, remember, until SIGTERM or SIGINT
+    ///
+    /// It waits for Kafka, the schema registry and the API as long as they are away, and ends by
+    /// itself only for what no waiting mends. How it is: /readyz, /healthz and /metrics at
+    /// admin.listen, and its log on standard error.
     Run(ConfigArgs),
     /// Show the whole way with nothing installed: simulated API, embedded Kafka, connector, consumer
     Demo(demo::DemoArgs),
     /// Validate a configuration and try every dependency; writes nothing, works beside a live daemon
+    ///
+    /// One line each for the configuration, the state directory, the token, a report of each PBX, the
+    /// clocks, the topics and the schema registry, with what to do about a failure. The exit code is
+    /// that of the first failure.
     Check(ConfigArgs),
     /// Print the topic's legs as JSON lines
     Tail(tail::TailArgs),

@@ -22,12 +22,12 @@ pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
         ConfigError::from(format!("the configuration file {} cannot be read: {why}", path.display()))
     };
     let mut text = String::new();
-    let file = File::open(path).map_err(|error| refused(&error.kind()))?;
+    let file = File::open(path).map_err(|error| refused(&error))?;
     match file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text) {
         Ok(length) if length as u64 > FILE_BYTES_MAX => Err(refused(&"it is larger than 1 MiB")),
         Ok(_) => Ok(text),
         Err(error) if error.kind() == ErrorKind::InvalidData => Err(refused(&"it is not UTF-8 text")),
-        Err(error) => Err(refused(&error.kind())),
+        Err(error) => Err(refused(&error)),
     }
 }
 
@@ -106,7 +106,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("missing.toml");
         let error = read(&missing).unwrap_err().to_string();
-        assert_eq!(error, format!("the configuration file {} cannot be read: entity not found", missing.display()));
+        assert_eq!(
+            error,
+            format!(
+                "the configuration file {} cannot be read: No such file or directory (os error 2)",
+                missing.display()
+            )
+        );
 
         let binary = dir.path().join("binary.toml");
         std::fs::write(&binary, b"hunter2 \xff\xfe").unwrap();

@@ -120,7 +120,7 @@ impl Config {
         }
         for (key, path) in certificates {
             if let Some(Err(error)) = path.map(File::open) {
-                problems.push(format!("{} names a file that cannot be read: {}", self.named(key), error.kind()));
+                problems.push(format!("{} names a file that cannot be read: {error}", self.named(key)));
             }
         }
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::new(problems)) }

@@ -55,7 +55,7 @@ impl Secret {
     fn read_file(&self, path: &PathBuf) -> Result<SecretString, String> {
         let unreadable = |error: std::io::Error| match error.kind() {
             ErrorKind::InvalidData => "is not UTF-8 text".to_owned(),
-            kind => format!("cannot be read: {kind}"),
+            _ => format!("cannot be read: {error}"),
         };
         let mut text = String::new();
         let file = File::open(path).map_err(unreadable)?;
@@ -117,14 +117,14 @@ mod tests {
         let refused = |path: &std::path::Path| in_file(path).read().unwrap_err().to_string();
         let line = |why: &str| format!("source.password_file (from a.toml, line 1) names a file that {why}");
 
-        assert_eq!(refused(&path), line("cannot be read: entity not found"));
+        assert_eq!(refused(&path), line("cannot be read: No such file or directory (os error 2)"));
         std::fs::write(&path, "\n").unwrap();
         assert_eq!(refused(&path), line("is empty"));
         std::fs::write(&path, b"\xff").unwrap();
         assert_eq!(refused(&path), line("is not UTF-8 text"));
         std::fs::write(&path, "x".repeat(64 * 1024 + 1)).unwrap();
         assert_eq!(refused(&path), line("is larger than 64 KiB"));
-        assert_eq!(refused(dir.path()), line("cannot be read: is a directory"));
+        assert_eq!(refused(dir.path()), line("cannot be read: Is a directory (os error 21)"));
     }
 
     #[test]

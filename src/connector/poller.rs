@@ -123,7 +123,7 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
         let mut cycle = Cycle::plan(progress, bound(self.now()), self.pace.window_max);
         let mut held = None;
         while let Some(piece) = cycle.next_piece() {
-            let begun = self.now();
+            let begun = self.now().floor_second();
             if piece.how == crate::core::leg::How::CatchUp {
                 self.show(UnitState::CatchingUp, "");
             }

@@ -101,7 +101,7 @@ mod tests {
     /// Covered [1000, 9000), floor at 5000.
     fn progress() -> Progress {
         let second = Duration::from_secs(1);
-        let delays = Delays { settle: second * 0, overlap: second * 1000, horizon: second * 3000 };
+        let delays = Delays { settle: Duration::ZERO, overlap: second * 1000, horizon: second * 3000 };
         let mut progress = Progress::starting_at(at(1000), &delays);
         progress.advance(Window::new(at(1000), at(9000)), at(9000), &delays);
         assert_eq!((progress.floor, progress.final_to), (at(5000), at(8000)));

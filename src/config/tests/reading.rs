@@ -291,8 +291,8 @@ fn files_are_tried_when_the_configuration_is_loaded() {
     assert_eq!(
         error.problems(),
         [
-            format!("source.api_key_file (from {name}, line 3) names a file that cannot be read: entity not found"),
-            "source.ca_file (from CALL_LEGS_SOURCE__CA_FILE) names a file that cannot be read: entity not found"
+            format!("source.api_key_file (from {name}, line 3) names a file that cannot be read: No such file or directory (os error 2)"),
+            "source.ca_file (from CALL_LEGS_SOURCE__CA_FILE) names a file that cannot be read: No such file or directory (os error 2)"
                 .to_owned(),
         ]
     );
