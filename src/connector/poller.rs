@@ -12,6 +12,7 @@ use super::{ConnectorError, Pace, Publisher};
 use crate::clock::Clock;
 use crate::config::StartFrom;
 use crate::core::dedupe::Counts;
+use crate::core::leg::How;
 use crate::core::pagination::{PageMeta, Scroll, Step};
 use crate::core::planner::{Cycle, Piece, bound};
 use crate::core::query::{QueryBounds, query_bounds};
@@ -91,19 +92,19 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
             let started = Instant::now();
             let mut counts = Counts::default();
             let ended = self.poll(&mut progress, &mut counts).await;
-            let (result, pause) = match ended {
+            let pause = match ended {
                 Ok(end) => {
                     failures = 0;
-                    (self.report_end(end), self.pace.interval.saturating_sub(started.elapsed()))
+                    self.report_end(end, counts, progress.as_ref());
+                    self.pace.interval.saturating_sub(started.elapsed())
                 }
                 Err(PollError::Source(error)) => {
                     failures += 1;
-                    (error.failure.as_str(), self.report_failure(&error, failures))
+                    self.report_failure(&error, failures, counts)
                 }
                 Err(PollError::Stopped) => return Ok(()),
                 Err(PollError::Fatal(error)) => return Err(error),
             };
-            self.note_poll(result, counts, progress.as_ref());
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Ok(()),
@@ -115,7 +116,7 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
     /// Reads everything from the final watermark to now, oldest first.
     async fn poll(&self, progress: &mut Option<Progress>, counts: &mut Counts) -> Result<PollEnd, PollError> {
         // The login's answer tells the server's clock, by which the poll is bounded.
-        self.until_stopped(self.source.log_in()).await??;
+        self.log_in().await?;
         let progress = match progress {
             Some(progress) => progress,
             None => progress.insert(self.begin().await?),
@@ -124,9 +125,6 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
         let mut held = None;
         while let Some(piece) = cycle.next_piece() {
             let begun = self.now().floor_second();
-            if piece.how == crate::core::leg::How::CatchUp {
-                self.show(UnitState::CatchingUp, "");
-            }
             match self.read_piece(piece, progress, counts).await? {
                 Step::Broken(fault) => {
                     tracing::warn!(unit = self.unit, window = %piece.window, %fault, "a window could not be read whole; it is read again with the next poll");
@@ -140,6 +138,10 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
                     cycle.finished(piece.window, begun, progress, &self.pace.delays);
                     if *progress != before {
                         self.commit(progress).await?;
+                    }
+                    // Only now, so that a unit with a hole or without a source never looks well in between.
+                    if piece.how == How::CatchUp && held.is_none() {
+                        self.show(UnitState::CatchingUp, "");
                     }
                 }
             }
@@ -240,22 +242,36 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
         loop {
             attempts += 1;
             let sent = Instant::now();
-            let error = match self.until_stopped(self.source.fetch(&self.unit, bounds, cursor)).await? {
-                Ok(page) => {
-                    self.note_request("ok", sent);
-                    return Ok(page);
-                }
-                Err(error) => error,
-            };
-            self.note_request(error.failure.as_str(), sent);
-            let Recovery::Retry { after } = error.recovery else { return Err(error.into()) };
-            if attempts >= ATTEMPTS_MAX {
-                return Err(error.into());
+            let answer = self.until_stopped(self.source.fetch(&self.unit, bounds, cursor)).await?;
+            self.note_request(answer.as_ref().map_or_else(|error| error.failure.as_str(), |_| "ok"), sent);
+            match answer {
+                Ok(page) => return Ok(page),
+                Err(error) => self.pause_or_give_up(error, attempts).await?,
             }
-            let pause = after.unwrap_or_else(|| REQUEST_BACKOFF.pause(attempts, rand::random()));
-            tracing::debug!(unit = self.unit, %error, attempts, pause_ms = pause.as_millis(), "the request is sent again");
-            self.until_stopped(tokio::time::sleep(pause)).await?;
         }
+    }
+
+    /// A token, however often it has to be asked for within reason.
+    async fn log_in(&self) -> Result<(), PollError> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match self.until_stopped(self.source.log_in()).await? {
+                Ok(()) => return Ok(()),
+                Err(error) => self.pause_or_give_up(error, attempts).await?,
+            }
+        }
+    }
+
+    /// Waits until the same request is worth sending again, or gives the error back.
+    async fn pause_or_give_up(&self, error: SourceError, attempts: u32) -> Result<(), PollError> {
+        let Recovery::Retry { after } = error.recovery else { return Err(error.into()) };
+        if attempts >= ATTEMPTS_MAX {
+            return Err(error.into());
+        }
+        let pause = after.unwrap_or_else(|| REQUEST_BACKOFF.pause(attempts, rand::random()));
+        tracing::debug!(unit = self.unit, %error, attempts, pause_ms = pause.as_millis(), "the request is sent again");
+        self.until_stopped(tokio::time::sleep(pause)).await
     }
 
     async fn until_stopped<R>(&self, work: impl Future<Output = R>) -> Result<R, PollError> {
@@ -294,9 +310,9 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
         });
     }
 
-    /// Shows how a poll ended, and gives the metric's name of it.
-    fn report_end(&self, end: PollEnd) -> &'static str {
-        match end {
+    /// Shows, counts and logs how a poll ended.
+    fn report_end(&self, end: PollEnd, counts: Counts, progress: Option<&Progress>) {
+        let result = match end {
             PollEnd::Whole => {
                 self.show(UnitState::Ok, "");
                 let now = self.clock.now();
@@ -314,11 +330,25 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
                 self.show(state, &detail);
                 if state == UnitState::ClockSkew { "clock_skew" } else { "incomplete" }
             }
-        }
+        };
+        self.count_poll(result);
+        tracing::info!(
+            unit = self.unit,
+            result,
+            published = counts.published,
+            duplicate = counts.duplicate,
+            revised = counts.revised,
+            dead = counts.dead,
+            unfinished = counts.unfinished,
+            beyond_horizon = counts.beyond_horizon,
+            complete_to = progress.map(|progress| display(progress.complete_to)),
+            final_to = progress.map(|progress| display(progress.final_to)),
+            "poll"
+        );
     }
 
-    /// Shows and logs a failed poll, and says how long to pause.
-    fn report_failure(&self, error: &SourceError, failures: u32) -> Duration {
+    /// Shows, counts and logs a poll that was given up, and says how long to pause.
+    fn report_failure(&self, error: &SourceError, failures: u32, counts: Counts) -> Duration {
         let (state, backoff) = match error.failure {
             Failure::Refused => (UnitState::SourceAuth, REFUSED_BACKOFF),
             Failure::RateLimited => (UnitState::SourceRateLimited, UNREACHABLE_BACKOFF),
@@ -328,25 +358,20 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
             Recovery::Retry { after: Some(after) } => after,
             _ => backoff.pause(failures, rand::random()),
         };
-        tracing::warn!(unit = self.unit, failures, again_in_s = pause.as_secs(), "the poll failed: {error}");
         self.show(state, &error.to_string());
+        self.count_poll(error.failure.as_str());
+        tracing::warn!(
+            unit = self.unit,
+            failures,
+            published = counts.published,
+            again_in_s = pause.as_secs(),
+            "the poll failed: {error}"
+        );
         pause
     }
 
-    fn note_poll(&self, result: &'static str, counts: Counts, progress: Option<&Progress>) {
+    fn count_poll(&self, result: &'static str) {
         self.metrics.polls.get_or_create(&UnitResultLabels { unit: self.unit.clone(), result }).inc();
-        tracing::info!(
-            unit = self.unit,
-            result,
-            published = counts.published,
-            duplicate = counts.duplicate,
-            revised = counts.revised,
-            dead = counts.dead,
-            unfinished = counts.unfinished,
-            complete_to = progress.map(|progress| display(progress.complete_to)),
-            final_to = progress.map(|progress| display(progress.final_to)),
-            "poll"
-        );
     }
 
     fn note_request(&self, result: &'static str, sent: Instant) {

@@ -33,6 +33,12 @@ const STORE_STEP_MAX: Duration = Duration::from_secs(60);
 /// Between attempts to publish the same batch.
 const SINK_BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), max: Duration::from_secs(60) };
 
+/// When acknowledgements count as overdue; a broker's restart takes about as long.
+const OVERDUE_AFTER: Duration = Duration::from_secs(10);
+
+/// How often it is said again.
+const OVERDUE_REPEATED: Duration = Duration::from_secs(300);
+
 /// How many messages go out before the next are encoded; bounds memory whatever the page size.
 const CHUNK_MAX: usize = 5_000;
 
@@ -323,12 +329,16 @@ impl<K: Sink, T: Store> Publisher<K, T> {
         let started = Instant::now();
         self.status.update(|status| status.publishing_since = Some(started));
         for failures in 1.. {
-            match self.destinations.sink.publish(messages).await {
+            match self.publish_watched(messages).await {
                 Ok(refused) => {
+                    let trouble = self.status.read().sink_trouble;
                     self.status.update(|status| {
                         status.publishing_since = None;
                         status.sink_trouble = None;
                     });
+                    if trouble.is_some() {
+                        tracing::info!(after_s = started.elapsed().as_secs(), "Kafka acknowledges again");
+                    }
                     self.metrics.publish_duration.observe(started.elapsed().as_secs_f64());
                     return Ok(refused);
                 }
@@ -342,6 +352,27 @@ impl<K: Sink, T: Store> Publisher<K, T> {
             }
         }
         Err(PublishError::Stopped)
+    }
+
+    /// Publishes, and says so when the acknowledgements are overdue.
+    async fn publish_watched(&self, messages: &[Message]) -> Result<Vec<(usize, Reason)>, SinkError> {
+        let sink = &self.destinations.sink;
+        let started = Instant::now();
+        let publishing = sink.publish(messages);
+        tokio::pin!(publishing);
+        let mut overdue = tokio::time::interval_at(started + OVERDUE_AFTER, OVERDUE_REPEATED);
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut publishing => return result,
+                _ = overdue.tick() => {
+                    let waited_s = started.elapsed().as_secs();
+                    let trouble = sink.trouble().unwrap_or_else(|| "no reason given".to_owned());
+                    tracing::warn!(waited_s, messages = messages.len(), "Kafka owes acknowledgements, and polls wait for them: {trouble}");
+                    self.status.update(|status| status.sink_trouble = Some(trouble));
+                }
+            }
+        }
     }
 
     fn report_trouble(&self, failures: u32, error: &SinkError) {

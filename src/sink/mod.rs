@@ -56,6 +56,9 @@ pub trait Sink: Send + Sync + 'static {
     /// others are stored. After an error any of them may be stored or not.
     fn publish(&self, batch: &[Message]) -> impl Future<Output = Result<Vec<(usize, Reason)>, SinkError>> + Send;
 
+    /// The newest trouble with the brokers, in words for an operator.
+    fn trouble(&self) -> Option<String>;
+
     /// The largest [`Message::size_bytes`] that a destination takes.
     fn message_bytes_max(&self, destination: Destination) -> usize;
 }

@@ -15,7 +15,7 @@ use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use tokio::sync::Notify;
 
-use super::client::{self, Context, Trouble};
+use super::client::{self, Context};
 use super::topics::Topics;
 use super::{Destination, Message, Sink, SinkError};
 use crate::config;
@@ -91,11 +91,6 @@ impl KafkaSink {
             Destination::DeadLetters => &self.topics.dead_letters.name,
         }
     }
-
-    /// What the newest trouble with the brokers was, while there is any.
-    pub fn trouble(&self) -> Trouble {
-        self.slot().as_ref().map(|producer| producer.context().client.trouble.clone()).unwrap_or_default()
-    }
 }
 
 impl Sink for KafkaSink {
@@ -107,6 +102,11 @@ impl Sink for KafkaSink {
             guilty.extend(alone.into_iter().map(|(_, reason)| (position, reason)));
         }
         Ok(guilty)
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let slot = self.slot();
+        slot.as_ref()?.context().client.trouble.newest().map(|(_, reason)| reason)
     }
 
     fn message_bytes_max(&self, destination: Destination) -> usize {

@@ -230,7 +230,7 @@ fn transport(error: reqwest::Error) -> SourceError {
     let what = if error.is_timeout() {
         "the source did not answer within source.request_timeout"
     } else if error.is_connect() {
-        "cannot connect to the source"
+        "cannot connect to the source (check source.base_url, name resolution, proxy and firewall)"
     } else if error.is_body() || error.is_decode() {
         "the source's answer broke off"
     } else {

@@ -107,14 +107,10 @@ impl Status {
         if let Some(waiting_for) = &self.waiting_for {
             reasons.push(format!("starting: {waiting_for}"));
         }
-        let overdue = self
-            .publishing_since
-            .map(|since| now.duration_since(since))
-            .filter(|waited| *waited >= ACKNOWLEDGEMENT_PATIENCE);
-        match (&self.sink_trouble, overdue) {
-            (Some(trouble), _) => reasons.push(format!("kafka: {trouble}")),
-            (None, Some(waited)) => reasons.push(format!("kafka: no acknowledgement for {} s", waited.as_secs())),
-            (None, None) => {}
+        let waited = self.publishing_since.map(|since| now.duration_since(since));
+        if let Some(waited) = waited.filter(|waited| *waited >= ACKNOWLEDGEMENT_PATIENCE) {
+            let trouble = self.sink_trouble.as_deref().unwrap_or("no reason given");
+            reasons.push(format!("kafka: no acknowledgement for {} s: {trouble}", waited.as_secs()));
         }
         if self.waiting_for.is_none() {
             let bad = self.units.iter().filter(|(_, unit)| !unit.state.is_good());
@@ -213,7 +209,10 @@ mod tests {
         });
         assert_eq!(board.read().reasons_not_ready(Instant::now()), ["unit other: source_auth: wrong key"]);
         tokio::time::advance(Duration::from_secs(31)).await;
-        assert_eq!(board.read().reasons_not_ready(Instant::now())[0], "kafka: no acknowledgement for 31 s");
+        assert_eq!(
+            board.read().reasons_not_ready(Instant::now())[0],
+            "kafka: no acknowledgement for 31 s: no reason given"
+        );
     }
 
     #[tokio::test(start_paused = true)]

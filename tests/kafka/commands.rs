@@ -4,6 +4,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use call_legs::sandbox::Sandbox;
+use call_legs::sandbox::api::Denial;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -123,4 +124,31 @@ async fn a_compacted_topic_is_refused() {
     let status = rig.start().ended();
     assert_eq!(status.code(), Some(4), "{}", rig.last_words());
     assert!(rig.log().contains("is compacted"), "{}", rig.last_words());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_refused_pbx_stops_no_other() {
+    let mut settings = sandbox_settings(100, Duration::from_secs(3600));
+    settings.rules.denied = vec![("acme-west".to_owned(), Denial::NoAccess)];
+    let rig = Rig::new(Sandbox::start(settings).await.unwrap(), kafka().bootstrap(), &[]);
+    let _daemon = rig.start();
+    rig.until("refusal", async || {
+        rig.page("/readyz").await.is_some_and(|(_, page)| page.contains("unit acme-west: source_auth"))
+    })
+    .await;
+    rig.until("legs of the others", async || {
+        rig.metric("call_legs_polls_total", "unit=\"acme-east\",result=\"ok\"").await >= 2.0
+            && rig.metric("call_legs_polls_total", "unit=\"acme-labs\",result=\"ok\"").await >= 2.0
+    })
+    .await;
+    assert_eq!(rig.page("/readyz").await.unwrap().1.lines().count(), 2, "not ready, for the one reason");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_deletes_what_will_be_published_is_warned_of() {
+    let rig = Rig::new(small_sandbox().await, kafka().bootstrap(), &["kafka.topic_config.\"retention.ms\" = 3600000"]);
+    let _daemon = rig.start();
+    rig.polled_whole(1).await;
+    assert!(rig.log().contains("retention.ms of 1h is shorter"), "{}", rig.log());
+    assert!(text(&rig.run(&["check"])).contains("warn  kafka: topic "));
 }

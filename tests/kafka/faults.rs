@@ -93,3 +93,28 @@ async fn a_clean_restart_repeats_nothing_and_a_kill_loses_nothing() {
     // At least once: what Kafka took right before the kill may be there twice.
     assert_complete(&identities(kafka().bootstrap(), &rig.topic).await, &rig.true_identities(), true);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_that_do_not_add_up_are_published_and_hold_the_watermarks() {
+    let rig = Rig::new(
+        Sandbox::start(sandbox_settings(3_000, Duration::from_secs(3600))).await.unwrap(),
+        kafka().bootstrap(),
+        &["poll.start_from = \"now-90m\"", "source.page_size = 20"],
+    );
+    for fault in ["short", "loop"] {
+        rig.sandbox.faults().set_mix(format!("{fault}=100%").parse().unwrap());
+        let daemon = rig.start();
+        rig.until("state", async || {
+            rig.page("/readyz").await.is_some_and(|(_, page)| page.matches("source_incomplete").count() == 3)
+        })
+        .await;
+        assert!(rig.metric("call_legs_rows_total", "result=\"published\"").await > 0.0, "what was read is published");
+        assert_eq!(rig.whole_polls_of_all().await, 0.0, "{fault}: no window was whole");
+        daemon.kill();
+        std::fs::remove_dir_all(rig.state_dir().join("store")).unwrap();
+    }
+    rig.sandbox.faults().set_mix("0%".parse().unwrap());
+    let _daemon = rig.start();
+    rig.polled_whole(1).await;
+    assert_complete(&identities(kafka().bootstrap(), &rig.topic).await, &rig.true_identities(), true);
+}

@@ -98,6 +98,9 @@ async fn confluent_framing_goes_through_a_real_registry() {
     );
     let checked = rig.run(&["check"]);
     assert!(String::from_utf8_lossy(&checked.stdout).contains("has our schema under id"), "{checked:?}");
+    let registered = rig.run(&["schema", "--register"]);
+    let subject = format!("{}-value: schema id ", rig.topic);
+    assert!(String::from_utf8_lossy(&registered.stdout).starts_with(&subject), "{registered:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -143,6 +143,10 @@ impl Rig {
         }
     }
 
+    pub(super) async fn whole_polls_of_all(&self) -> f64 {
+        self.metric("call_legs_polls_total", "result=\"ok\"").await
+    }
+
     async fn whole_polls(&self, unit: &str) -> f64 {
         let page = self.page("/metrics").await.map(|(_, page)| page).unwrap_or_default();
         let sample = format!("call_legs_polls_total{{unit=\"{unit}\",result=\"ok\"}} ");
