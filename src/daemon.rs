@@ -142,7 +142,12 @@ async fn reach_kafka(
     stop: &CancellationToken,
 ) -> Result<Option<(KafkaSink, Framing)>, Ended> {
     for attempt in 1.. {
-        let waiting_for = match reach_once(config, topics).await {
+        let reached = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(None),
+            reached = reach_once(config, topics) => reached,
+        };
+        let waiting_for = match reached {
             Ok((topics, framing)) => {
                 status.update(|status| status.waiting_for = None);
                 topics.warnings().for_each(|warning| tracing::warn!("{warning}"));

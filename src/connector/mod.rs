@@ -15,6 +15,8 @@
 
 mod poller;
 mod publisher;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +91,7 @@ impl<S: Source, K: Sink, T: Store> Connector<S, K, T> {
     ///
     /// When told to stop, pages under way are finished; dropping the future abandons them, which
     /// loses nothing, since progress is stored last.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), ConnectorError> {
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), ConnectorError> {
         let recovered = self.recover().await?;
         let publisher = Arc::new(Mutex::new(self.publisher));
         let mut pollers = JoinSet::new();
@@ -115,14 +117,13 @@ impl<S: Source, K: Sink, T: Store> Connector<S, K, T> {
     }
 
     /// How far each unit had come; `None` for one that was never read.
-    async fn recover(&self) -> Result<Vec<(String, Option<Progress>)>, ConnectorError> {
+    async fn recover(&mut self) -> Result<Vec<(String, Option<Progress>)>, ConnectorError> {
         let mut recovered = Vec::with_capacity(self.units.len());
         for unit in &self.units {
-            let progress = self.publisher.progress(unit).await?;
+            let progress = self.publisher.recover(unit).await?;
             match &progress {
                 Some(progress) => {
                     tracing::info!(unit, complete_to = %progress.complete_to, final_to = %progress.final_to, "reading goes on");
-                    self.publisher.announce(unit, progress);
                 }
                 None if self.start_from.is_none() => return Err(ConnectorError::NoStart(unit.clone())),
                 None => {}

@@ -146,6 +146,10 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
                 }
             }
         }
+        // Also where nothing was read because this machine's clock is behind.
+        if held.is_none() && self.clocks_differ() {
+            held = Some((UnitState::ClockSkew, self.describe_skew()));
+        }
         Ok(held.map_or(PollEnd::Whole, |(state, detail)| PollEnd::Held(state, detail)))
     }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::codec::{EncodeError, Framing, LegEncoder};
+use crate::codec::{Framing, LegEncoder};
 use crate::core::dead_letter::Reason;
 use crate::core::dedupe::{Counts, Seen, Verdict, classify};
 use crate::core::identity::{Fingerprint, KeyHash};
@@ -114,10 +114,16 @@ impl<K: Sink, T: Store> Publisher<K, T> {
         Self { destinations, encoder: LegEncoder::new(), clock, floors: HashMap::new(), status, metrics, stop }
     }
 
-    /// A unit's stored progress.
-    pub async fn progress(&self, unit: &str) -> Result<Option<Progress>, StoreError> {
-        let unit = unit.to_owned();
-        self.in_store(move |store| store.progress(&unit)).await
+    /// A unit's stored progress. To be asked for every unit before anything is committed: what one
+    /// unit still needs must not be forgotten because another has come further.
+    pub async fn recover(&mut self, unit: &str) -> Result<Option<Progress>, StoreError> {
+        let name = unit.to_owned();
+        let progress = self.in_store(move |store| store.progress(&name)).await?;
+        if let Some(progress) = &progress {
+            self.floors.insert(unit.to_owned(), progress.floor);
+            self.announce(unit, progress);
+        }
+        Ok(progress)
     }
 
     /// Publishes what is new on a page, remembers it, and counts every row.
@@ -145,8 +151,7 @@ impl<K: Sink, T: Store> Publisher<K, T> {
         Ok(())
     }
 
-    /// Shows a unit's progress to whoever watches.
-    pub fn announce(&self, unit: &str, progress: &Progress) {
+    fn announce(&self, unit: &str, progress: &Progress) {
         self.status.update_unit(unit, |status| {
             status.complete_to = Some(progress.complete_to);
             status.final_to = Some(progress.final_to);
@@ -157,90 +162,54 @@ impl<K: Sink, T: Store> Publisher<K, T> {
     }
 
     async fn publish_chunk(&self, rows: &[&[u8]], read: Read<'_>) -> Result<Counts, PublishError> {
-        let parsed: Vec<(Row<'_>, KeyHash)> = rows
-            .iter()
-            .map(|raw| {
-                let row = wire::row(raw);
-                let key = match &row {
-                    Row::Leg(leg) => KeyHash::of_leg(leg),
-                    Row::Unfinished | Row::Dead(_) => KeyHash::of_dead_row(raw),
-                };
-                (row, key)
-            })
-            .collect();
-        let keys: Vec<KeyHash> = parsed.iter().map(|(_, key)| *key).collect();
-        let seen = self.in_store(move |store| store.seen(&keys)).await?;
-
         let mut counts = Counts::default();
-        let mut batch = Batch::default();
-        // The same row may come twice on a page, or a leg with two contents.
-        let mut in_batch: HashMap<KeyHash, Seen> = HashMap::new();
-        for ((raw, (row, key)), stored) in rows.iter().zip(parsed).zip(seen) {
-            let seen = in_batch.get(&key).copied().or(stored);
-            match row {
+        let mut legs = Vec::with_capacity(rows.len());
+        let mut dead = Vec::new();
+        for raw in rows {
+            match wire::row(raw) {
+                Row::Leg(leg) => legs.push((*raw, KeyHash::of_leg(&leg), leg)),
+                Row::Dead(reason) => dead.push((*raw, reason)),
                 Row::Unfinished => counts.unfinished += 1,
-                Row::Dead(reason) => {
-                    counts.dead += 1;
-                    if seen.is_none() {
-                        let seen = Seen { fingerprint: None, revision: 0 };
-                        in_batch.insert(key, seen);
-                        self.bury(&mut batch, raw, reason, read);
-                    }
-                }
-                Row::Leg(leg) => {
-                    let fingerprint = Fingerprint::of_leg(&leg);
-                    let now_seen =
-                        Seen { fingerprint: Some(fingerprint), revision: seen.map_or(0, |seen| seen.revision) };
-                    let entry = Entry { key, at: forgotten_by(leg.disconnected, read.piece.window), seen: now_seen };
-                    match classify(seen, fingerprint, leg.disconnected, read.progress) {
-                        Verdict::Duplicate => counts.duplicate += 1,
-                        Verdict::BeyondHorizon => counts.beyond_horizon += 1,
-                        Verdict::Revised => {
-                            counts.revised += 1;
-                            in_batch.insert(key, now_seen);
-                            batch.revised.push(entry);
-                        }
-                        Verdict::New => {
-                            in_batch.insert(key, now_seen);
-                            self.add_leg(&mut batch, &mut counts, &leg, raw, entry, read);
-                        }
-                    }
-                }
             }
         }
+        let keys: Vec<KeyHash> = legs.iter().map(|(_, key, _)| *key).collect();
+        let stored = self.in_store(move |store| store.seen(&keys)).await?;
+
+        let mut batch = Batch::default();
+        // A leg may come twice on a page.
+        let mut in_batch: HashMap<KeyHash, Seen> = HashMap::new();
+        for ((raw, key, leg), stored) in legs.into_iter().zip(stored) {
+            let seen = in_batch.get(&key).copied().or(stored);
+            let fingerprint = Fingerprint::of_leg(&leg);
+            let now_seen = Seen { fingerprint: Some(fingerprint), revision: seen.map_or(0, |seen| seen.revision) };
+            let entry = Entry { key, at: forgotten_by(leg.disconnected, read.piece.window), seen: now_seen };
+            match classify(seen, fingerprint, leg.disconnected, read.progress) {
+                Verdict::Duplicate => counts.duplicate += 1,
+                Verdict::BeyondHorizon => counts.beyond_horizon += 1,
+                Verdict::Revised => {
+                    counts.revised += 1;
+                    in_batch.insert(key, now_seen);
+                    batch.revised.push(entry);
+                }
+                Verdict::New => match self.encode(&leg, entry, read) {
+                    Ok(message) => {
+                        counts.published += 1;
+                        in_batch.insert(key, now_seen);
+                        batch.messages.push(message);
+                        batch.origins.push(Origin { raw, entry });
+                    }
+                    Err(reason) => dead.push((raw, reason)),
+                },
+            }
+        }
+        counts.dead += dead.len() as u64;
+        self.bury(&mut batch, dead, read).await?;
         self.send(batch, &mut counts, read).await?;
         Ok(counts)
     }
 
-    /// Encodes a new leg; one that the topic cannot take becomes a dead letter.
-    fn add_leg<'p>(
-        &self,
-        batch: &mut Batch<'p>,
-        counts: &mut Counts,
-        leg: &Leg<'_>,
-        raw: &'p [u8],
-        entry: Entry,
-        read: Read<'_>,
-    ) {
-        match self.encode(leg, entry, read) {
-            Ok(message) if message.size_bytes() <= self.destinations.sink.message_bytes_max(Destination::Legs) => {
-                counts.published += 1;
-                batch.messages.push(message);
-                batch.origins.push(Origin { raw, entry });
-            }
-            Ok(_) => {
-                counts.dead += 1;
-                self.bury(batch, raw, Reason::TooLarge, read);
-            }
-            Err(error) => {
-                tracing::warn!(unit = read.unit, %error, "a leg could not be encoded and goes to the dead letters");
-                counts.dead += 1;
-                self.bury(batch, raw, Reason::Invalid, read);
-            }
-        }
-    }
-
-    fn encode(&self, leg: &Leg<'_>, entry: Entry, read: Read<'_>) -> Result<Message, EncodeError> {
+    /// The message of a new leg, or why the topic cannot take it.
+    fn encode(&self, leg: &Leg<'_>, entry: Entry, read: Read<'_>) -> Result<Message, Reason> {
         let ingest = Ingest {
             first_seen: read.seen_at,
             how: read.piece.how,
@@ -250,21 +219,47 @@ impl<K: Sink, T: Store> Publisher<K, T> {
         };
         let mut payload = Vec::with_capacity(640);
         self.destinations.framing.write_header(&mut payload);
-        self.encoder.encode(leg, &ingest, &mut payload)?;
-        Ok(Message {
+        self.encoder.encode(leg, &ingest, &mut payload).map_err(|error| {
+            tracing::warn!(unit = read.unit, %error, "a leg cannot be encoded and goes to the dead letters");
+            Reason::Invalid
+        })?;
+        let message = Message {
             destination: Destination::Legs,
             key: leg.call_id().as_bytes().to_vec(),
             payload,
             timestamp: leg.disconnected,
             headers: vec![("call-legs-identity", entry.key.0.to_vec())],
-        })
+        };
+        let bytes_max = self.destinations.sink.message_bytes_max(Destination::Legs);
+        if message.size_bytes() <= bytes_max { Ok(message) } else { Err(Reason::TooLarge) }
     }
 
-    fn bury<'p>(&self, batch: &mut Batch<'p>, raw: &'p [u8], reason: Reason, read: Read<'_>) {
-        let key = KeyHash::of_dead_row(raw);
+    /// Adds to a batch what is not yet among the dead letters.
+    async fn bury<'p>(
+        &self,
+        batch: &mut Batch<'p>,
+        dead: Vec<(&'p [u8], Reason)>,
+        read: Read<'_>,
+    ) -> Result<(), StoreError> {
+        if dead.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<KeyHash> = dead.iter().map(|(raw, _)| KeyHash::of_dead_row(raw)).collect();
+        let looked_up = keys.clone();
+        let stored = self.in_store(move |store| store.seen(&looked_up)).await?;
+        let mut in_batch = HashSet::new();
+        for ((key, stored), (raw, reason)) in keys.into_iter().zip(stored).zip(dead) {
+            if stored.is_none() && in_batch.insert(key) {
+                batch.messages.push(self.dead_letter(key, raw, reason, read));
+                let seen = Seen { fingerprint: None, revision: 0 };
+                batch.origins.push(Origin { raw, entry: Entry { key, at: read.piece.window.start, seen } });
+            }
+        }
+        Ok(())
+    }
+
+    fn dead_letter(&self, key: KeyHash, raw: &[u8], reason: Reason, read: Read<'_>) -> Message {
         let row_hash: String = key.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        let at = read.piece.window.start;
-        let entry = Entry { key, at, seen: Seen { fingerprint: None, revision: 0 } };
         let mut message = Message {
             destination: Destination::DeadLetters,
             key: row_hash.clone().into_bytes(),
@@ -279,32 +274,29 @@ impl<K: Sink, T: Store> Publisher<K, T> {
                 ("call-legs-row-hash", row_hash.into_bytes()),
             ],
         };
-        let room =
-            self.destinations.sink.message_bytes_max(Destination::DeadLetters).saturating_sub(message.size_bytes());
+        let bytes_max = self.destinations.sink.message_bytes_max(Destination::DeadLetters);
+        let room = bytes_max.saturating_sub(message.size_bytes());
         message.payload = raw[..raw.len().min(room)].to_vec();
-        batch.messages.push(message);
-        batch.origins.push(Origin { raw, entry });
+        message
     }
 
     /// Publishes a batch, however long Kafka is away, and then remembers it.
     async fn send(&self, mut batch: Batch<'_>, counts: &mut Counts, read: Read<'_>) -> Result<(), PublishError> {
-        let mut entries = std::mem::take(&mut batch.revised);
+        let mut entries = Vec::new();
+        let revised = std::mem::take(&mut batch.revised);
         // What the brokers refuse for its content comes around once more as a dead letter.
         while !batch.messages.is_empty() {
             let refused = self.acknowledged(&batch.messages).await?;
             self.note_freshness(&batch, &refused, read);
             let reasons: HashMap<usize, Reason> = refused.into_iter().collect();
-            let mut dead = Batch::default();
-            let mut buried = HashSet::new();
+            let mut dead = Vec::new();
             for (position, (message, origin)) in batch.messages.iter().zip(&batch.origins).enumerate() {
                 match (reasons.get(&position), message.destination) {
                     (None, _) => entries.push(origin.entry),
                     (Some(reason), Destination::Legs) => {
                         counts.published -= 1;
                         counts.dead += 1;
-                        if buried.insert(origin.raw) {
-                            self.bury(&mut dead, origin.raw, *reason, read);
-                        }
+                        dead.push((origin.raw, *reason));
                     }
                     (Some(reason), Destination::DeadLetters) => {
                         // Not remembered: it comes again with the next poll, and so does this line.
@@ -316,8 +308,11 @@ impl<K: Sink, T: Store> Publisher<K, T> {
                     }
                 }
             }
-            batch = dead;
+            batch = Batch::default();
+            self.bury(&mut batch, dead, read).await?;
         }
+        // After the first publications: a leg may be new and revised on the same page.
+        entries.extend(revised);
         if !entries.is_empty() {
             self.in_store(move |store| store.remember(&entries)).await?;
         }

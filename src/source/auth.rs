@@ -18,6 +18,9 @@ const REFUSAL_KEPT: Duration = Duration::from_secs(5);
 /// The API documents half an hour; a reply that names no life gets a careful one.
 const LIFE_UNNAMED: Duration = Duration::from_secs(300);
 
+/// A reply that names more is not believed.
+const LIFE_MAX: Duration = Duration::from_secs(86_400);
+
 /// A token and how long it may be used.
 #[derive(Clone)]
 pub(super) struct Token {
@@ -72,7 +75,7 @@ impl Tokens {
         match log_in().await {
             Ok(login) => {
                 state.logins += 1;
-                let life = login.life.unwrap_or(LIFE_UNNAMED).max(Duration::from_secs(1));
+                let life = login.life.unwrap_or(LIFE_UNNAMED).clamp(Duration::from_secs(1), LIFE_MAX);
                 // A minute early, or for a short life a fifth of it; counted from before the request.
                 let margin = (life / 5).min(Duration::from_secs(60));
                 let token = Token { bearer: login.bearer, renew_at: asked_at + life - margin, number: state.logins };
@@ -130,7 +133,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_token_is_renewed_before_it_expires_also_when_it_lives_for_seconds() {
-        for (life_s, kept_s, renewed_s) in [(1800, 1700, 1741), (5, 3, 5), (1, 0, 1)] {
+        for (life_s, kept_s, renewed_s) in [(1800, 1700, 1741), (5, 3, 5), (1, 0, 1), (u64::MAX, 86_000, 86_400)] {
             let logins = Logins::new(life_s);
             logins.fresh(None).await;
             tokio::time::sleep(Duration::from_secs(kept_s)).await;
