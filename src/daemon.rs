@@ -56,6 +56,7 @@ pub async fn run(
         .or_exit(Exit::Usage);
     }
     tracing::info!("delivery is at least once: idempotent, acknowledged by all in-sync replicas");
+    status.update(|status| status.waiting_for = Some("connecting to Kafka".to_owned()));
     let _lock = StateLock::acquire(&config.state.dir).or_exit(Exit::State)?;
     let store = open_store(&config, &status).await?;
     let metrics = Arc::new(Metrics::default());

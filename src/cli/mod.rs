@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::anyhow;
 use clap::{Args, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
@@ -87,12 +88,22 @@ async fn dispatch(command: Command) -> Result<(), Ended> {
     match command {
         Command::Run(arguments) => run::run(&arguments.config, stop).await,
         Command::Demo(arguments) => demo::run(arguments, stop).await,
-        Command::Check(arguments) => check::run(&arguments.config).await,
+        Command::Check(arguments) => unless_stopped(check::run(&arguments.config), &stop).await,
         Command::Tail(arguments) => tail::run(arguments, stop).await,
         Command::Sandbox(arguments) => {
             crate::sandbox::run(arguments, stop.cancelled_owned()).await.or_exit(Exit::Usage)
         }
-        Command::Schema(arguments) => schema::run(arguments).await,
+        Command::Schema(arguments) => unless_stopped(schema::run(arguments), &stop).await,
+    }
+}
+
+async fn unless_stopped(
+    command: impl Future<Output = Result<(), Ended>>,
+    stop: &CancellationToken,
+) -> Result<(), Ended> {
+    tokio::select! {
+        ended = command => ended,
+        () = stop.cancelled() => Err(anyhow!("interrupted")).or_exit(Exit::Internal),
     }
 }
 

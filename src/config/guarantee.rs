@@ -67,8 +67,18 @@ const RESERVED: &[(&[&str], Allowed, &str)] = &[
     ),
     (
         &["partitioner"],
-        Allowed::Words(&["consistent", "consistent_random", "murmur2", "murmur2_random", "fnv1a", "fnv1a_random"]),
-        "a call's legs keep their order only in one partition, chosen by the key",
+        Allowed::Words(&["murmur2_random"]),
+        "a call's legs keep their order only in one partition, chosen by the key as Java's clients choose it",
+    ),
+    (
+        &["message.timeout.ms", "delivery.timeout.ms"],
+        Allowed::Never,
+        "a record is kept until the brokers take it, however long they are away",
+    ),
+    (
+        &["batch.size", "message.max.bytes", "message.copy.max.bytes"],
+        Allowed::Never,
+        "it follows the topics' max.message.bytes",
     ),
     (
         &["delivery.report.only.error"],

@@ -17,7 +17,7 @@ use crate::core::pagination::{PageMeta, Scroll, Step};
 use crate::core::planner::{Cycle, Piece, bound};
 use crate::core::query::{QueryBounds, query_bounds};
 use crate::core::retry::Backoff;
-use crate::core::time::UtcMillis;
+use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::Progress;
 use crate::sink::Sink;
 use crate::source::{Failure, Page, Recovery, Source, SourceError};
@@ -37,6 +37,9 @@ const UNREACHABLE_BACKOFF: Backoff = Backoff { first: Duration::from_secs(5), ma
 
 /// Between polls while the source refuses us: an operator has to act, and logins may be counted.
 const REFUSED_BACKOFF: Backoff = Backoff { first: Duration::from_secs(5), max: Duration::from_secs(300) };
+
+/// A longer pause within a poll is shown and not only counted.
+const WORTH_SHOWING: Duration = Duration::from_secs(10);
 
 /// Polls one unit.
 pub(super) struct Poller<S, K, T> {
@@ -114,6 +117,9 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
     }
 
     /// Reads everything from the final watermark to now, oldest first.
+    ///
+    /// A piece that fails leaves a hole in front of which the watermarks stay, and newer pieces are
+    /// read all the same; when the next one fails too, it is not the piece.
     async fn poll(&self, progress: &mut Option<Progress>, counts: &mut Counts) -> Result<PollEnd, PollError> {
         // The login's answer tells the server's clock, by which the poll is bounded.
         self.log_in().await?;
@@ -121,34 +127,53 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
             Some(progress) => progress,
             None => progress.insert(self.begin().await?),
         };
-        let mut cycle = Cycle::plan(progress, bound(self.now()), self.pace.window_max);
+        let bound = bound(self.earlier_now(self.clock.now()));
+        let mut cycle = Cycle::plan(progress, bound, self.pace.window_max);
         let mut held = None;
+        let mut failed: Option<SourceError> = None;
+        let mut is_anything_read = false;
         while let Some(piece) = cycle.next_piece() {
-            let begun = self.now().floor_second();
-            match self.read_piece(piece, progress, counts).await? {
-                Step::Broken(fault) => {
+            is_anything_read = true;
+            let begun_local = self.clock.now();
+            let begun_before = self.earlier_now(begun_local);
+            match self.read_piece(piece, progress, counts).await {
+                Err(PollError::Source(error)) if error.recovery != Recovery::Refused && failed.is_none() => {
+                    tracing::warn!(unit = self.unit, window = %piece.window, "a window could not be read: {error}");
+                    failed = Some(error);
+                }
+                Err(error) => return Err(error),
+                Ok(Step::Broken(fault)) => {
                     tracing::warn!(unit = self.unit, window = %piece.window, %fault, "a window could not be read whole; it is read again with the next poll");
                     held.get_or_insert((UnitState::SourceIncomplete, format!("window {}: {fault}", piece.window)));
                 }
-                _ if self.clocks_differ() => {
+                Ok(_) if self.clocks_differ() => {
                     held.get_or_insert((UnitState::ClockSkew, self.describe_skew()));
                 }
-                _ => {
+                Ok(_) => {
+                    // The answers have told the server's clock anew; the smaller reading counts.
+                    let begun = begun_before.min(self.earlier_now(begun_local)).floor_second();
                     let before = progress.clone();
                     cycle.finished(piece.window, begun, progress, &self.pace.delays);
                     if *progress != before {
                         self.commit(progress).await?;
                     }
                     // Only now, so that a unit with a hole or without a source never looks well in between.
-                    if piece.how == How::CatchUp && held.is_none() {
+                    if piece.how == How::CatchUp && held.is_none() && failed.is_none() {
                         self.show(UnitState::CatchingUp, "");
                     }
                 }
             }
         }
-        // Also where nothing was read because this machine's clock is behind.
-        if held.is_none() && self.clocks_differ() {
-            held = Some((UnitState::ClockSkew, self.describe_skew()));
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        if !is_anything_read {
+            // Asks all the same, so that a clock that went backwards is noticed.
+            let just_now = Window::new(bound.minus(Duration::from_secs(1)), bound);
+            self.fetch(&self.bounds(just_now)?, None).await?;
+            if self.clocks_differ() {
+                held = Some((UnitState::ClockSkew, self.describe_skew()));
+            }
         }
         Ok(held.map_or(PollEnd::Whole, |(state, detail)| PollEnd::Held(state, detail)))
     }
@@ -156,7 +181,7 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
     /// Where a unit starts that was never read; stored at once, so that "now-24h" means the first start's now.
     async fn begin(&self) -> Result<Progress, PollError> {
         let start_from = self.start_from.ok_or_else(|| PollError::Fatal(ConnectorError::NoStart(self.unit.clone())))?;
-        let start = start_from.resolve(self.now());
+        let start = start_from.resolve(self.earlier_now(self.clock.now()));
         if start.clamped {
             tracing::warn!(unit = self.unit, start = %start.at, "poll.start_from is older than the two years that the API keeps: starting at their edge");
         }
@@ -173,13 +198,7 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
 
     /// Reads a piece, once more if the first pass was not whole.
     async fn read_piece(&self, piece: Piece, progress: &Progress, counts: &mut Counts) -> Result<Step, PollError> {
-        let Some(bounds) = query_bounds(piece.window, self.pace.time_zone) else {
-            return Err(SourceError::refused(format!(
-                "window {} is outside the calendar: check this machine's clock",
-                piece.window
-            ))
-            .into());
-        };
+        let bounds = self.bounds(piece.window)?;
         match self.read_pass(piece, &bounds, progress, counts).await {
             Ok(Step::Broken(fault)) => {
                 tracing::info!(unit = self.unit, window = %piece.window, %fault, "reading the window again");
@@ -191,6 +210,12 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
             }
             end => end,
         }
+    }
+
+    fn bounds(&self, window: Window) -> Result<QueryBounds, SourceError> {
+        query_bounds(window, self.pace.time_zone).ok_or_else(|| {
+            SourceError::refused(format!("window {window} is outside the calendar: check this machine's clock"))
+        })
     }
 
     /// One pass over a window's pages: the next one is fetched while this one is published.
@@ -235,7 +260,12 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
     ) -> Result<(), PollError> {
         while let Some((page, seen_at)) = pages.recv().await {
             let read = Read { unit: &self.unit, piece, progress, seen_at };
-            *counts += self.publisher.lock().await.publish(&page, read).await?;
+            let mut publisher = self.publisher.lock().await;
+            // Told to stop, nothing new begins; what another unit has under way ends first.
+            if self.stop.is_cancelled() {
+                return Err(PollError::Stopped);
+            }
+            *counts += publisher.publish(&page, read).await?;
         }
         Ok(())
     }
@@ -274,7 +304,12 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
             return Err(error.into());
         }
         let pause = after.unwrap_or_else(|| REQUEST_BACKOFF.pause(attempts, rand::random()));
-        tracing::debug!(unit = self.unit, %error, attempts, pause_ms = pause.as_millis(), "the request is sent again");
+        if pause >= WORTH_SHOWING {
+            tracing::warn!(unit = self.unit, again_in_s = pause.as_secs(), "waiting: {error}");
+            self.show(state_of(error.failure), &error.to_string());
+        } else {
+            tracing::debug!(unit = self.unit, %error, attempts, pause_ms = pause.as_millis(), "the request is sent again");
+        }
         self.until_stopped(tokio::time::sleep(pause)).await
     }
 
@@ -286,9 +321,8 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
         }
     }
 
-    /// The smaller of the local and the server's time.
-    fn now(&self) -> UtcMillis {
-        let local = self.clock.now();
+    /// The smaller of the local and the server's time, when the local clock shows `local`.
+    fn earlier_now(&self, local: UtcMillis) -> UtcMillis {
         self.source.skew().map_or(local, |skew| skew.earlier_now(local))
     }
 
@@ -353,16 +387,12 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
 
     /// Shows, counts and logs a poll that was given up, and says how long to pause.
     fn report_failure(&self, error: &SourceError, failures: u32, counts: Counts) -> Duration {
-        let (state, backoff) = match error.failure {
-            Failure::Refused => (UnitState::SourceAuth, REFUSED_BACKOFF),
-            Failure::RateLimited => (UnitState::SourceRateLimited, UNREACHABLE_BACKOFF),
-            Failure::Unreachable | Failure::Cursor => (UnitState::SourceUnreachable, UNREACHABLE_BACKOFF),
-        };
+        let backoff = if error.failure == Failure::Refused { REFUSED_BACKOFF } else { UNREACHABLE_BACKOFF };
         let pause = match error.recovery {
             Recovery::Retry { after: Some(after) } => after,
             _ => backoff.pause(failures, rand::random()),
         };
-        self.show(state, &error.to_string());
+        self.show(state_of(error.failure), &error.to_string());
         self.count_poll(error.failure.as_str());
         tracing::warn!(
             unit = self.unit,
@@ -384,5 +414,14 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
             .source_request_duration
             .get_or_create(&UnitLabel { unit: self.unit.clone() })
             .observe(sent.elapsed().as_secs_f64());
+    }
+}
+
+fn state_of(failure: Failure) -> UnitState {
+    match failure {
+        Failure::Refused => UnitState::SourceAuth,
+        Failure::RateLimited => UnitState::SourceRateLimited,
+        Failure::Cursor => UnitState::SourceIncomplete,
+        Failure::Unreachable => UnitState::SourceUnreachable,
     }
 }

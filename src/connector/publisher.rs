@@ -21,7 +21,7 @@ use crate::core::planner::Piece;
 use crate::core::retry::Backoff;
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::Progress;
-use crate::sink::{Destination, Message, Sink, SinkError};
+use crate::sink::{Destination, Message, Sent, Sink, SinkError};
 use crate::source::wire::{self, Page, Row};
 use crate::store::{Entry, Store, StoreError};
 use crate::telemetry::metrics::{UnitLabel, UnitResultLabels};
@@ -82,8 +82,8 @@ pub enum PublishError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// It was told to stop while Kafka was away.
-    #[error("stopped before Kafka took the page")]
+    /// It was told to stop.
+    #[error("stopped before the page was published")]
     Stopped,
 }
 
@@ -131,6 +131,9 @@ impl<K: Sink, T: Store> Publisher<K, T> {
         let mut counts = Counts::default();
         let rows: Vec<&[u8]> = page.rows().collect();
         for chunk in rows.chunks(CHUNK_MAX) {
+            if self.stop.is_cancelled() {
+                return Err(PublishError::Stopped);
+            }
             counts += self.publish_chunk(chunk, read).await?;
         }
         self.count(read.unit, counts);
@@ -280,19 +283,35 @@ impl<K: Sink, T: Store> Publisher<K, T> {
         message
     }
 
-    /// Publishes a batch, however long Kafka is away, and then remembers it.
-    async fn send(&self, mut batch: Batch<'_>, counts: &mut Counts, read: Read<'_>) -> Result<(), PublishError> {
-        let mut entries = Vec::new();
+    /// Publishes a batch, however long Kafka is away, and remembers what is acknowledged.
+    ///
+    /// Only what failed is sent again. What the brokers refuse for its content comes around once more
+    /// as a dead letter.
+    async fn send<'p>(&self, mut batch: Batch<'p>, counts: &mut Counts, read: Read<'_>) -> Result<(), PublishError> {
         let revised = std::mem::take(&mut batch.revised);
-        // What the brokers refuse for its content comes around once more as a dead letter.
+        let started = Instant::now();
+        self.status.update(|status| status.publishing_since = Some(started));
+        let mut failures = 0;
         while !batch.messages.is_empty() {
-            let refused = self.acknowledged(&batch.messages).await?;
-            self.note_freshness(&batch, &refused, read);
-            let reasons: HashMap<usize, Reason> = refused.into_iter().collect();
+            let sent = self.publish_watched(&batch.messages).await;
+            let reasons: HashMap<usize, Reason> = sent.refused.into_iter().collect();
+            let failed: HashSet<usize> = sent.failed.into_iter().collect();
+            let mut acknowledged = Vec::new();
             let mut dead = Vec::new();
-            for (position, (message, origin)) in batch.messages.iter().zip(&batch.origins).enumerate() {
+            let mut again = Batch::default();
+            for (position, (message, origin)) in batch.messages.into_iter().zip(batch.origins).enumerate() {
+                if failed.contains(&position) {
+                    again.messages.push(message);
+                    again.origins.push(origin);
+                    continue;
+                }
                 match (reasons.get(&position), message.destination) {
-                    (None, _) => entries.push(origin.entry),
+                    (None, destination) => {
+                        if destination == Destination::Legs {
+                            self.note_freshness(&message, read);
+                        }
+                        acknowledged.push(origin.entry);
+                    }
                     (Some(reason), Destination::Legs) => {
                         counts.published -= 1;
                         counts.dead += 1;
@@ -308,49 +327,42 @@ impl<K: Sink, T: Store> Publisher<K, T> {
                     }
                 }
             }
-            batch = Batch::default();
+            self.remember(acknowledged).await?;
+            batch = again;
             self.bury(&mut batch, dead, read).await?;
+            if let Some(error) = sent.error {
+                failures += 1;
+                self.pause_after(&error, failures).await?;
+            }
         }
+        self.acknowledged(started);
         // After the first publications: a leg may be new and revised on the same page.
-        entries.extend(revised);
-        if !entries.is_empty() {
-            self.in_store(move |store| store.remember(&entries)).await?;
-        }
+        self.remember(revised).await?;
         Ok(())
     }
 
-    /// Sends until every message is acknowledged or refused for its content.
-    async fn acknowledged(&self, messages: &[Message]) -> Result<Vec<(usize, Reason)>, PublishError> {
-        let started = Instant::now();
-        self.status.update(|status| status.publishing_since = Some(started));
-        for failures in 1.. {
-            match self.publish_watched(messages).await {
-                Ok(refused) => {
-                    let trouble = self.status.read().sink_trouble;
-                    self.status.update(|status| {
-                        status.publishing_since = None;
-                        status.sink_trouble = None;
-                    });
-                    if trouble.is_some() {
-                        tracing::info!(after_s = started.elapsed().as_secs(), "Kafka acknowledges again");
-                    }
-                    self.metrics.publish_duration.observe(started.elapsed().as_secs_f64());
-                    return Ok(refused);
-                }
-                Err(error) => self.report_trouble(failures, &error),
-            }
-            let pause = SINK_BACKOFF.pause(failures, rand::random());
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return Err(PublishError::Stopped),
-                () = tokio::time::sleep(pause) => {}
-            }
+    async fn remember(&self, entries: Vec<Entry>) -> Result<(), StoreError> {
+        if entries.is_empty() {
+            return Ok(());
         }
-        Err(PublishError::Stopped)
+        self.in_store(move |store| store.remember(&entries)).await
+    }
+
+    /// Notes that everything sent since `started` is acknowledged.
+    fn acknowledged(&self, started: Instant) {
+        let was_troubled = self.status.read().sink_trouble.is_some();
+        self.status.update(|status| {
+            status.publishing_since = None;
+            status.sink_trouble = None;
+        });
+        if was_troubled {
+            tracing::info!(after_s = started.elapsed().as_secs(), "Kafka acknowledges again");
+        }
+        self.metrics.publish_duration.observe(started.elapsed().as_secs_f64());
     }
 
     /// Publishes, and says so when the acknowledgements are overdue.
-    async fn publish_watched(&self, messages: &[Message]) -> Result<Vec<(usize, Reason)>, SinkError> {
+    async fn publish_watched(&self, messages: &[Message]) -> Sent {
         let sink = &self.destinations.sink;
         let started = Instant::now();
         let publishing = sink.publish(messages);
@@ -359,7 +371,7 @@ impl<K: Sink, T: Store> Publisher<K, T> {
         loop {
             tokio::select! {
                 biased;
-                result = &mut publishing => return result,
+                sent = &mut publishing => return sent,
                 _ = overdue.tick() => {
                     let waited_s = started.elapsed().as_secs();
                     let trouble = sink.trouble().unwrap_or_else(|| "no reason given".to_owned());
@@ -370,21 +382,21 @@ impl<K: Sink, T: Store> Publisher<K, T> {
         }
     }
 
-    fn report_trouble(&self, failures: u32, error: &SinkError) {
-        tracing::warn!(failures, %error, "Kafka did not take the batch; it is sent again");
+    async fn pause_after(&self, error: &SinkError, failures: u32) -> Result<(), PublishError> {
+        let pause = SINK_BACKOFF.pause(failures, rand::random());
+        tracing::warn!(failures, %error, again_in_s = pause.as_secs(), "Kafka did not take everything; the rest is sent again");
         self.status.update(|status| status.sink_trouble = Some(error.to_string()));
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(PublishError::Stopped),
+            () = tokio::time::sleep(pause) => Ok(()),
+        }
     }
 
-    fn note_freshness(&self, batch: &Batch<'_>, refused: &[(usize, Reason)], read: Read<'_>) {
-        if read.piece.how != How::Poll {
-            return;
-        }
-        let histogram = self.metrics.freshness.get_or_create(&UnitLabel { unit: read.unit.to_owned() });
-        let now = self.clock.now();
-        for (position, message) in batch.messages.iter().enumerate() {
-            if message.destination == Destination::Legs && !refused.iter().any(|(refused, _)| *refused == position) {
-                histogram.observe(now.since(message.timestamp).as_secs_f64());
-            }
+    fn note_freshness(&self, message: &Message, read: Read<'_>) {
+        if read.piece.how == How::Poll {
+            let histogram = self.metrics.freshness.get_or_create(&UnitLabel { unit: read.unit.to_owned() });
+            histogram.observe(self.clock.now().since(message.timestamp).as_secs_f64());
         }
     }
 

@@ -17,7 +17,7 @@ use crate::core::leg::How;
 use crate::core::planner::Piece;
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::{Delays, Progress};
-use crate::sink::{Destination, Message, Sink, SinkError};
+use crate::sink::{Destination, Message, Sent, Sink, SinkError};
 use crate::source::Page;
 use crate::source::wire::{self, Row};
 use crate::store::{SledStore, Store};
@@ -48,18 +48,22 @@ impl Broker {
 }
 
 impl Sink for Broker {
-    async fn publish(&self, batch: &[Message]) -> Result<Vec<(usize, Reason)>, SinkError> {
+    /// While it fails, it stores every other message and acknowledges that.
+    async fn publish(&self, batch: &[Message]) -> Sent {
         let mut state = self.0.lock().unwrap();
         if state.failures_left > 0 {
             state.failures_left -= 1;
-            return Err(SinkError::Unavailable("away".to_owned()));
+            let (stored, failed): (Vec<usize>, Vec<usize>) = (0..batch.len()).partition(|position| position % 2 == 1);
+            state.stored.extend(stored.into_iter().map(|position| batch[position].clone()));
+            return Sent { refused: Vec::new(), failed, error: Some(SinkError::Unavailable("away".to_owned())) };
         }
         let is_refused = |message: &Message| state.refused_keys.iter().any(|key| key.as_bytes() == message.key);
         let refused: Vec<usize> = (0..batch.len()).filter(|position| is_refused(&batch[*position])).collect();
         let taken = batch.iter().enumerate().filter(|(position, _)| !refused.contains(position));
         let taken: Vec<Message> = taken.map(|(_, message)| message.clone()).collect();
         state.stored.extend(taken);
-        Ok(refused.into_iter().map(|position| (position, Reason::Timestamp)).collect())
+        let refused = refused.into_iter().map(|position| (position, Reason::Timestamp)).collect();
+        Sent { refused, ..Sent::default() }
     }
 
     fn trouble(&self) -> Option<String> {
@@ -149,14 +153,14 @@ async fn a_leg_that_the_brokers_refuse_is_one_dead_letter_and_its_neighbours_get
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_is_sent_until_it_is_acknowledged_and_remembered_only_then() {
+async fn only_what_failed_is_sent_again() {
     let mut world = world();
-    world.broker.with(|broker| broker.failures_left = 5);
-    let raw = row("1", 50, "1001");
-    let counts = world.publish(&page(std::slice::from_ref(&raw))).await;
-    assert_eq!((counts.published, world.broker.stored(Destination::Legs)), (1, 1));
-    let Row::Leg(leg) = wire::row(raw.as_bytes()) else { panic!() };
-    assert!(world.store.seen(&[KeyHash::of_leg(&leg)]).unwrap()[0].is_some());
+    world.broker.with(|broker| broker.failures_left = 9);
+    let rows: Vec<String> = (0..100).map(|call_id| row(&call_id.to_string(), 50, "1001")).collect();
+    let page = page(&rows);
+    let counts = world.publish(&page).await;
+    assert_eq!((counts.published, world.broker.stored(Destination::Legs)), (100, 100), "each once");
+    assert_eq!(world.publish(&page).await.duplicate, 100, "and remembered");
 }
 
 #[tokio::test]

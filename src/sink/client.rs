@@ -32,6 +32,17 @@ pub fn settings(kafka: &config::Kafka) -> Result<ClientConfig, SinkError> {
     Ok(settings)
 }
 
+/// What librdkafka thinks of the settings, without their values, which its own words repeat.
+pub fn refused(error: KafkaError) -> SinkError {
+    SinkError::Refused(match error {
+        KafkaError::ClientConfig(_, description, name, _) if description.starts_with("No such") => {
+            format!("kafka.properties: librdkafka has no property {name}")
+        }
+        KafkaError::ClientConfig(_, _, name, _) => format!("kafka.properties: librdkafka refuses the value of {name}"),
+        other => format!("kafka.properties: {other}"),
+    })
+}
+
 /// The newest trouble that a client had with its brokers, shared with whoever reports it.
 #[derive(Clone, Debug, Default)]
 pub struct Trouble(Arc<Mutex<Option<(RDKafkaErrorCode, String)>>>);
@@ -50,18 +61,11 @@ impl Trouble {
         }
     }
 
-    /// Whether the brokers refuse who we are, which no waiting mends.
+    /// Whether the brokers refuse what we may do, which no waiting mends. A failed authentication is
+    /// none: librdkafka calls time-outs of starting brokers so, too.
     pub fn is_refusal(&self) -> bool {
-        use RDKafkaErrorCode::{
-            Authentication, ClusterAuthorizationFailed, SSL, SaslAuthenticationFailed, TopicAuthorizationFailed,
-        };
-        matches!(
-            self.newest(),
-            Some((
-                Authentication | SSL | SaslAuthenticationFailed | TopicAuthorizationFailed | ClusterAuthorizationFailed,
-                _
-            ))
-        )
+        use RDKafkaErrorCode::{ClusterAuthorizationFailed, TopicAuthorizationFailed};
+        matches!(self.newest(), Some((TopicAuthorizationFailed | ClusterAuthorizationFailed, _)))
     }
 }
 
@@ -99,3 +103,22 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdkafka::consumer::BaseConsumer;
+
+    #[test]
+    fn refused_settings_are_named_without_their_values() {
+        for (name, value, expected) in [
+            ("sasl.pasword", "hunter2", "kafka.properties: librdkafka has no property sasl.pasword"),
+            ("security.protocol", "hunter2", "kafka.properties: librdkafka refuses the value of security.protocol"),
+        ] {
+            let created: Result<BaseConsumer, KafkaError> = ClientConfig::new().set(name, value).create();
+            let message = refused(created.err().unwrap()).to_string();
+            assert!(!message.contains("hunter2"), "{message}");
+            assert_eq!(message, expected);
+        }
+    }
+}

@@ -48,13 +48,21 @@ impl Message {
     }
 }
 
+/// What became of a batch. A message named in neither list is stored and acknowledged.
+#[derive(Debug, Default)]
+pub struct Sent {
+    /// The positions of messages that the brokers refuse for their content, and why.
+    pub refused: Vec<(usize, Reason)>,
+    /// The positions of messages that are to be sent again; they may be stored or not.
+    pub failed: Vec<usize>,
+    /// Why, when any failed.
+    pub error: Option<SinkError>,
+}
+
 /// Where messages go: Kafka, or a simulation of it.
 pub trait Sink: Send + Sync + 'static {
-    /// Sends a batch and waits, for as long as it takes, until every message is acknowledged.
-    ///
-    /// Gives the positions of the messages that the brokers refused for their content, and why; all
-    /// others are stored. After an error any of them may be stored or not.
-    fn publish(&self, batch: &[Message]) -> impl Future<Output = Result<Vec<(usize, Reason)>, SinkError>> + Send;
+    /// Sends a batch and waits, for as long as it takes, until the fate of every message is known.
+    fn publish(&self, batch: &[Message]) -> impl Future<Output = Sent> + Send;
 
     /// The newest trouble with the brokers, in words for an operator.
     fn trouble(&self) -> Option<String>;

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use super::client::{self, Context};
 use super::topics::Topics;
-use super::{Destination, Message, Sink, SinkError};
+use super::{Destination, Message, Sent, Sink, SinkError};
 use crate::config;
 use crate::core::dead_letter::Reason;
 
@@ -75,14 +75,16 @@ impl KafkaSink {
         if let Some(producer) = &*slot {
             return Ok(producer.clone());
         }
-        let producer = ThreadedProducer::from_config_and_context(&self.settings, Reports::default())
-            .map_err(|error| SinkError::Refused(format!("kafka.properties: {error}")))?;
+        let producer =
+            ThreadedProducer::from_config_and_context(&self.settings, Reports::default()).map_err(client::refused)?;
         Ok(slot.insert(producer).clone())
     }
 
-    /// Gives the producer up; what it still holds is not sent. Blocks for up to a second.
+    /// Gives the producer up; what it still holds is not sent.
     fn give_up(&self) {
-        *self.slot() = None;
+        let producer = self.slot().take();
+        // Its end waits for its threads, which may be busy resolving names: nothing for an async worker.
+        std::thread::spawn(move || drop(producer));
     }
 
     fn topic(&self, destination: Destination) -> &str {
@@ -93,15 +95,41 @@ impl KafkaSink {
     }
 }
 
+impl Drop for KafkaSink {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
 impl Sink for KafkaSink {
-    async fn publish(&self, batch: &[Message]) -> Result<Vec<(usize, Reason)>, SinkError> {
-        let mut guilty = Vec::new();
-        for (position, _) in self.send(batch).await? {
-            // The brokers refuse whole record batches; sent alone, only the guilty one is refused.
-            let alone = self.send(&batch[position..=position]).await?;
-            guilty.extend(alone.into_iter().map(|(_, reason)| (position, reason)));
+    async fn publish(&self, batch: &[Message]) -> Sent {
+        let mut sent = Sent::default();
+        let mut pending: Vec<usize> = (0..batch.len()).collect();
+        while !pending.is_empty() {
+            let mut suspects = Vec::new();
+            let mut innocents = Vec::new();
+            for (position, code) in self.send(batch, &pending, &mut sent).await {
+                match code {
+                    RDKafkaErrorCode::InvalidDifferentRecord => innocents.push(position),
+                    _ => suspects.push(position),
+                }
+            }
+            // Brokers refuse whole record batches, and not all of them say which record is guilty.
+            // Sent alone, only the guilty one is refused.
+            if innocents.len() == pending.len() {
+                suspects.append(&mut innocents);
+            }
+            for position in suspects {
+                for (position, code) in self.send(batch, &[position], &mut sent).await {
+                    sent.refused.push((position, content_fault(code).unwrap_or(Reason::Invalid)));
+                }
+            }
+            pending = innocents;
         }
-        Ok(guilty)
+        if sent.error.is_some() {
+            self.give_up();
+        }
+        sent
     }
 
     fn trouble(&self) -> Option<String> {
@@ -118,12 +146,20 @@ impl Sink for KafkaSink {
 }
 
 impl KafkaSink {
-    /// Sends messages, waits for all reports, and gives those that were refused for their content.
-    async fn send(&self, batch: &[Message]) -> Result<Vec<(usize, Reason)>, SinkError> {
-        let producer = self.connected()?;
-        let reports = Arc::new(BatchReports::new(batch.len()));
-        for (position, message) in batch.iter().enumerate() {
-            let mut record = self.record(message, Delivery { reports: Arc::clone(&reports), position });
+    /// Sends the messages at `positions`, waits for all reports, and gives those whose record batch
+    /// was refused for the content of a record in it; all other failures are added to `sent`.
+    async fn send(&self, batch: &[Message], positions: &[usize], sent: &mut Sent) -> Vec<(usize, RDKafkaErrorCode)> {
+        let producer = match self.connected() {
+            Ok(producer) => producer,
+            Err(error) => {
+                sent.failed.extend(positions);
+                sent.error = Some(error);
+                return Vec::new();
+            }
+        };
+        let reports = Arc::new(BatchReports::new(positions.len()));
+        for &position in positions {
+            let mut record = self.record(&batch[position], Delivery { reports: Arc::clone(&reports), position });
             while let Err((error, returned)) = producer.send(record) {
                 match error.rdkafka_error_code() {
                     Some(RDKafkaErrorCode::QueueFull) => tokio::time::sleep(QUEUE_FULL_PAUSE).await,
@@ -135,20 +171,14 @@ impl KafkaSink {
                 record = returned;
             }
         }
-        let mut refused = Vec::new();
-        let mut failed = Vec::new();
-        for (position, code) in reports.all().await {
-            match content_fault(code) {
-                Some(reason) => refused.push((position, reason)),
-                None => failed.push(code),
-            }
+        let (about_content, failed): (Vec<_>, Vec<_>) =
+            reports.all().await.into_iter().partition(|(_, code)| is_about_content(*code));
+        if let Some((_, code)) = failed.first() {
+            let what = format!("Kafka did not take {} of {} messages ({code})", failed.len(), positions.len());
+            sent.error = Some(if is_lasting(*code) { SinkError::Refused(what) } else { SinkError::Unavailable(what) });
+            sent.failed.extend(failed.iter().map(|(position, _)| *position));
         }
-        let Some(code) = failed.first() else { return Ok(refused) };
-        let what = format!("Kafka did not take {} of {} messages ({code})", failed.len(), batch.len());
-        let error = if is_lasting(*code) { SinkError::Refused(what) } else { SinkError::Unavailable(what) };
-        drop(producer);
-        self.give_up();
-        Err(error)
+        about_content
     }
 
     fn record<'a>(&'a self, message: &'a Message, delivery: Delivery) -> BaseRecord<'a, [u8], [u8], Box<Delivery>> {
@@ -167,6 +197,11 @@ impl KafkaSink {
             config::MessageTimestamp::Publish => record,
         }
     }
+}
+
+/// Whether a record batch was refused for what is in it.
+fn is_about_content(code: RDKafkaErrorCode) -> bool {
+    code == RDKafkaErrorCode::InvalidDifferentRecord || content_fault(code).is_some()
 }
 
 /// What is wrong with a message that would be refused however often it is sent.

@@ -46,8 +46,8 @@ impl TopicReader {
             .set("isolation.level", "read_committed")
             .set("fetch.wait.max.ms", "100");
         let context = Context::default();
-        let consumer: StreamConsumer<Context> = StreamConsumer::from_config_and_context(&settings, context.clone())
-            .map_err(|error| SinkError::Refused(format!("kafka.properties: {error}")))?;
+        let consumer: StreamConsumer<Context> =
+            StreamConsumer::from_config_and_context(&settings, context.clone()).map_err(client::refused)?;
         let unavailable = |error| {
             let what = context.trouble.explain(&format!("Kafka does not answer ({error})"));
             if context.trouble.is_refusal() { SinkError::Refused(what) } else { SinkError::Unavailable(what) }

@@ -94,10 +94,9 @@ impl TopicAdmin {
     pub fn new(kafka: &config::Kafka) -> Result<Self, SinkError> {
         let settings = client::settings(kafka)?;
         let context = Context::default();
-        let refused = |error| SinkError::Refused(format!("kafka.properties: {error}"));
         Ok(Self {
-            admin: AdminClient::from_config_and_context(&settings, context.clone()).map_err(refused)?,
-            metadata: BaseConsumer::from_config_and_context(&settings, context.clone()).map_err(refused)?,
+            admin: AdminClient::from_config_and_context(&settings, context.clone()).map_err(client::refused)?,
+            metadata: BaseConsumer::from_config_and_context(&settings, context.clone()).map_err(client::refused)?,
             context,
         })
     }
@@ -165,9 +164,15 @@ impl TopicAdmin {
         match results.map(|results| results.into_iter().next()) {
             Ok(Some(Ok(_)) | None) => Ok(()),
             Ok(Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists)))) => Ok(()),
-            Ok(Some(Err((_, RDKafkaErrorCode::RequestTimedOut | RDKafkaErrorCode::NotController)))) => {
-                Err(SinkError::Unavailable(format!("topic {name} does not exist, and its creation timed out")))
-            }
+            Ok(Some(Err((
+                _,
+                code @ (RDKafkaErrorCode::RequestTimedOut
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::NotController
+                | RDKafkaErrorCode::InvalidReplicationFactor),
+            )))) => Err(SinkError::Unavailable(format!(
+                "topic {name} does not exist and cannot be created now ({code}): are all brokers up, and no fewer than kafka.replication_factor?"
+            ))),
             Ok(Some(Err((_, code)))) => Err(SinkError::Refused(format!(
                 "topic {name} does not exist and cannot be created ({code}): create it, grant CREATE on it, or mend kafka.partitions, kafka.replication_factor and kafka.topic_config"
             ))),
@@ -189,11 +194,24 @@ impl TopicAdmin {
             retention: None,
             warnings: Vec::new(),
         };
-        let Ok(Some(Ok(settings))) = described else {
-            topic.warnings.push(format!(
-                "topic {name}: its settings cannot be read (grant DESCRIBE_CONFIGS); the usual limits are assumed"
-            ));
-            return Ok(topic);
+        let settings = match described {
+            Ok(Some(Ok(settings))) => settings,
+            Ok(Some(Err(
+                RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed,
+            ))) => {
+                topic.warnings.push(format!(
+                    "topic {name}: its settings cannot be read (grant DESCRIBE_CONFIGS); the usual limits are assumed"
+                ));
+                return Ok(topic);
+            }
+            // Unknown is not the same as good: a compacted topic would lose legs.
+            Ok(Some(Err(code))) => {
+                return Err(SinkError::Unavailable(format!("topic {name}: its settings cannot be read: {code}")));
+            }
+            Ok(None) => return Err(SinkError::Unavailable(format!("topic {name}: Kafka describes no settings"))),
+            Err(error) => {
+                return Err(SinkError::Unavailable(format!("topic {name}: its settings cannot be read: {error}")));
+            }
         };
         let value = |key: &str| settings.get(key).and_then(|entry| entry.value.as_deref());
         if value("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
@@ -202,7 +220,8 @@ impl TopicAdmin {
             )));
         }
         if let Some(bytes) = value("max.message.bytes").and_then(|bytes| bytes.parse().ok()) {
-            topic.message_bytes_max = bytes;
+            // librdkafka takes no other limits.
+            topic.message_bytes_max = usize::clamp(bytes, 1_000, 1_000_000_000);
         }
         topic.retention = retention(&settings);
         Ok(topic)

@@ -129,7 +129,7 @@ impl Api {
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(transport)? {
             if body.len() + chunk.len() > body_max_bytes {
-                return Err(SourceError::refused(format!(
+                return Err(SourceError::unreachable(format!(
                     "a reply is larger than {body_max_bytes} bytes: lower source.page_size or raise source.max_body"
                 )));
             }

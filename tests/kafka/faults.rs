@@ -7,6 +7,7 @@ use call_legs::sandbox::{Sandbox, Settings};
 
 use super::rig::{Rig, assert_complete, identities, sandbox_settings};
 use super::support::kafka::{Kafka, kafka};
+use super::support::read_topic::{Framing, Isolation, read_topic_with_java};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -117,4 +118,28 @@ async fn pages_that_do_not_add_up_are_published_and_hold_the_watermarks() {
     let _daemon = rig.start();
     rig.polled_whole(1).await;
     assert_complete(&identities(kafka().bootstrap(), &rig.topic).await, &rig.true_identities(), true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_the_brokers_refuse_are_dead_letters_and_repeat_nothing() {
+    let settings = [
+        "kafka.topic_config.\"message.timestamp.before.max.ms\" = 3600000",
+        "poll.start_from = \"now-3h\"",
+        "poll.overlap = \"4h\"",
+    ];
+    let sandbox = Sandbox::start(sandbox_settings(300, Duration::from_secs(3 * 3600))).await.unwrap();
+    let rig = Rig::new(sandbox, kafka().bootstrap(), &settings);
+    let _daemon = rig.start();
+    rig.polled_whole(3).await;
+    let legs = identities(kafka().bootstrap(), &rig.topic).await;
+    assert!((50..200).contains(&legs.len()), "about a third is young enough: {}", legs.len());
+    assert!(legs.values().all(|count| *count == 1), "their neighbours are there once");
+    let dead = read_topic_with_java(
+        kafka().bootstrap(),
+        &format!("{}.dead-letter", rig.topic),
+        Framing::Raw,
+        Isolation::ReadCommitted,
+    );
+    assert_eq!(legs.len() + dead.len(), 300, "each row is in exactly one of the topics");
+    assert!(dead.iter().all(|message| message["headers"]["call-legs-error-code"]["text"] == "timestamp-refused"));
 }
