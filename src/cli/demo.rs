@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::print_line;
 use crate::codec::{Decoder, schema};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::core::dedupe::Counts;
 use crate::daemon::{self, TopicCheck};
 use crate::error::{Ended, Exit, OrExit};
@@ -59,14 +59,15 @@ pub(super) struct DemoArgs {
 }
 
 pub(super) async fn run(arguments: DemoArgs, interrupted: CancellationToken) -> Result<(), Ended> {
-    logging::start("warn", crate::config::LogFormat::Text);
+    logging::start("warn", config::LogFormat::Text);
     let api = Sandbox::start(sandbox_settings(&arguments))
         .await
         .context("the sandbox cannot be started")
         .or_exit(Exit::Internal)?;
     let (embedded, bootstrap_servers) = kafka(&arguments)?;
     let state = tempfile::tempdir().or_exit(Exit::State)?;
-    let config = config(&api, &bootstrap_servers, &state.path().display().to_string()).or_exit(Exit::Internal)?;
+    let config =
+        configuration(&api, &bootstrap_servers, &state.path().display().to_string()).or_exit(Exit::Internal)?;
     say(&format!(
         "simulated API at {}, {} at {bootstrap_servers}, topic {TOPIC}; a leg is one line of JSON on standard output",
         api.base_url(),
@@ -77,8 +78,10 @@ pub(super) async fn run(arguments: DemoArgs, interrupted: CancellationToken) -> 
     let stop = interrupted.child_token();
     let check = if embedded.is_some() { TopicCheck::Assume } else { TopicCheck::Ensure };
     let kafka = config.kafka.clone();
+    // Before the connector starts: what an earlier demo left in the topic is not this one's.
+    let reader = open_once(&kafka, From::End).await.ok();
     let connector = tokio::spawn(daemon::run(config, check, status.clone(), stop.clone()));
-    let ended = show(&arguments, kafka, &status, &stop, connector).await;
+    let ended = show(&arguments, reader, kafka, &status, &stop, connector).await;
     api.stop().await;
     ended
 }
@@ -105,12 +108,16 @@ fn sandbox_settings(arguments: &DemoArgs) -> sandbox::Settings {
 /// Prints legs and summaries until the time is up, then stops the connector and adds up.
 async fn show(
     arguments: &DemoArgs,
-    kafka: crate::config::Kafka,
+    reader: Option<TopicReader>,
+    kafka: config::Kafka,
     status: &StatusBoard,
     stop: &CancellationToken,
     mut connector: tokio::task::JoinHandle<Result<(), Ended>>,
 ) -> Result<(), Ended> {
-    let mut reader = open(kafka, stop).await?;
+    let mut reader = match reader {
+        Some(reader) => reader,
+        None => open(&kafka, stop).await?,
+    };
     let decoder = Decoder::new(schema::call_leg(), None);
     let deadline = arguments.duration.map(|duration| Instant::now() + duration);
     let mut summary = tokio::time::interval_at(Instant::now() + SUMMARY_EVERY, SUMMARY_EVERY);
@@ -151,17 +158,22 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// A reader of the demo's topic, as soon as the connector has made sure of it.
-async fn open(kafka: crate::config::Kafka, stop: &CancellationToken) -> Result<TopicReader, Ended> {
+/// A reader of the demo's topic, as soon as the connector has created it.
+async fn open(kafka: &config::Kafka, stop: &CancellationToken) -> Result<TopicReader, Ended> {
     loop {
-        let kafka = kafka.clone();
-        let opened = tokio::task::spawn_blocking(move || TopicReader::open(&kafka, TOPIC, From::Beginning)).await;
-        match opened.unwrap_or_else(|error| Err(SinkError::Unavailable(error.to_string()))) {
+        match open_once(kafka, From::Beginning).await {
             Ok(reader) => return Ok(reader),
             Err(error) if stop.is_cancelled() => return Err(error).or_exit(Exit::Sink),
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     }
+}
+
+async fn open_once(kafka: &config::Kafka, from: From) -> Result<TopicReader, SinkError> {
+    let kafka = kafka.clone();
+    tokio::task::spawn_blocking(move || TopicReader::open(&kafka, TOPIC, from))
+        .await
+        .unwrap_or_else(|error| Err(SinkError::Unavailable(error.to_string())))
 }
 
 type Embedded = MockCluster<'static, DefaultProducerContext>;
@@ -181,7 +193,7 @@ fn kafka(arguments: &DemoArgs) -> Result<(Option<Embedded>, String), Ended> {
     Ok((Some(cluster), servers))
 }
 
-fn config(api: &Sandbox, bootstrap_servers: &str, state_dir: &str) -> anyhow::Result<Config> {
+fn configuration(api: &Sandbox, bootstrap_servers: &str, state_dir: &str) -> anyhow::Result<Config> {
     let Credentials { api_key, username, password } = api.api().credentials();
     let toml = format!(
         r#"
