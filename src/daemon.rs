@@ -27,8 +27,9 @@ use crate::telemetry::{Metrics, StatusBoard};
 /// Between attempts to reach what is needed at the start.
 const START_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
 
-/// How long pages under way may take after the signal to stop.
-const STOP_GRACE: Duration = Duration::from_secs(9);
+/// How long pages under way may take after the signal to stop; ending takes a second more, and a container
+/// is killed after ten.
+const STOP_GRACE: Duration = Duration::from_secs(8);
 
 /// Connecting to the registry, and a whole request to it.
 const REGISTRY_TIMEOUTS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(15));
