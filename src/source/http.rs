@@ -37,7 +37,6 @@ const TOKEN_BODY_MAX: usize = 1 << 20;
 pub struct Api {
     http: reqwest::Client,
     settings: config::Source,
-    base_url: Url,
     tokens: Tokens,
     budget: Mutex<Budget>,
     started: Instant,
@@ -72,20 +71,8 @@ impl Api {
             builder = certificates.into_iter().fold(builder, reqwest::ClientBuilder::add_root_certificate);
         }
         let http = builder.build().map_err(|error| ClientError::Build(causes(&error)))?;
-        let mut base_url = settings.base_url.clone();
-        if !base_url.path().ends_with('/') {
-            base_url.set_path(&format!("{}/", base_url.path()));
-        }
         let budget = Mutex::new(Budget::new(settings.requests_per_minute, Duration::ZERO));
-        Ok(Self {
-            http,
-            settings,
-            base_url,
-            tokens: Tokens::default(),
-            budget,
-            started: Instant::now(),
-            skew: Mutex::new(None),
-        })
+        Ok(Self { http, settings, tokens: Tokens::default(), budget, started: Instant::now(), skew: Mutex::new(None) })
     }
 
     async fn token(&self, rejected: Option<&Token>) -> Result<Token, SourceError> {
@@ -113,8 +100,8 @@ impl Api {
     }
 
     fn url(&self, path: &str) -> Url {
-        // Both paths are constants that join to any base, so the fallback is never taken.
-        self.base_url.join(path).unwrap_or_else(|_| self.base_url.clone())
+        // The base ends in a slash, and both paths are constants that join to any base, so the fallback is never taken.
+        self.settings.base_url.join(path).unwrap_or_else(|_| self.settings.base_url.clone())
     }
 
     async fn send(&self, request: reqwest::RequestBuilder, body_max_bytes: usize) -> Result<Answer, SourceError> {

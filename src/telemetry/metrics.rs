@@ -92,7 +92,7 @@ impl Metrics {
         registry.register("rows", "Rows read from the API by what became of them: published, duplicate, revised, dead, unfinished, beyond_horizon", self.rows.clone());
         registry.register(
             "polls",
-            "Polls by how they ended: ok, incomplete, clock_skew, unreachable, rate_limited, refused",
+            "Polls by how they ended: ok, incomplete, clock_skew, unreachable, rate_limited, cursor_refused, refused",
             self.polls.clone(),
         );
         registry.register(
@@ -102,7 +102,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "source_request_duration",
-            "Time from sending a report request to having its body",
+            "Time of a report request, with its wait for the request budget and a due login",
             Unit::Seconds,
             self.source_request_duration.clone(),
         );
