@@ -3,36 +3,46 @@
 //! It waits for Kafka and the registry at the start as it does later, so that the order in which
 //! containers come up does not matter, and ends only by what no waiting mends.
 
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::admin::{self, Pages};
 use crate::clock::{Clock, SystemClock};
 use crate::codec::registry::{self, subject_of_values};
-use crate::codec::{Framing, Registry, RegistryError, schema};
+use crate::codec::{Framing, PublishedSchema, Registry, RegistryError, schema};
 use crate::config::{self, Config};
-use crate::connector::{Connector, ConnectorError, Destinations, Pace, Publisher};
+use crate::connector::{
+    Connector, ConnectorError, Identity, JournalFault, Order, OrderRequest, Pace, RecordTerms, Terms,
+};
+use crate::core::journal::Nonce;
 use crate::core::retry::Backoff;
 use crate::core::watermark::Delays;
 use crate::error::{Ended, Exit, OrExit};
-use crate::sink::topics::{TopicAdmin, Topics};
-use crate::sink::{KafkaSink, SinkError};
+use crate::sink::topics::{self, Topic, TopicAdmin, Topics};
+use crate::sink::{KafkaCluster, SinkError};
 use crate::source::Api;
-use crate::store::{SledStore, StateLock};
+use crate::store::{Instance, SledView, StateLock, StoreError, Token};
 use crate::telemetry::{Metrics, StatusBoard};
 
 /// Between attempts to reach what is needed at the start.
 const START_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
 
-/// How long pages under way may take after the signal to stop; ending takes a second more, and a container
+/// How long transactions under way may take after the signal to stop; ending takes a second more, and a container
 /// is killed after ten.
 const STOP_GRACE: Duration = Duration::from_secs(8);
 
 /// Connecting to the registry, and a whole request to it.
 const REGISTRY_TIMEOUTS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(15));
+
+/// How many operators' orders may wait; more are asked to come again.
+const ORDERS_WAITING_MAX: usize = 4;
 
 /// How the topics are treated at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,90 +60,169 @@ pub async fn run(
     status: StatusBoard,
     stop: CancellationToken,
 ) -> Result<(), Ended> {
-    if config.kafka.delivery == config::Delivery::ExactlyOnce {
-        return Err(anyhow!(
-            "kafka.delivery: this version delivers at least once only: set \"auto\" or \"at-least-once\""
-        ))
-        .or_exit(Exit::Usage);
-    }
-    tracing::info!("delivery is at least once: idempotent, acknowledged by all in-sync replicas");
     status.update(|status| status.waiting_for = Some("connecting to Kafka".to_owned()));
     let _lock = StateLock::acquire(&config.state.dir).or_exit(Exit::State)?;
-    let store = open_store(&config, &status).await?;
+    let token = Arc::new(Token::create(&config.state.dir, rand::random()).or_exit(Exit::State)?);
     let metrics = Arc::new(Metrics::default());
     let listener = admin::listen(config.admin.listen)
         .await
         .map_err(|error| anyhow!("admin.listen: cannot listen on {}: {error}", config.admin.listen))
         .or_exit(Exit::Usage)?;
-    let pages = Pages { status: status.clone(), metrics: Arc::clone(&metrics) };
+    let admin = listener.local_addr().unwrap_or(config.admin.listen).to_string();
+    let (orders, ordered) = mpsc::channel(ORDERS_WAITING_MAX);
+    let pages = Pages { status: status.clone(), metrics: Arc::clone(&metrics), token, orders };
     let served = CancellationToken::new();
     let _served_while_running = served.clone().drop_guard();
     tokio::spawn(admin::serve(listener, pages, served.cancelled_owned()));
 
-    let source = Arc::new(Api::new(config.source.clone()).or_exit(Exit::Usage)?);
-    let Some((sink, framing)) = reach_kafka(&config, topics, &status, &stop).await? else {
+    let Some(connector) = connector(&config, topics, admin, &status, metrics, ordered, &stop).await? else {
         return Ok(());
-    };
-    let destinations = Destinations { sink, store: Arc::new(store), framing };
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let connector = Connector {
-        source,
-        publisher: Publisher::new(destinations, Arc::clone(&clock), status.clone(), Arc::clone(&metrics), stop.clone()),
-        clock,
-        units: config.source.pbx_ids.clone(),
-        pace: pace(&config),
-        start_from: config.poll.start_from,
-        status: status.clone(),
-        metrics,
     };
     let running = connector.run(stop.clone());
     tokio::pin!(running);
     let ended = tokio::select! {
         ended = &mut running => ended,
         () = stop.cancelled() => {
-            tracing::info!("stopping: pages under way are finished first");
+            tracing::info!("stopping: what is under way is finished first");
             status.update(|status| status.stopping = true);
             match tokio::time::timeout(STOP_GRACE, running).await {
                 Ok(ended) => ended,
                 Err(_) => {
-                    tracing::warn!("Kafka did not take the page under way in time; it is read again after the next start");
+                    tracing::warn!("Kafka did not take what is under way in time; it is read again after the next start");
                     Ok(())
                 }
             }
         }
     };
     tracing::info!("stopped");
-    ended.map_err(|error| Ended { exit: exit_of(&error), error: error.into() })
+    ended.map_err(ended_by)
 }
 
-fn exit_of(error: &ConnectorError) -> Exit {
-    match error {
-        ConnectorError::Store(_) => Exit::State,
+/// Becomes the owner for one order: for commands, while no daemon of this configuration runs.
+pub async fn carry_out(config: Config, order: Order) -> Result<String, Ended> {
+    let status = StatusBoard::default();
+    let _lock = StateLock::acquire(&config.state.dir).or_exit(Exit::State)?;
+    let (_orders, ordered) = mpsc::channel(1);
+    let stop = CancellationToken::new();
+    let admin = "none (a command)".to_owned();
+    let connector =
+        connector(&config, TopicCheck::Ensure, admin, &status, Arc::new(Metrics::default()), ordered, &stop).await?;
+    match connector {
+        Some(connector) => connector.carry_out(order).await.map_err(ended_by),
+        None => Err(anyhow!("stopped")).or_exit(Exit::Internal),
+    }
+}
+
+/// The parts put together; `None` when told to stop before Kafka was there.
+async fn connector(
+    config: &Config,
+    topics: TopicCheck,
+    admin: String,
+    status: &StatusBoard,
+    metrics: Arc<Metrics>,
+    orders: mpsc::Receiver<OrderRequest>,
+    stop: &CancellationToken,
+) -> Result<Option<Connector<Api, KafkaCluster, SledView>>, Ended> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let instance = Instance::load_or_create(&config.state.dir, clock.nonce()).or_exit(Exit::State)?;
+    let view = open_view(&config.state.dir, status).await?;
+    let source = Arc::new(Api::new(config.source.clone()).or_exit(Exit::Usage)?);
+    let Some((cluster, framings)) = reach_kafka(config, topics, status, stop).await? else {
+        return Ok(None);
+    };
+    let identity = Identity {
+        instance,
+        process: Nonce(clock.nonce()),
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        admin,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let terms = Terms {
+        identity,
+        units: config.source.pbx_ids.clone(),
+        delivery: config.kafka.delivery,
+        beat: config.kafka.beat,
+        journal: config.kafka.journal.clone(),
+        topic: config.kafka.topic.clone(),
+        source: source_fingerprint(&config.source),
+        status_framing: framings.status,
+    };
+    let delays = Delays { settle: config.poll.settle, overlap: config.poll.overlap, horizon: config.state.horizon };
+    let records = RecordTerms {
+        framing: framings.legs,
+        timestamp: config.kafka.timestamp,
+        time_basis: config.source.time_basis,
+        delays,
+    };
+    Ok(Some(Connector {
+        source,
+        cluster: Arc::new(cluster),
+        view: Arc::new(view),
+        clock,
+        terms,
+        records,
+        pace: Pace {
+            interval: config.poll.interval,
+            window_max: config.poll.max_window,
+            clock_tolerance: config.poll.clock_tolerance,
+            time_zone: config.source.time_zone,
+            delays,
+        },
+        start_from: config.poll.start_from,
+        status: status.clone(),
+        metrics,
+        orders,
+    }))
+}
+
+/// A hash of what decides which legs the source shows: with other settings, what was read covers something else.
+fn source_fingerprint(source: &config::Source) -> u64 {
+    let mut text = format!("{:?} {}", source.time_basis, source.simplified);
+    for filter in [&source.callers, &source.callees, &source.callers_or_callees] {
+        let mut values: Vec<&str> = filter.iter().map(String::as_str).collect();
+        values.sort_unstable();
+        text.push('\n');
+        text.push_str(&values.join(","));
+    }
+    xxh3_64(text.as_bytes())
+}
+
+fn ended_by(error: ConnectorError) -> Ended {
+    let exit = match &error {
+        ConnectorError::Journal(JournalFault::NoTransactions(_)) => Exit::Sink,
+        ConnectorError::Store(_) | ConnectorError::Journal(_) | ConnectorError::OwnerAlive { .. } => Exit::State,
         ConnectorError::NoStart(_) => Exit::Usage,
+        ConnectorError::Order(_) => Exit::Usage,
         ConnectorError::Worker(_) => Exit::Internal,
-    }
+    };
+    Ended { exit, error: error.into() }
 }
 
-fn pace(config: &Config) -> Pace {
-    Pace {
-        interval: config.poll.interval,
-        window_max: config.poll.max_window,
-        clock_tolerance: config.poll.clock_tolerance,
-        time_zone: config.source.time_zone,
-        delays: Delays { settle: config.poll.settle, overlap: config.poll.overlap, horizon: config.state.horizon },
-    }
-}
-
-async fn open_store(config: &Config, status: &StatusBoard) -> Result<SledStore, Ended> {
+async fn open_view(dir: &Path, status: &StatusBoard) -> Result<SledView, Ended> {
     let _step = status.bounded_step("opening the store", Duration::from_secs(60));
-    let dir = config.state.dir.clone();
-    match tokio::task::spawn_blocking(move || SledStore::open(&dir)).await {
-        Ok(opened) => opened.or_exit(Exit::State),
-        Err(_) => {
-            Err(anyhow!("state.dir: the store in {} is damaged: sled cannot open it", config.state.dir.display()))
-                .or_exit(Exit::State)
+    let dir = dir.to_owned();
+    match tokio::task::spawn_blocking(move || SledView::open(&dir)).await {
+        Ok(Err(error @ StoreError::Hangs { .. })) => {
+            tracing::warn!("{error}; starting again by itself");
+            let Err(error) = start_again();
+            Err(error).or_exit(Exit::State)
         }
+        Ok(opened) => opened.or_exit(Exit::State),
+        Err(panicked) => Err(anyhow!("state.dir: opening the store failed: {panicked}")).or_exit(Exit::State),
     }
+}
+
+/// Replaces this process by a new one with the same arguments: a thread that hangs in sled ends no other way.
+fn start_again() -> std::io::Result<std::convert::Infallible> {
+    let mut arguments = std::env::args_os();
+    let _name = arguments.next();
+    Err(std::process::Command::new(std::env::current_exe()?).args(arguments).exec())
+}
+
+/// What stands before the data of each topic that consumers read.
+struct Framings {
+    legs: Framing,
+    status: Framing,
 }
 
 /// Waits for Kafka and the registry; `None` when told to stop before they were there.
@@ -142,7 +231,7 @@ async fn reach_kafka(
     topics: TopicCheck,
     status: &StatusBoard,
     stop: &CancellationToken,
-) -> Result<Option<(KafkaSink, Framing)>, Ended> {
+) -> Result<Option<(KafkaCluster, Framings)>, Ended> {
     for attempt in 1.. {
         let reached = tokio::select! {
             biased;
@@ -150,14 +239,14 @@ async fn reach_kafka(
             reached = reach_once(config, topics) => reached,
         };
         let waiting_for = match reached {
-            Ok((topics, framing)) => {
+            Ok((topics, framings)) => {
                 status.update(|status| status.waiting_for = None);
                 topics.warnings().for_each(|warning| tracing::warn!("{warning}"));
-                if let Some(warning) = retention_warning(&topics, config) {
+                if let Some(warning) = retention_warning(&topics.legs, config) {
                     tracing::warn!("{warning}");
                 }
-                let sink = KafkaSink::new(&config.kafka, topics).or_exit(Exit::Sink)?;
-                return Ok(Some((sink, framing)));
+                let cluster = KafkaCluster::new(&config.kafka, topics).or_exit(Exit::Sink)?;
+                return Ok(Some((cluster, framings)));
             }
             Err(Reach::Wait(reason)) => reason,
             Err(Reach::Refused(error)) => return Err(Ended { exit: Exit::Sink, error }),
@@ -183,7 +272,7 @@ impl From<SinkError> for Reach {
     fn from(error: SinkError) -> Self {
         match error {
             SinkError::Unavailable(reason) => Self::Wait(reason),
-            SinkError::Refused(_) => Self::Refused(error.into()),
+            SinkError::Refused(_) | SinkError::NoTransactions(_) => Self::Refused(error.into()),
         }
     }
 }
@@ -194,22 +283,25 @@ impl From<RegistryError> for Reach {
     }
 }
 
-async fn reach_once(config: &Config, check: TopicCheck) -> Result<(Topics, Framing), Reach> {
+async fn reach_once(config: &Config, check: TopicCheck) -> Result<(Topics, Framings), Reach> {
     let topics = match check {
-        TopicCheck::Ensure => TopicAdmin::new(&config.kafka)?.ensure(&config.kafka).await?,
-        TopicCheck::Assume => Topics::assumed(&config.kafka.topic),
+        TopicCheck::Ensure => TopicAdmin::new(&config.kafka)?.ensure(&config.kafka, &config.kafka.journal).await?,
+        TopicCheck::Assume => Topics::assumed(&config.kafka.topic, &config.kafka.journal),
     };
-    Ok((topics, framing(config).await?))
+    let framings = Framings {
+        legs: framing(config, schema::call_leg(), &config.kafka.topic).await?,
+        status: framing(config, schema::status(), &topics::status(&config.kafka.topic)).await?,
+    };
+    Ok((topics, framings))
 }
 
-/// What stands before each datum; with a registry, the id it gives our schema.
-async fn framing(config: &Config) -> Result<Framing, Reach> {
-    let published = schema::call_leg();
+/// What stands before each datum; with a registry, the id it gives the schema.
+async fn framing(config: &Config, published: &PublishedSchema, topic: &str) -> Result<Framing, Reach> {
     let config::Framing::Confluent(settings) = &config.avro.framing else {
         return Ok(Framing::SingleObject { fingerprint: published.crc64_avro() });
     };
     let registry = registry(settings).map_err(Reach::Refused)?;
-    let subject = subject_of_values(&config.kafka.topic);
+    let subject = subject_of_values(topic);
     let schema_id = if settings.register {
         registry.register(&subject, published.compact()).await?
     } else {
@@ -237,14 +329,14 @@ pub fn registry(settings: &config::Registry) -> anyhow::Result<Registry> {
 }
 
 /// What is wrong when the topic deletes records younger than those that are to be published.
-pub fn retention_warning(topics: &Topics, config: &Config) -> Option<String> {
-    let retention = topics.legs.retention?;
+pub fn retention_warning(legs: &Topic, config: &Config) -> Option<String> {
+    let retention = legs.retention?;
     let now = SystemClock.now();
     let age = now.since(config.poll.start_from?.resolve(now).at);
     (config.kafka.timestamp == config::MessageTimestamp::Disconnect && age > retention).then(|| {
         format!(
             "topic {}: its retention.ms of {} is shorter than the age of the oldest legs to be published ({}), which Kafka may delete before anyone reads them: raise it, set kafka.timestamp = \"publish\", or start later",
-            topics.legs.name,
+            legs.name,
             humantime::format_duration(retention),
             humantime::format_duration(Duration::from_secs(age.as_secs())),
         )

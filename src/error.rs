@@ -13,7 +13,7 @@ pub enum Exit {
     Source = 3,
     /// Kafka or the schema registry refuses.
     Sink = 4,
-    /// The state directory cannot be used.
+    /// The state directory or the journal cannot be used, or belongs to another instance.
     State = 5,
 }
 

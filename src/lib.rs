@@ -3,38 +3,45 @@
 //! # The flow
 //!
 //! ```text
-//!                 ┌────────────────────── connector ──────────────────────┐
-//!                 │  per unit:  plan ─▶ fetch      one for all units:      │
-//!   8x8 API ──▶ source ─────────────────▶ classify ─▶ encode ─▶ publish ─▶ sink ──▶ Kafka
-//!   (or sandbox)  │                          ▲          │         │        │
-//!                 │                          │        codec       ▼        │
-//!                 │                        store ◀─────────── commit       │
-//!                 └────────────────────────────────────────────────────────┘
-//!   clock, telemetry (metrics, status, logs) ──▶ admin port
+//!                 ┌─────────────────────── connector ────────────────────────┐
+//!                 │  per unit:  plan ─▶ fetch      one for all units:         │
+//!   8x8 API ──▶ source ─────────────────▶ classify ─▶ encode ─▶ commit ───▶ sink ──▶ Kafka:
+//!   (or sandbox)  │                          ▲          │          │          │      legs, dead letters,
+//!                 │                          │        codec        ▼          │      status, journal:
+//!                 │                         view ◀────────────── apply        │      one transaction
+//!                 │                          ▲                                │
+//!                 │   stand by ─▶ take over ─┴─ fold ◀──────────────────────── sink ◀── journal
+//!                 └──────────────────────────────────────────────────────────┘
+//!   clock, telemetry (metrics, status, logs) ──▶ admin port ◀── operators' orders
 //! ```
 //!
 //! # Where to find what
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`core`] | what is decided: windows, watermarks, paging, identity, dedupe, retries. Pure |
-//! | [`connector`] | the flow: one poller a unit, one publisher for all; the only place that knows all adapters |
+//! | [`core`] | what is decided: windows, watermarks, paging, identity, dedupe, the journal's records and what they add up to. Pure |
+//! | [`connector`] | the flow: who may publish, one poller a unit, one publisher for all; the only place that knows all adapters |
 //! | [`source`] | the 8x8 API: HTTP, token, errors turned into advice, JSON turned into rows |
-//! | [`store`] | what is remembered, in sled; the lock on the state directory |
-//! | [`codec`] | Avro: the schema, encoding, framing, the schema registry, decoding for `tail` |
-//! | [`sink`] | Kafka: producer, topics, a reader for `tail` |
-//! | [`telemetry`], [`admin`] | metrics, status, logs; the port that shows them |
+//! | [`sink`] | Kafka: producers, committed records, topics, a reader for `tail` |
+//! | [`store`] | the view of the journal in sled; the state directory's lock, number and token |
+//! | [`codec`] | Avro: schemas, encoding, framing, the schema registry, decoding for `tail`; the journal's and the feed's bytes |
+//! | [`telemetry`], [`admin`] | metrics, status, logs; the port that shows them and takes orders |
 //! | [`config`] | file and environment, checked as a whole |
 //! | [`daemon`], [`cli`], [`error`] | the parts put together, the commands, the exit codes |
 //! | [`sandbox`] | the simulated API, for the demo and the tests |
+//! | [`hooks`] | where tests reach in; nothing in a release build |
 //!
 //! # What holds, and where
 //!
+//! - Kafka has everything: the view may be deleted at any instant ([`store`]).
+//! - Legs, dead letters, status, page and progress are one transaction, progress last; the view is told
+//!   after the commit (`connector::transaction`).
+//! - Nothing is published between a producer's init and the end of the read-back (`connector::takeover`).
+//! - Any answer but a clean one drops the producer; nothing is ever aborted by us (`connector::owner`).
+//! - No transaction waits for HTTP: what goes into one is in memory before it begins.
 //! - Nothing in [`core`] reads a clock, draws a random number, does I/O or waits.
-//! - Adapters know [`core`] and their own library, never one another. JSON stays in `source::wire`,
+//! - Adapters know [`core`] and their own library, never one another. JSON of the API stays in `source::wire`,
 //!   librdkafka in [`sink`], sled in [`store`], `apache_avro` in [`codec`].
-//! - Only [`connector::Publisher`] writes to sink and store: first Kafka's acknowledgement, then the
-//!   identities, then, when a window was read whole, its watermark.
 //! - Every row ends in exactly one of the counts of [`core::dedupe::Counts`].
 //! - No log line, error or page holds a secret, or anything of a row.
 //! - Nothing but the commands and the tests knows [`sandbox`].
@@ -44,16 +51,18 @@
 //! The poller of its unit plans a poll: from the final watermark to now, cut into pieces
 //! ([`core::planner`]). A piece becomes a query ([`core::query`]), whose pages are fetched one ahead
 //! ([`source`]) until the scroll ends ([`core::pagination`]). The publisher parses the page's rows
-//! ([`source::wire`]), asks the store what it knows ([`store`]), decides ([`core::dedupe`]), encodes
-//! what is new ([`codec`]), sends it and waits for the acknowledgements ([`sink`]), and remembers it.
-//! At the end of the piece the watermarks move ([`core::watermark`]).
+//! ([`source::wire`]), asks the view what it knows ([`store`]), decides ([`core::dedupe`]), encodes
+//! what is new ([`codec`]), and commits it with the identities, the unit's progress and its status in
+//! one transaction ([`sink`]); then the view is told. At the end of the piece the watermarks move
+//! ([`core::watermark`]), which is a transaction too.
 //!
 //! # A crash's way
 //!
-//! Before the acknowledgement: the leg is neither remembered nor below a watermark, and is read and
-//! sent again. Between acknowledgement and flush: the same, and it is in Kafka twice. Between flush
-//! and watermark: it is read again and dropped as a duplicate. After: it is not read again but for
-//! the overlap.
+//! Whatever the instant, the open transaction is fenced and aborted by the next start's init, or it
+//! had come through as a whole. The next start claims the journal, reads it to its own claim, folds
+//! it ([`core::ledger`]) into the view, reads the topics of legs from where the journal accounts for
+//! them, adopts what the journal does not know, and polls from the final watermark; what was
+//! published is known, whatever became of the state directory.
 
 pub mod admin;
 pub mod cli;
@@ -64,6 +73,7 @@ pub mod connector;
 pub mod core;
 pub mod daemon;
 pub mod error;
+pub mod hooks;
 pub mod sandbox;
 pub mod sink;
 pub mod source;

@@ -1,4 +1,6 @@
-//! The admin port: health, readiness and metrics, rendered from plain snapshots.
+//! The admin port: health, readiness and metrics, rendered from plain snapshots; and operators' orders.
+//!
+//! Orders change what is published, so they take the token that lies in the state directory.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -6,15 +8,21 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::connector::{Order, OrderError, OrderRequest};
+use crate::store::Token;
 use crate::telemetry::{Metrics, StatusBoard};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Where orders are posted: JSON of an [`Order`], with the token as bearer; the answer is text.
+pub const ORDERS: &str = "/orders";
 
 /// What the pages are rendered from.
 #[derive(Clone)]
@@ -23,6 +31,10 @@ pub struct Pages {
     pub status: StatusBoard,
     /// The counters.
     pub metrics: Arc<Metrics>,
+    /// What an order must show.
+    pub token: Arc<Token>,
+    /// Where orders go.
+    pub orders: mpsc::Sender<OrderRequest>,
 }
 
 /// Listens for operators and their tools.
@@ -39,6 +51,7 @@ pub async fn serve(listener: TcpListener, pages: Pages, stopped: impl Future<Out
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .route(ORDERS, post(order))
         .with_state(pages);
     if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(stopped).await {
         tracing::warn!(%error, "the admin port is no longer served");
@@ -62,4 +75,25 @@ async fn readyz(State(pages): State<Pages>) -> impl IntoResponse {
 
 async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, OPENMETRICS)], pages.metrics.render(&pages.status.read(), Instant::now()))
+}
+
+async fn order(State(pages): State<Pages>, headers: HeaderMap, body: String) -> (StatusCode, String) {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if !bearer.and_then(|value| value.strip_prefix("Bearer ")).is_some_and(|token| pages.token.matches(token)) {
+        return (StatusCode::UNAUTHORIZED, "orders take the token in the state directory\n".to_owned());
+    }
+    let order: Order = match serde_json::from_str(&body) {
+        Ok(order) => order,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("no order that this version knows: {error}\n")),
+    };
+    let (reply, answer) = oneshot::channel();
+    if pages.orders.try_send((order, reply)).is_err() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "other orders are waiting: try again in a moment\n".to_owned());
+    }
+    match answer.await {
+        Ok(Ok(done)) => (StatusCode::OK, format!("{done}\n")),
+        Ok(Err(OrderError::Refused(why))) => (StatusCode::CONFLICT, format!("{why}\n")),
+        Ok(Err(OrderError::Failed(why))) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the connector ended before it was done\n".to_owned()),
+    }
 }

@@ -19,8 +19,8 @@ use crate::core::query::query_bounds;
 use crate::core::time::Window;
 use crate::daemon::{self, retention_warning};
 use crate::error::{Ended, Exit, OrExit};
-use crate::sink::SinkError;
-use crate::sink::topics::{Topic, TopicAdmin, Topics, dead_letters};
+use crate::sink::topics::{self, Topic, TopicAdmin};
+use crate::sink::{Destination, SinkError};
 use crate::source::{Api, Source};
 
 /// The window of the request that is tried for each unit.
@@ -123,31 +123,27 @@ async fn check_kafka(config: &Config, findings: &mut Findings) -> Result<(), End
         Err(error) => return findings.fail(Exit::Sink, "kafka", error),
     };
     let mut described = Vec::new();
-    for name in [config.kafka.topic.clone(), dead_letters(&config.kafka.topic)] {
+    for (destination, name) in topics::names(&config.kafka) {
         let what = format!("topic {name}");
         match admin.look_up(&name).await {
-            Ok(Some(partitions)) => match admin.describe(&name, partitions).await {
+            Ok(Some(partitions)) => match admin.describe(destination, &name, partitions).await {
                 Ok(topic) => {
                     findings.ok(&what, describe(&topic))?;
-                    described.push(topic);
+                    described.push((destination, topic));
                 }
                 Err(error) => findings.fail(Exit::Sink, &what, error)?,
             },
             Ok(None) => findings.ok(&what, "does not exist; run creates it")?,
             Err(error @ SinkError::Unavailable(_)) => return findings.fail(Exit::Sink, "kafka", error),
-            Err(error @ SinkError::Refused(_)) => findings.fail(Exit::Sink, &what, error)?,
+            Err(error) => findings.fail(Exit::Sink, &what, error)?,
         }
     }
-    for topic in &described {
-        for warning in &topic.warnings {
-            findings.warn("kafka", warning)?;
-        }
+    for warning in described.iter().flat_map(|(_, topic)| &topic.warnings) {
+        findings.warn("kafka", warning)?;
     }
-    if let [legs, dead_letters] = described.as_slice() {
-        let topics = Topics { legs: legs.clone(), dead_letters: dead_letters.clone() };
-        if let Some(warning) = retention_warning(&topics, config) {
-            findings.warn("kafka", warning)?;
-        }
+    let legs = described.iter().find(|(destination, _)| *destination == Destination::Legs);
+    if let Some(warning) = legs.and_then(|(_, legs)| retention_warning(legs, config)) {
+        findings.warn("kafka", warning)?;
     }
     Ok(())
 }

@@ -29,9 +29,10 @@ use crate::sandbox::faults::FaultMix;
 use crate::sandbox::{self, Sandbox};
 use crate::sink::SinkError;
 use crate::sink::reader::{From, TopicReader};
-use crate::sink::topics::dead_letters;
+use crate::sink::topics;
 use crate::telemetry::{StatusBoard, logging};
 
+/// What the topic's name begins with; each demo has one of its own, so that none finds another's journal.
 const TOPIC: &str = "call-legs-demo";
 const PARTITIONS: i32 = 3;
 const SUMMARY_EVERY: Duration = Duration::from_secs(5);
@@ -64,12 +65,15 @@ pub(super) async fn run(arguments: DemoArgs, interrupted: CancellationToken) -> 
         .await
         .context("the sandbox cannot be started")
         .or_exit(Exit::Internal)?;
-    let (embedded, bootstrap_servers) = kafka(&arguments)?;
+    let topic = format!("{TOPIC}-{}", chrono::Utc::now().format("%Y%m%d-%H%M%S"));
+    let (embedded, bootstrap_servers) = kafka(&arguments, &topic)?;
     let state = tempfile::tempdir().or_exit(Exit::State)?;
-    let config =
-        configuration(&api, &bootstrap_servers, &state.path().display().to_string()).or_exit(Exit::Internal)?;
+    // The mock cluster takes transactions, but neither fences nor hides what was not committed.
+    let delivery = if embedded.is_some() { "at-least-once" } else { "auto" };
+    let config = configuration(&api, &bootstrap_servers, &topic, delivery, &state.path().display().to_string())
+        .or_exit(Exit::Internal)?;
     say(&format!(
-        "simulated API at {}, {} at {bootstrap_servers}, topic {TOPIC}; a leg is one line of JSON on standard output",
+        "simulated API at {}, {} at {bootstrap_servers}, topic {topic}; a leg is one line of JSON on standard output",
         api.base_url(),
         if embedded.is_some() { "embedded Kafka (librdkafka's mock cluster: at least once here)" } else { "Kafka" },
     ));
@@ -78,10 +82,8 @@ pub(super) async fn run(arguments: DemoArgs, interrupted: CancellationToken) -> 
     let stop = interrupted.child_token();
     let check = if embedded.is_some() { TopicCheck::Assume } else { TopicCheck::Ensure };
     let kafka = config.kafka.clone();
-    // Before the connector starts: what an earlier demo left in the topic is not this one's.
-    let reader = open_once(&kafka, From::End).await.ok();
     let connector = tokio::spawn(daemon::run(config, check, status.clone(), stop.clone()));
-    let ended = show(&arguments, reader, kafka, &status, &stop, connector).await;
+    let ended = show(&arguments, kafka, &status, &stop, connector).await;
     api.stop().await;
     ended
 }
@@ -108,16 +110,12 @@ fn sandbox_settings(arguments: &DemoArgs) -> sandbox::Settings {
 /// Prints legs and summaries until the time is up, then stops the connector and adds up.
 async fn show(
     arguments: &DemoArgs,
-    reader: Option<TopicReader>,
     kafka: config::Kafka,
     status: &StatusBoard,
     stop: &CancellationToken,
     mut connector: tokio::task::JoinHandle<Result<(), Ended>>,
 ) -> Result<(), Ended> {
-    let mut reader = match reader {
-        Some(reader) => reader,
-        None => open(&kafka, stop).await?,
-    };
+    let mut reader = open(&kafka, stop).await?;
     let decoder = Decoder::new(schema::call_leg(), None);
     let deadline = arguments.duration.map(|duration| Instant::now() + duration);
     let mut summary = tokio::time::interval_at(Instant::now() + SUMMARY_EVERY, SUMMARY_EVERY);
@@ -161,7 +159,7 @@ async fn until(deadline: Option<Instant>) {
 /// A reader of the demo's topic, as soon as the connector has created it.
 async fn open(kafka: &config::Kafka, stop: &CancellationToken) -> Result<TopicReader, Ended> {
     loop {
-        match open_once(kafka, From::Beginning).await {
+        match open_once(kafka).await {
             Ok(reader) => return Ok(reader),
             Err(error) if stop.is_cancelled() => return Err(error).or_exit(Exit::Sink),
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
@@ -169,23 +167,29 @@ async fn open(kafka: &config::Kafka, stop: &CancellationToken) -> Result<TopicRe
     }
 }
 
-async fn open_once(kafka: &config::Kafka, from: From) -> Result<TopicReader, SinkError> {
+async fn open_once(kafka: &config::Kafka) -> Result<TopicReader, SinkError> {
     let kafka = kafka.clone();
-    tokio::task::spawn_blocking(move || TopicReader::open(&kafka, TOPIC, from))
+    tokio::task::spawn_blocking(move || TopicReader::open(&kafka, &kafka.topic, From::Beginning))
         .await
         .unwrap_or_else(|error| Err(SinkError::Unavailable(error.to_string())))
 }
 
 type Embedded = MockCluster<'static, DefaultProducerContext>;
 
-fn kafka(arguments: &DemoArgs) -> Result<(Option<Embedded>, String), Ended> {
+fn kafka(arguments: &DemoArgs, topic: &str) -> Result<(Option<Embedded>, String), Ended> {
     if let Some(servers) = &arguments.bootstrap_servers {
         return Ok((None, servers.clone()));
     }
     let cluster = MockCluster::new(1).context("the embedded Kafka cannot be started").or_exit(Exit::Internal)?;
-    for topic in [TOPIC.to_owned(), dead_letters(TOPIC)] {
+    let topics = [
+        (topic.to_owned(), PARTITIONS),
+        (topics::dead_letters(topic), 1),
+        (topics::status(topic), 1),
+        (topics::journal(topic), 1),
+    ];
+    for (topic, partitions) in topics {
         cluster
-            .create_topic(&topic, PARTITIONS, 1)
+            .create_topic(&topic, partitions, 1)
             .context("the embedded Kafka makes no topic")
             .or_exit(Exit::Internal)?;
     }
@@ -193,7 +197,13 @@ fn kafka(arguments: &DemoArgs) -> Result<(Option<Embedded>, String), Ended> {
     Ok((Some(cluster), servers))
 }
 
-fn configuration(api: &Sandbox, bootstrap_servers: &str, state_dir: &str) -> anyhow::Result<Config> {
+fn configuration(
+    api: &Sandbox,
+    bootstrap_servers: &str,
+    topic: &str,
+    delivery: &str,
+    state_dir: &str,
+) -> anyhow::Result<Config> {
     let Credentials { api_key, username, password } = api.api().credentials();
     let toml = format!(
         r#"
@@ -210,8 +220,9 @@ fn configuration(api: &Sandbox, bootstrap_servers: &str, state_dir: &str) -> any
         start_from = "now-1h"
         [kafka]
         bootstrap_servers = "{bootstrap_servers}"
-        topic = "{TOPIC}"
+        topic = "{topic}"
         partitions = {PARTITIONS}
+        delivery = "{delivery}"
         [avro]
         framing = "single-object"
         [state]
@@ -238,6 +249,7 @@ fn final_summary(counts: Counts, read_back: u64) -> String {
         "no usable callId, legId or disconnect time: in the dead-letter topic",
         "calls still going on: awaited",
         "older than what is remembered",
+        "beyond the window's ends: read with the neighbouring windows",
     ];
     let mut text = format!("\n  {:>8}  rows fetched from the API, each in exactly one of:\n", counts.fetched());
     for ((name, count), meaning) in counts.named().iter().zip(meanings) {

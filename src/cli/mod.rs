@@ -4,6 +4,7 @@ mod check;
 mod demo;
 mod run;
 mod schema;
+mod state;
 mod tail;
 
 use std::io::{self, Write};
@@ -35,7 +36,7 @@ Exit codes:
   2  command line or configuration
   3  refused by the source (check)
   4  refused by Kafka or the schema registry
-  5  the state directory cannot be used";
+  5  the state directory or the journal cannot be used, or another instance owns it";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -53,8 +54,13 @@ enum Command {
     /// clocks, the topics and the schema registry, with what to do about a failure. The exit code is
     /// that of the first failure.
     Check(ConfigArgs),
-    /// Print the topic's legs as JSON lines
+    /// Print the topic's legs, the status or the journal as JSON lines
     Tail(tail::TailArgs),
+    /// Show the journal, compare the view with it, and change deliberately how far was read
+    ///
+    /// Changes are asked of the running owner. Without one the command becomes the owner until it is
+    /// through; beside an owner elsewhere that is at work it is refused, with the owner's address.
+    State(state::StateArgs),
     /// Serve a simulated 8x8 API, with faults and late rows on request
     Sandbox(SandboxArgs),
     /// Print the Avro schema and its fingerprints, or register it
@@ -90,6 +96,7 @@ async fn dispatch(command: Command) -> Result<(), Ended> {
         Command::Demo(arguments) => demo::run(arguments, stop).await,
         Command::Check(arguments) => unless_stopped(check::run(&arguments.config), &stop).await,
         Command::Tail(arguments) => tail::run(arguments, stop).await,
+        Command::State(arguments) => unless_stopped(state::run(arguments), &stop).await,
         Command::Sandbox(arguments) => {
             crate::sandbox::run(arguments, stop.cancelled_owned()).await.or_exit(Exit::Usage)
         }

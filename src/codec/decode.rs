@@ -178,7 +178,7 @@ pub enum DecodeError {
         count: usize,
     },
     /// The writer's schema cannot be resolved to this program's.
-    #[error("the message's schema is not one of a call leg that this program can read: {reason}")]
+    #[error("the message's schema is not one that this program can read in this topic: {reason}")]
     Unresolved {
         /// What does not fit.
         reason: String,

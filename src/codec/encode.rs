@@ -24,12 +24,7 @@ pub struct LegEncoder {
 impl LegEncoder {
     /// An encoder, to be kept and shared.
     pub fn new() -> Self {
-        let writer = GenericDatumWriter::builder(schema::call_leg().schema())
-            .human_readable(false)
-            .build()
-            // The schema is part of the program and refers to no other; every test here builds this.
-            .expect("the leg's schema resolves by itself");
-        Self { writer }
+        Self { writer: schema::call_leg().writer() }
     }
 
     /// Appends the leg's datum to `out`; on an error `out` is as before.

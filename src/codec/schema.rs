@@ -1,4 +1,4 @@
-//! The schemas that the connector publishes: text, parsed form, canonical form, fingerprints.
+//! The schemas that the connector writes with: text, parsed form, canonical form, fingerprints.
 //!
 //! A schema is parsed once in a process. This file neither encodes nor talks to a registry.
 
@@ -6,17 +6,38 @@ use std::sync::LazyLock;
 
 use apache_avro::Schema;
 use apache_avro::rabin::Rabin;
+use apache_avro::writer::datum::GenericDatumWriter;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-/// The schema of a call leg, from `schemas/call-leg.avsc`.
-pub fn call_leg() -> &'static PublishedSchema {
-    static CALL_LEG: LazyLock<PublishedSchema> = LazyLock::new(|| {
-        // The text is part of the program, and a test of this file parses it.
-        PublishedSchema::parse(include_str!("../../schemas/call-leg.avsc")).expect("schemas/call-leg.avsc is valid")
-    });
-    &CALL_LEG
+/// A function for each schema file; its text is part of the program, and a test of this file parses it.
+macro_rules! schemas {
+    ($($(#[$doc:meta])+ $name:ident = $file:literal;)+) => {$(
+        $(#[$doc])+
+        pub fn $name() -> &'static PublishedSchema {
+            static SCHEMA: LazyLock<PublishedSchema> = LazyLock::new(|| {
+                let text = include_str!(concat!("../../schemas/", $file));
+                PublishedSchema::parse(text).expect(concat!("schemas/", $file, " is valid"))
+            });
+            &SCHEMA
+        }
+    )+};
+}
+
+schemas! {
+    /// The schema of a call leg, from `schemas/call-leg.avsc`.
+    call_leg = "call-leg.avsc";
+    /// The schema of a unit's status, from `schemas/status.avsc`. It is public, like the leg's.
+    status = "status.avsc";
+    /// The journal's first record, from `schemas/journal-genesis.avsc`. The journal's schemas are private.
+    journal_genesis = "journal-genesis.avsc";
+    /// The journal's claim of ownership, from `schemas/journal-claim.avsc`.
+    journal_claim = "journal-claim.avsc";
+    /// The journal's page of identities, from `schemas/journal-page.avsc`.
+    journal_page = "journal-page.avsc";
+    /// The journal's progress of a unit, from `schemas/journal-progress.avsc`.
+    journal_progress = "journal-progress.avsc";
 }
 
 /// A schema of this program, with everything derived from its text.
@@ -72,6 +93,15 @@ impl PublishedSchema {
         &self.schema
     }
 
+    /// A writer of data of this schema, to be kept: it resolves the schema.
+    pub(super) fn writer(&self) -> GenericDatumWriter<'_> {
+        GenericDatumWriter::builder(&self.schema)
+            .human_readable(false)
+            .build()
+            // Each schema is part of the program and refers to no other; a test builds all writers.
+            .expect("the schema resolves by itself")
+    }
+
     /// Avro's parsing canonical form: what the fingerprints are taken of. Documentation, defaults
     /// and logical types are no part of it.
     pub fn canonical(&self) -> &str {
@@ -115,10 +145,13 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use apache_avro::schema::{RecordField, RecordSchema};
+    use apache_avro::schema::RecordSchema;
+    use apache_avro::schema_compatibility::SchemaCompatibility;
     use serde_json::json;
 
     use super::*;
+    use crate::core::feed::state;
+    use crate::core::journal::Delivery;
     use crate::core::leg::{FIELD_COUNT, FIELDS, Kind};
 
     const REQUIRED: [&str; 3] = ["callId", "legId", "disconnectedTimeUTC"];
@@ -140,15 +173,36 @@ mod tests {
         }
     }
 
-    fn all_fields(schema: &RecordSchema) -> Vec<&RecordField> {
-        schema
-            .fields
-            .iter()
-            .flat_map(|field| match &field.schema {
-                Schema::Record(inner) => [vec![field], all_fields(inner)].concat(),
-                _ => vec![field],
-            })
-            .collect()
+    /// All schemas of the program with their files' names.
+    fn all() -> [(&'static str, &'static PublishedSchema); 6] {
+        [
+            ("call-leg", call_leg()),
+            ("status", status()),
+            ("journal-genesis", journal_genesis()),
+            ("journal-claim", journal_claim()),
+            ("journal-page", journal_page()),
+            ("journal-progress", journal_progress()),
+        ]
+    }
+
+    /// The record itself and all within it.
+    fn all_records(schema: &Schema) -> Vec<&RecordSchema> {
+        match schema {
+            Schema::Record(record) => {
+                let inner = record.fields.iter().flat_map(|field| all_records(&field.schema));
+                std::iter::once(record).chain(inner).collect()
+            }
+            Schema::Array(array) => all_records(&array.items),
+            Schema::Union(union) => union.variants().iter().flat_map(all_records).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn is_instant(schema: &Schema) -> bool {
+        match schema {
+            Schema::Union(union) => union.variants().iter().any(is_instant),
+            other => *other == Schema::TimestampMillis,
+        }
     }
 
     #[test]
@@ -174,23 +228,82 @@ mod tests {
 
     #[test]
     fn every_field_is_documented_and_none_holds_an_enum() {
-        for field in all_fields(record(call_leg().schema())) {
-            let documentation = field.doc.as_deref().unwrap_or_default();
-            assert!(documentation.ends_with('.'), "{} has no documentation", field.name);
-            let in_milliseconds = ["UTC", "MS"].iter().any(|end| field.name.ends_with(end));
-            assert!(!in_milliseconds || documentation.contains("Milliseconds"), "{} names no unit", field.name);
+        for (file, schema) in all() {
+            for record in all_records(schema.schema()) {
+                assert!(record.doc.as_deref().unwrap_or_default().ends_with('.'), "{file}: {}", record.name);
+                for field in &record.fields {
+                    let documentation = field.doc.as_deref().unwrap_or_default();
+                    assert!(documentation.ends_with('.'), "{file}: {} has no documentation", field.name);
+                    let in_milliseconds =
+                        is_instant(&field.schema) || ["UTC", "MS", "Ms"].iter().any(|end| field.name.ends_with(end));
+                    assert!(
+                        !in_milliseconds || documentation.contains("Milliseconds"),
+                        "{file}: {} names no unit",
+                        field.name
+                    );
+                }
+            }
+            assert!(!schema.canonical().contains("\"enum\""), "{file}: Flink SQL refuses enums");
         }
-        assert!(!call_leg().canonical().contains("\"enum\""), "Flink SQL refuses enums");
     }
 
-    /// The expected values are those of Avro 1.12 for Java and of fastavro.
+    #[test]
+    fn the_status_explains_every_state_and_topic_that_the_connector_names() {
+        let fields = &record(status().schema()).fields;
+        let documentation = |name: &str| {
+            fields.iter().find(|field| field.name == name).and_then(|field| field.doc.clone()).unwrap_or_default()
+        };
+        for state in [
+            "starting",
+            state::OK,
+            state::CATCHING_UP,
+            "source_unreachable",
+            "source_auth",
+            "source_rate_limited",
+            "source_incomplete",
+            "clock_skew",
+            "sink_degraded",
+            state::STOPPED,
+        ] {
+            assert!(documentation("state").contains(&format!("{state} (")), "{state}");
+        }
+        for delivery in [Delivery::ExactlyOnce, Delivery::AtLeastOnce] {
+            assert!(documentation("delivery").contains(delivery.as_str()));
+        }
+    }
+
+    /// The expected values are those of fastavro 1.13.1 (`to_parsing_canonical_form`, `fingerprint`),
+    /// and for the leg also those of Avro 1.12 for Java. The second is in little endian, as
+    /// single-object encoding writes it.
     #[test]
     fn fingerprints_agree_with_other_implementations() {
-        assert_eq!(call_leg().sha256(), "a5398b31349c41f2b3e1c729f65f25790facb9ee94767c802413fce876e8018d");
-        assert_eq!(
-            call_leg().crc64_avro().to_le_bytes().map(|byte| format!("{byte:02x}")).concat(),
-            "5d068d90f4f44fa2"
-        );
+        let expected = [
+            ("a5398b31349c41f2b3e1c729f65f25790facb9ee94767c802413fce876e8018d", "5d068d90f4f44fa2"),
+            ("4912054822f9d83c956d5a9ef5025bc68b6a7e9e2c8996367e7810287fbb2786", "7f2f887a473f9907"),
+            ("2020e57ce5861e74745ab70110833c230ede028a99c7bb02084792802ae39152", "159ccbc232338bbb"),
+            ("aef95fccb9680d138de805c9d5068eded1fe3c7fd38aaa73897ca3d54e10fdcd", "2d846de6184323b2"),
+            ("d591357ed419ddbf98cc2d5ec5eccc6a5c7285ca78c7f44187513a91bc41aaab", "260365ae6135c3fc"),
+            ("8941d80f72f423edf7a24f5f7ebe685a9323a75a3dc81a2b5f8964de04432fca", "c75c8c2b7c662c35"),
+        ];
+        for ((file, schema), (sha256, crc64_avro)) in all().into_iter().zip(expected) {
+            assert_eq!(schema.sha256(), sha256, "{file}");
+            assert_eq!(
+                schema.crc64_avro().to_le_bytes().map(|byte| format!("{byte:02x}")).concat(),
+                crc64_avro,
+                "{file}"
+            );
+        }
+    }
+
+    /// A reader with the version to come, which appends fields with defaults, and this version read
+    /// each other's statuses.
+    #[test]
+    fn the_status_can_gain_fields() {
+        let mut future: Json = serde_json::from_str(status().text()).unwrap();
+        let added = json!({"name": "lagMs", "type": ["null", "long"], "default": null});
+        future["fields"].as_array_mut().unwrap().push(added);
+        let future = Schema::parse_str(&future.to_string()).unwrap();
+        SchemaCompatibility::mutual_read(status().schema(), &future).unwrap();
     }
 
     #[test]

@@ -190,6 +190,17 @@ fn kafka(r: &mut Reader) -> Option<Kafka> {
             ("at-least-once", Delivery::AtLeastOnce),
         ]),
     );
+    let journal = r.optional("kafka.journal", rule::topic());
+    if let (Some(None), Some(topic)) = (&journal, &topic) {
+        r.show("kafka.journal", journal_of(topic));
+    }
+    if let (Some(Some(journal)), Some(topic)) = (&journal, &topic)
+        && [topic.clone(), format!("{topic}.dead-letter"), format!("{topic}.status")].contains(journal)
+    {
+        r.problem("kafka.journal", "must be a topic of its own, not that of the legs, the dead letters or the status");
+    }
+    // Readers wait for three beats before they call a connector down: longer ones would tell them too late.
+    let beat = r.or_default("kafka.beat", "10s", rule::duration("1s", "10s"));
     let sasl_password = r.secret("kafka.sasl_password");
     let topic_config = r.map("kafka.topic_config", |_, _| None, |_| false);
     let properties = r.map("kafka.properties", guarantee::refusal, guarantee::is_secret);
@@ -213,17 +224,25 @@ fn kafka(r: &mut Reader) -> Option<Kafka> {
     {
         r.problem("kafka.properties.sasl.password", "and kafka.sasl_password are both given: keep one");
     }
+    let topic = topic?;
     Some(Kafka {
         bootstrap_servers: bootstrap_servers?,
-        topic: topic?,
         partitions: partitions?,
         replication_factor: replication_factor?,
         timestamp: timestamp?,
         delivery: delivery?,
+        journal: journal?.unwrap_or_else(|| journal_of(&topic)),
+        beat: beat?,
+        topic,
         sasl_password: sasl_password?,
         topic_config: topic_config?,
         properties: Properties(properties?),
     })
+}
+
+/// The name of the journal where none is given.
+fn journal_of(topic: &str) -> String {
+    format!("{topic}.journal")
 }
 
 fn bootstrap_servers(r: &mut Reader) -> Option<Vec<String>> {

@@ -95,6 +95,10 @@ pub struct Kafka {
     pub timestamp: MessageTimestamp,
     /// The guarantee to publish with.
     pub delivery: Delivery,
+    /// The connector's own topic; two accounts that share a topic of legs have one each.
+    pub journal: String,
+    /// How often at the latest every unit's status is written.
+    pub beat: Duration,
     /// The password of the property `sasl.username`.
     pub sasl_password: Option<Secret>,
     /// Settings of the topic, when it is created.

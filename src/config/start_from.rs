@@ -30,7 +30,7 @@ pub struct Start {
 
 impl StartFrom {
     /// Reads `now`, `now-24h` or an instant in RFC 3339.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         if text == "now" {
             return Some(Self::Ago(Duration::ZERO));
         }

@@ -1,41 +1,69 @@
-//! The flow: recover, then for each unit plan → fetch → classify → encode → publish → commit.
+//! The flow: own the journal, then for each unit plan → fetch → classify → encode → publish → commit.
 //!
 //! ```text
-//!   unit A ─ poller: plan ─▶ fetch page n+1 ─┐ pages, one ahead
-//!   unit B ─ poller: plan ─▶ fetch ──────────┤
-//!                                            ▼
-//!                             publisher (one for all units, a page at a time)
-//!                             classify ─▶ encode ─▶ publish ─▶ commit
-//!                                │                     │          │
-//!                              store                 sink       store: identities, then the watermark
+//!   unit A ─ poller: plan ─▶ fetch page n+1 ─┐ pages, one ahead        stand by ─▶ take over ─▶ read back
+//!   unit B ─ poller: plan ─▶ fetch ──────────┤                             ▲ owner        │
+//!                                            ▼                             └──── doubt ───┤
+//!                             publisher (one for all units) ───────────────────────────▶ commit
+//!                             classify ─▶ encode ─▶ legs, status, page, progress: one transaction
+//!                                │                                                │
+//!                              view ◀──────────────── apply ◀─────────────────────┘
 //! ```
 //!
 //! Only this module sees source, store, codec and sink together. Pollers decide when to read, the
-//! publisher alone writes: it owns sink and store, so that what is remembered is what Kafka has.
+//! publisher alone writes, and only while its owner holds the journal.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `poller` | one unit's loop |
+//! | `publisher` | rows to transactions; beats |
+//! | `owner`, `takeover` | who may write: standing by, claim, read-back, what follows a doubtful answer |
+//! | `transaction` | what goes into one transaction, in which order |
+//! | `order` | what an operator can ask of the owner |
+//! | `follower` | the journal read and folded, the view kept up to date |
+//! | `fault` | every reason not to go on, and what follows from it |
 
+mod fault;
+mod follower;
+mod order;
+mod owner;
 mod poller;
 mod publisher;
-#[cfg(test)]
-mod tests;
+mod takeover;
+mod transaction;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono_tz::Tz;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use publisher::{Destinations, Publisher};
+pub use fault::JournalFault;
+pub use follower::read_journal;
+pub use order::{Order, OrderError};
+pub use owner::{Identity, Terms};
+pub use publisher::RecordTerms;
 
 use crate::clock::Clock;
 use crate::config::StartFrom;
+use crate::core::feed::BEATS_MISSED_MAX;
+use crate::core::ledger::Ledger;
+use crate::core::time::UtcMillis;
 use crate::core::watermark::{Delays, Progress};
-use crate::sink::Sink;
+use crate::sink::Cluster;
 use crate::source::Source;
-use crate::store::{Store, StoreError};
-use crate::telemetry::{Metrics, StatusBoard};
+use crate::store::{StoreError, View};
+use crate::telemetry::{Metrics, Role, StatusBoard};
+use fault::Fault;
+use owner::Owner;
 use poller::Poller;
+use publisher::Publisher;
+
+/// The unit that stands for every PBX of the account.
+const ALL_PBXES: &str = "allpbxes";
 
 /// How the connector polls.
 #[derive(Clone, Debug)]
@@ -55,82 +83,284 @@ pub struct Pace {
 /// What ends the connector; everything else it works through.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectorError {
-    /// The store cannot be used.
+    /// The state directory cannot be used.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
+    /// The journal cannot be right, or an operator has to decide.
+    #[error(transparent)]
+    Journal(JournalFault),
     /// A unit was never read, and the configuration does not say where to start.
     #[error("poll.start_from: unit {0} has never been read: say where to start, for example start_from = \"now-24h\"")]
     NoStart(String),
+    /// An order could not be carried out.
+    #[error(transparent)]
+    Order(OrderError),
+    /// Another instance is at work.
+    #[error(
+        "another instance owns the journal and is at work: {owner}, whose admin port is {admin}. Give the order there, or stop it first"
+    )]
+    OwnerAlive {
+        /// The owner's host name.
+        owner: String,
+        /// Where its admin port listens.
+        admin: String,
+    },
     /// A defect: a worker ended by a panic.
     #[error("a worker ended unexpectedly: {0}")]
     Worker(String),
 }
 
+impl From<Fault> for ConnectorError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Store(error) => Self::Store(error),
+            Fault::Journal(fault) => Self::Journal(fault),
+            Fault::NoStart(unit) => Self::NoStart(unit),
+            other => Self::Worker(other.to_string()),
+        }
+    }
+}
+
 /// The connector, ready to run.
-pub struct Connector<S, K, T> {
+pub struct Connector<S, C, V> {
     /// Where legs come from.
     pub source: Arc<S>,
-    /// Where they go, and what is remembered.
-    pub publisher: Publisher<K, T>,
-    /// The wall clock.
+    /// Where they go.
+    pub cluster: Arc<C>,
+    /// What is remembered of the journal.
+    pub view: Arc<V>,
+    /// The wall clock and the dice.
     pub clock: Arc<dyn Clock>,
-    /// The units, each an entry of `source.pbx_ids`.
-    pub units: Vec<String>,
+    /// What the owner of the journal works by.
+    pub terms: Terms,
+    /// How records are made.
+    pub records: RecordTerms,
     /// How it polls.
     pub pace: Pace,
-    /// Where a new unit starts.
+    /// Where a new journal starts.
     pub start_from: Option<StartFrom>,
     /// How things are.
     pub status: StatusBoard,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What operators ask for while it runs.
+    pub orders: mpsc::Receiver<OrderRequest>,
 }
 
-impl<S: Source, K: Sink, T: Store> Connector<S, K, T> {
+/// An operator's order and the way back to whoever gave it.
+pub type OrderRequest = (Order, oneshot::Sender<Result<String, OrderError>>);
+
+impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
     /// Runs until told to stop, or until something ends it that no waiting mends.
     ///
-    /// When told to stop, pages under way are finished; dropping the future abandons them, which
-    /// loses nothing, since progress is stored last.
+    /// When told to stop, the transaction under way is finished, and the status says `stopped`; dropping
+    /// the future abandons both, which loses nothing.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), ConnectorError> {
-        let recovered = self.recover().await?;
-        let publisher = Arc::new(Mutex::new(self.publisher));
-        let mut pollers = JoinSet::new();
-        for (unit, recovered) in recovered {
+        self.terms.units.iter().for_each(|unit| self.status.update_unit(unit, |_| {}));
+        let publisher = Arc::new(Mutex::new(self.publisher(&stop)));
+        loop {
+            let opened = {
+                let mut publisher = publisher.lock().await;
+                let opening = publisher.open(None);
+                tokio::pin!(opening);
+                loop {
+                    tokio::select! {
+                        biased;
+                        opened = &mut opening => break opened,
+                        Some((_, reply)) = self.orders.recv() => refuse(reply, &self.status),
+                    }
+                }
+            };
+            let worked = match opened {
+                Ok(()) => self.work(&publisher, &stop).await,
+                Err(fault) => Err(fault),
+            };
+            match worked {
+                Err(Fault::Yielded) => {
+                    tracing::warn!("another instance has taken over: this one stands by");
+                    self.status.update(|status| status.publishing_since = None);
+                }
+                Ok(()) | Err(Fault::Stopped) => {
+                    if let Err(fault) = publisher.lock().await.release().await {
+                        tracing::warn!("the journal could not be given up: {fault}");
+                    }
+                    return Ok(());
+                }
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+    }
+
+    /// Owns the journal for one order, carries it out, and gives the journal up again.
+    ///
+    /// # Errors
+    /// Also when another instance is at work, which is then to be asked instead.
+    pub async fn carry_out(self, order: Order) -> Result<String, ConnectorError> {
+        let stop = CancellationToken::new();
+        let mut publisher = self.publisher(&stop);
+        let mut changes = self.status.watch();
+        {
+            let opening = publisher.open(Some(&order));
+            tokio::pin!(opening);
+            let mut give_up_at: Option<Instant> = None;
+            loop {
+                tokio::select! {
+                    biased;
+                    opened = &mut opening => break opened?,
+                    () = until(give_up_at) => return Err(self.owner_alive()),
+                    Ok(()) = changes.changed() => {
+                        let is_standing_by = matches!(changes.borrow_and_update().role, Role::StandingBy { .. });
+                        if !is_standing_by {
+                            give_up_at = None;
+                        } else if give_up_at.is_none() {
+                            // A dead owner's beats stop: within three of them it is found out, and taken over from.
+                            give_up_at = Some(Instant::now() + self.terms.beat * (BEATS_MISSED_MAX + 2));
+                        }
+                    }
+                }
+            }
+        }
+        let done = publisher.carry_out(order).await;
+        // After a refusal nothing is written but that the journal is free again.
+        let released = if done.is_ok() { publisher.release().await } else { publisher.give_up().await };
+        if let Err(fault) = released {
+            tracing::warn!("the journal could not be given up: {fault}");
+        }
+        done.map_err(ConnectorError::Order)
+    }
+
+    fn owner_alive(&self) -> ConnectorError {
+        let (owner, admin) = match self.status.read().role {
+            Role::StandingBy { owner, admin } => (owner, admin),
+            _ => ("unknown".to_owned(), "unknown".to_owned()),
+        };
+        ConnectorError::OwnerAlive { owner, admin }
+    }
+
+    fn publisher(&self, stop: &CancellationToken) -> Publisher<C, V> {
+        let owner = Owner::new(
+            Arc::clone(&self.cluster),
+            Arc::clone(&self.view),
+            self.terms.clone(),
+            Arc::clone(&self.clock),
+            self.status.clone(),
+            stop.clone(),
+        );
+        Publisher::new(
+            owner,
+            self.records.clone(),
+            Arc::clone(&self.clock),
+            self.status.clone(),
+            Arc::clone(&self.metrics),
+        )
+    }
+
+    /// Polls every unit, and beats, until told to stop or until one of them gives up.
+    async fn work(&mut self, publisher: &Arc<Mutex<Publisher<C, V>>>, stop: &CancellationToken) -> Result<(), Fault> {
+        let mut workers = JoinSet::new();
+        for unit in &self.terms.units {
             let poller = Poller {
-                unit,
-                recovered,
+                unit: unit.clone(),
                 start_from: self.start_from,
                 source: Arc::clone(&self.source),
-                publisher: Arc::clone(&publisher),
+                publisher: Arc::clone(publisher),
                 clock: Arc::clone(&self.clock),
                 pace: self.pace.clone(),
                 status: self.status.clone(),
                 metrics: Arc::clone(&self.metrics),
                 stop: stop.clone(),
             };
-            pollers.spawn(poller.run());
+            workers.spawn(poller.run());
         }
-        while let Some(ended) = pollers.join_next().await {
-            ended.map_err(|error| ConnectorError::Worker(error.to_string()))??;
-        }
-        Ok(())
-    }
-
-    /// How far each unit had come; `None` for one that was never read.
-    async fn recover(&mut self) -> Result<Vec<(String, Option<Progress>)>, ConnectorError> {
-        let mut recovered = Vec::with_capacity(self.units.len());
-        for unit in &self.units {
-            let progress = self.publisher.recover(unit).await?;
-            match &progress {
-                Some(progress) => {
-                    tracing::info!(unit, complete_to = %progress.complete_to, final_to = %progress.final_to, "reading goes on");
+        workers.spawn(beat(Arc::clone(publisher), self.terms.beat, stop.clone()));
+        loop {
+            tokio::select! {
+                biased;
+                ended = workers.join_next() => match ended {
+                    // What the others have under way is dropped with the set, which loses nothing.
+                    Some(ended) => ended.map_err(|error| Fault::Worker(error.to_string()))??,
+                    None => return Ok(()),
+                },
+                Some((order, reply)) = self.orders.recv() => {
+                    let done = publisher.lock().await.carry_out(order).await;
+                    // Whoever asked may have left; the journal has it all the same.
+                    let _ = reply.send(done);
                 }
-                None if self.start_from.is_none() => return Err(ConnectorError::NoStart(unit.clone())),
-                None => {}
             }
-            self.status.update_unit(unit, |_| {});
-            recovered.push((unit.clone(), progress));
         }
-        Ok(recovered)
     }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Answers an order that only an owner can carry out.
+fn refuse(reply: oneshot::Sender<Result<String, OrderError>>, status: &StatusBoard) {
+    let what = match status.read().role {
+        Role::StandingBy { owner, admin } => format!("this instance stands by: ask the owner, {owner}, at {admin}"),
+        _ => "this instance does not own the journal yet: try again in a moment".to_owned(),
+    };
+    let _ = reply.send(Err(OrderError::Refused(what)));
+}
+
+/// Writes every unit's status in time, also while no source answers.
+async fn beat<C: Cluster, V: View>(
+    publisher: Arc<Mutex<Publisher<C, V>>>,
+    every: Duration,
+    stop: CancellationToken,
+) -> Result<(), Fault> {
+    // A little early, so that what a beat itself takes makes it no later than promised.
+    let mut interval = tokio::time::interval(every.mul_f64(0.9));
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            _ = interval.tick() => match publisher.lock().await.beat().await {
+                Err(Fault::Stopped) => return Ok(()),
+                beaten => beaten?,
+            }
+        }
+    }
+}
+
+/// Where a unit starts that was never read.
+///
+/// In a new journal at `poll.start_from`. Beside units that were read already it continues what covers
+/// it: names take over from `allpbxes`, `allpbxes` from the names; any other unit starts one overlap ago.
+fn first_progress(
+    unit: &str,
+    ledger: &Ledger,
+    now: UtcMillis,
+    start_from: Option<StartFrom>,
+    pace: &Pace,
+) -> Result<Progress, Fault> {
+    let units = &ledger.head.units;
+    if units.contains_key(unit) {
+        let start = start_from.ok_or_else(|| Fault::NoStart(unit.to_owned()))?.resolve(now);
+        if start.clamped {
+            tracing::warn!(unit, start = %start.at, "poll.start_from is older than the two years that the API keeps: starting at their edge");
+        }
+        tracing::info!(unit, start = %start.at, "reading starts");
+        return Ok(Progress::starting_at(start.at, &pace.delays));
+    }
+    if !units.values().any(|unit| unit.is_started()) {
+        // Renamed before anything was read: a new journal all the same.
+        let start = start_from.ok_or_else(|| Fault::NoStart(unit.to_owned()))?.resolve(now);
+        return Ok(Progress::starting_at(start.at, &pace.delays));
+    }
+    let started = |name: &str| units.get(name).filter(|unit| unit.is_started());
+    if let Some(all) = started(ALL_PBXES) {
+        tracing::info!(unit, complete_to = %all.progress.complete_to, "a new unit continues what was read of allpbxes");
+        return Ok(all.progress.clone());
+    }
+    let recently = now.minus(pace.delays.overlap + pace.delays.settle).floor_second();
+    let oldest = units.values().filter(|unit| unit.is_started()).map(|unit| unit.progress.final_to).min();
+    let start = if unit == ALL_PBXES { oldest.map_or(recently, |oldest| oldest.min(recently)) } else { recently };
+    tracing::warn!(unit, %start, "a new unit beside others starts one overlap ago, not at poll.start_from; what is older takes a rewind of this unit: call-legs state rewind");
+    Ok(Progress::starting_at(start, &pace.delays))
 }

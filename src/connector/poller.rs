@@ -7,11 +7,13 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::publisher::{PublishError, Read};
-use super::{ConnectorError, Pace, Publisher};
+use super::fault::Fault;
+use super::publisher::{Publisher, Read};
+use super::{Pace, first_progress};
 use crate::clock::Clock;
 use crate::config::StartFrom;
 use crate::core::dedupe::Counts;
+use crate::core::journal::UnitProgress;
 use crate::core::leg::How;
 use crate::core::pagination::{PageMeta, Scroll, Step};
 use crate::core::planner::{Cycle, Piece, bound};
@@ -19,9 +21,9 @@ use crate::core::query::{QueryBounds, query_bounds};
 use crate::core::retry::Backoff;
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::Progress;
-use crate::sink::Sink;
+use crate::sink::Cluster;
 use crate::source::{Failure, Page, Recovery, Source, SourceError};
-use crate::store::Store;
+use crate::store::View;
 use crate::telemetry::metrics::{UnitLabel, UnitResultLabels};
 use crate::telemetry::status::UnitState;
 use crate::telemetry::{Metrics, StatusBoard};
@@ -42,13 +44,11 @@ const REFUSED_BACKOFF: Backoff = Backoff { first: Duration::from_secs(5), max: D
 const WORTH_SHOWING: Duration = Duration::from_secs(10);
 
 /// Polls one unit.
-pub(super) struct Poller<S, K, T> {
+pub(super) struct Poller<S, C: Cluster, V> {
     pub(super) unit: String,
-    /// How far it had come; `None` when it was never read.
-    pub(super) recovered: Option<Progress>,
     pub(super) start_from: Option<StartFrom>,
     pub(super) source: Arc<S>,
-    pub(super) publisher: Arc<Mutex<Publisher<K, T>>>,
+    pub(super) publisher: Arc<Mutex<Publisher<C, V>>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) pace: Pace,
     pub(super) status: StatusBoard,
@@ -67,8 +67,9 @@ enum PollEnd {
 /// Why a poll was given up.
 enum PollError {
     Source(SourceError),
-    Stopped,
-    Fatal(ConnectorError),
+    /// The unit was rewound while it was read: what was planned is void.
+    Replaced,
+    Fault(Fault),
 }
 
 impl From<SourceError> for PollError {
@@ -77,36 +78,34 @@ impl From<SourceError> for PollError {
     }
 }
 
-impl From<PublishError> for PollError {
-    fn from(error: PublishError) -> Self {
-        match error {
-            PublishError::Store(error) => Self::Fatal(error.into()),
-            PublishError::Stopped => Self::Stopped,
-        }
+impl From<Fault> for PollError {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
     }
 }
 
-impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
+impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
     /// Polls until told to stop.
-    pub(super) async fn run(self) -> Result<(), ConnectorError> {
-        let mut progress = self.recovered.clone();
+    pub(super) async fn run(self) -> Result<(), Fault> {
         let mut failures = 0;
         loop {
             let started = Instant::now();
             let mut counts = Counts::default();
-            let ended = self.poll(&mut progress, &mut counts).await;
+            let ended = self.poll(&mut counts).await;
             let pause = match ended {
                 Ok(end) => {
                     failures = 0;
-                    self.report_end(end, counts, progress.as_ref());
+                    let progress = self.progress().await;
+                    self.report_end(end, counts, progress.as_ref().map(|unit| &unit.progress));
                     self.pace.interval.saturating_sub(started.elapsed())
                 }
                 Err(PollError::Source(error)) => {
                     failures += 1;
                     self.report_failure(&error, failures, counts)
                 }
-                Err(PollError::Stopped) => return Ok(()),
-                Err(PollError::Fatal(error)) => return Err(error),
+                Err(PollError::Replaced) => Duration::ZERO,
+                Err(PollError::Fault(Fault::Stopped)) => return Ok(()),
+                Err(PollError::Fault(fault)) => return Err(fault),
             };
             tokio::select! {
                 biased;
@@ -120,15 +119,12 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
     ///
     /// A piece that fails leaves a hole in front of which the watermarks stay, and newer pieces are
     /// read all the same; when the next one fails too, it is not the piece.
-    async fn poll(&self, progress: &mut Option<Progress>, counts: &mut Counts) -> Result<PollEnd, PollError> {
+    async fn poll(&self, counts: &mut Counts) -> Result<PollEnd, PollError> {
         // The login's answer tells the server's clock, by which the poll is bounded.
         self.log_in().await?;
-        let progress = match progress {
-            Some(progress) => progress,
-            None => progress.insert(self.begin().await?),
-        };
+        let UnitProgress { generation, mut progress, .. } = self.started().await?;
         let bound = bound(self.earlier_now(self.clock.now()));
-        let mut cycle = Cycle::plan(progress, bound, self.pace.window_max);
+        let mut cycle = Cycle::plan(&progress, bound, self.pace.window_max);
         let mut held = None;
         let mut failed: Option<SourceError> = None;
         let mut is_anything_read = false;
@@ -136,7 +132,7 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
             is_anything_read = true;
             let begun_local = self.clock.now();
             let begun_before = self.earlier_now(begun_local);
-            match self.read_piece(piece, progress, counts).await {
+            match self.read_piece(piece, counts).await {
                 Err(PollError::Source(error)) if error.recovery != Recovery::Refused && failed.is_none() => {
                     tracing::warn!(unit = self.unit, window = %piece.window, "a window could not be read: {error}");
                     failed = Some(error);
@@ -153,9 +149,11 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
                     // The answers have told the server's clock anew; the smaller reading counts.
                     let begun = begun_before.min(self.earlier_now(begun_local)).floor_second();
                     let before = progress.clone();
-                    cycle.finished(piece.window, begun, progress, &self.pace.delays);
-                    if *progress != before {
-                        self.commit(progress).await?;
+                    progress.advance(piece.window, begun, &self.pace.delays);
+                    if progress != before
+                        && !self.publisher.lock().await.advance(&self.unit, generation, &progress).await?
+                    {
+                        return Err(PollError::Replaced);
                     }
                     // Only now, so that a unit with a hole or without a source never looks well in between.
                     if piece.how == How::CatchUp && held.is_none() && failed.is_none() {
@@ -178,35 +176,33 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
         Ok(held.map_or(PollEnd::Whole, |(state, detail)| PollEnd::Held(state, detail)))
     }
 
-    /// Where a unit starts that was never read; stored at once, so that "now-24h" means the first start's now.
-    async fn begin(&self) -> Result<Progress, PollError> {
-        let start_from = self.start_from.ok_or_else(|| PollError::Fatal(ConnectorError::NoStart(self.unit.clone())))?;
-        let start = start_from.resolve(self.earlier_now(self.clock.now()));
-        if start.clamped {
-            tracing::warn!(unit = self.unit, start = %start.at, "poll.start_from is older than the two years that the API keeps: starting at their edge");
-        }
-        let progress = Progress::starting_at(start.at, &self.pace.delays);
-        self.commit(&progress).await?;
-        tracing::info!(unit = self.unit, start = %start.at, "reading starts");
-        Ok(progress)
+    async fn progress(&self) -> Option<UnitProgress> {
+        self.publisher.lock().await.progress(&self.unit).cloned()
     }
 
-    async fn commit(&self, progress: &Progress) -> Result<(), PollError> {
-        let committed = self.publisher.lock().await.commit(&self.unit, progress).await;
-        committed.map_err(|error| PollError::Fatal(error.into()))
+    /// The unit's progress; one that was never read is begun, and at once, so that "now-24h" means the first start's now.
+    async fn started(&self) -> Result<UnitProgress, PollError> {
+        let mut publisher = self.publisher.lock().await;
+        if publisher.progress(&self.unit).is_none_or(|unit| !unit.is_started()) {
+            let now = self.earlier_now(self.clock.now());
+            let progress = first_progress(&self.unit, publisher.ledger(), now, self.start_from, &self.pace)?;
+            publisher.begin(&self.unit, progress).await?;
+        }
+        let begun = publisher.progress(&self.unit).cloned();
+        begun.ok_or_else(|| Fault::Doubtful("a unit that was begun is not in the journal".to_owned()).into())
     }
 
     /// Reads a piece, once more if the first pass was not whole.
-    async fn read_piece(&self, piece: Piece, progress: &Progress, counts: &mut Counts) -> Result<Step, PollError> {
+    async fn read_piece(&self, piece: Piece, counts: &mut Counts) -> Result<Step, PollError> {
         let bounds = self.bounds(piece.window)?;
-        match self.read_pass(piece, &bounds, progress, counts).await {
+        match self.read_pass(piece, &bounds, counts).await {
             Ok(Step::Broken(fault)) => {
                 tracing::info!(unit = self.unit, window = %piece.window, %fault, "reading the window again");
-                self.read_pass(piece, &bounds, progress, counts).await
+                self.read_pass(piece, &bounds, counts).await
             }
             Err(PollError::Source(error)) if error.recovery == Recovery::Reread => {
                 tracing::info!(unit = self.unit, window = %piece.window, %error, "reading the window again");
-                self.read_pass(piece, &bounds, progress, counts).await
+                self.read_pass(piece, &bounds, counts).await
             }
             end => end,
         }
@@ -219,16 +215,10 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
     }
 
     /// One pass over a window's pages: the next one is fetched while this one is published.
-    async fn read_pass(
-        &self,
-        piece: Piece,
-        bounds: &QueryBounds,
-        progress: &Progress,
-        counts: &mut Counts,
-    ) -> Result<Step, PollError> {
+    async fn read_pass(&self, piece: Piece, bounds: &QueryBounds, counts: &mut Counts) -> Result<Step, PollError> {
         let (pages, received) = mpsc::channel(1);
         let (fetched, published) =
-            tokio::join!(self.scroll(bounds, pages), self.publish_pages(piece, received, progress, counts));
+            tokio::join!(self.scroll(bounds, pages), self.publish_pages(piece, bounds.asked, received, counts));
         published?;
         fetched
     }
@@ -242,7 +232,7 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
             let step = scroll.on_page(PageMeta { rows: page.len(), total: page.total, cursor: page.cursor.as_deref() });
             if !page.is_empty() && pages.send((page, self.clock.now())).await.is_err() {
                 // The publishing side has given up and says why.
-                return Err(PollError::Stopped);
+                return Err(Fault::Stopped.into());
             }
             match step {
                 Step::Next(next) => cursor = Some(next),
@@ -254,16 +244,16 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
     async fn publish_pages(
         &self,
         piece: Piece,
+        asked: Window,
         mut pages: mpsc::Receiver<(Page, UtcMillis)>,
-        progress: &Progress,
         counts: &mut Counts,
     ) -> Result<(), PollError> {
         while let Some((page, seen_at)) = pages.recv().await {
-            let read = Read { unit: &self.unit, piece, progress, seen_at };
+            let read = Read { unit: &self.unit, piece, asked, seen_at };
             let mut publisher = self.publisher.lock().await;
             // Told to stop, nothing new begins; what another unit has under way ends first.
             if self.stop.is_cancelled() {
-                return Err(PollError::Stopped);
+                return Err(Fault::Stopped.into());
             }
             *counts += publisher.publish(&page, read).await?;
         }
@@ -303,7 +293,7 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
         if attempts >= ATTEMPTS_MAX {
             return Err(error.into());
         }
-        let pause = after.unwrap_or_else(|| REQUEST_BACKOFF.pause(attempts, rand::random()));
+        let pause = after.unwrap_or_else(|| REQUEST_BACKOFF.pause(attempts, self.clock.dice()));
         if pause >= WORTH_SHOWING {
             tracing::warn!(unit = self.unit, again_in_s = pause.as_secs(), "waiting: {error}");
             self.show(state_of(error.failure), &error.to_string());
@@ -316,7 +306,7 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
     async fn until_stopped<R>(&self, work: impl Future<Output = R>) -> Result<R, PollError> {
         tokio::select! {
             biased;
-            () = self.stop.cancelled() => Err(PollError::Stopped),
+            () = self.stop.cancelled() => Err(Fault::Stopped.into()),
             result = work => Ok(result),
         }
     }
@@ -379,6 +369,7 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
             dead = counts.dead,
             unfinished = counts.unfinished,
             beyond_horizon = counts.beyond_horizon,
+            late = counts.late,
             complete_to = progress.map(|progress| display(progress.complete_to)),
             final_to = progress.map(|progress| display(progress.final_to)),
             "poll"
@@ -390,7 +381,7 @@ impl<S: Source, K: Sink, T: Store> Poller<S, K, T> {
         let backoff = if error.failure == Failure::Refused { REFUSED_BACKOFF } else { UNREACHABLE_BACKOFF };
         let pause = match error.recovery {
             Recovery::Retry { after: Some(after) } => after,
-            _ => backoff.pause(failures, rand::random()),
+            _ => backoff.pause(failures, self.clock.dice()),
         };
         self.show(state_of(error.failure), &error.to_string());
         self.count_poll(error.failure.as_str());

@@ -1,428 +1,791 @@
-//! Publish, then commit: the one place that writes to Kafka and to the store.
+//! Classify, encode, publish: a page of rows becomes a transaction, and so does every step of a unit's progress.
 //!
-//! A page's identities are remembered only after Kafka has acknowledged its messages, and a unit's
-//! progress is stored only after all of its pages. A crash in between leaves legs in Kafka that the
-//! store does not know: they are published again, never lost.
+//! One for all units. Whatever is doubtful is looked at again: after a take-over the rows are
+//! classified anew against what the journal then says, so that what came through is not sent twice.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
+use super::fault::Fault;
+use super::order::Order;
+use super::owner::{Decision, Owner};
+use super::takeover::IDENTITY_HEADER;
+use super::transaction::{CommitError, Draft, PAGE_ENTRIES_MAX, PageDraft};
 use crate::clock::Clock;
 use crate::codec::{Framing, LegEncoder};
+use crate::config::{MessageTimestamp, TimeBasis};
 use crate::core::dead_letter::Reason;
 use crate::core::dedupe::{Counts, Seen, Verdict, classify};
+use crate::core::feed::{UnitFeed, state};
 use crate::core::identity::{Fingerprint, KeyHash};
-use crate::core::leg::{How, Ingest, Leg};
+use crate::core::journal::{Chain, Change, ChangeKind, Delivery, Entry, OutOffsets, Record, Trace, UnitProgress};
+use crate::core::ledger::Ledger;
+use crate::core::leg::{How, Ingest, Leg, Value, position};
 use crate::core::planner::Piece;
-use crate::core::retry::Backoff;
 use crate::core::time::{UtcMillis, Window};
-use crate::core::watermark::Progress;
-use crate::sink::{Destination, Message, Sent, Sink, SinkError};
+use crate::core::watermark::{Delays, Progress};
+use crate::hooks::{self, Mutant};
+use crate::sink::{Cluster, Destination, Message, Packing};
 use crate::source::wire::{self, Page, Row};
-use crate::store::{Entry, Store, StoreError};
+use crate::store::View;
 use crate::telemetry::metrics::{UnitLabel, UnitResultLabels};
 use crate::telemetry::{Metrics, StatusBoard};
 
-/// A step of the store that takes longer is stuck.
-const STORE_STEP_MAX: Duration = Duration::from_secs(60);
-
-/// Between attempts to publish the same batch.
-const SINK_BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), max: Duration::from_secs(60) };
-
-/// When acknowledgements count as overdue; a broker's restart takes about as long.
+/// When a transaction counts as overdue; a broker's restart takes about as long.
 const OVERDUE_AFTER: Duration = Duration::from_secs(10);
 
 /// How often it is said again.
 const OVERDUE_REPEATED: Duration = Duration::from_secs(300);
 
-/// How many messages go out before the next are encoded; bounds memory whatever the page size.
-const CHUNK_MAX: usize = 5_000;
+/// How long a row that the brokers refuse is not offered again; then the topic may have been mended.
+const REFUSED_KEPT: Duration = Duration::from_secs(3600);
 
-/// Where messages go and what is remembered of them.
-pub struct Destinations<K, T> {
-    /// Kafka.
-    pub sink: K,
-    /// The identities and the units' progress.
-    pub store: Arc<T>,
+/// How many rows go into one transaction when each is sent in a record batch of its own.
+const ALONE_MAX: usize = 100;
+
+/// How many bytes of rows go into one transaction at most; as Avro they are less.
+const CHUNK_BYTES_MAX: usize = 8 << 20;
+
+/// How many such rows are remembered.
+const REFUSED_KEPT_MAX: usize = 10_000;
+
+/// How records are made; fixed for the life of the process.
+#[derive(Clone, Debug)]
+pub struct RecordTerms {
     /// What stands before each datum.
     pub framing: Framing,
+    /// What a record's timestamp is.
+    pub timestamp: MessageTimestamp,
+    /// On which of a leg's times the windows are cut.
+    pub time_basis: TimeBasis,
+    /// Settle, overlap and horizon.
+    pub delays: Delays,
 }
 
-/// Writes to Kafka and to the store; one for all units.
-pub struct Publisher<K, T> {
-    destinations: Destinations<K, T>,
+/// Publishes for all units.
+pub(super) struct Publisher<C: Cluster, V> {
+    owner: Owner<C, V>,
+    terms: RecordTerms,
     encoder: LegEncoder,
     clock: Arc<dyn Clock>,
-    floors: HashMap<String, UtcMillis>,
     status: StatusBoard,
     metrics: Arc<Metrics>,
-    stop: CancellationToken,
+    /// Counted, and not yet in any progress.
+    uncommitted: BTreeMap<String, Counts>,
+    /// The state that was last told of each unit, and since when.
+    told: BTreeMap<String, (&'static str, UtcMillis)>,
+    /// Rows that the brokers have refused for their content, by the hash of their bytes: each refusal
+    /// costs a transaction and a take-over, so they are not offered again for a while.
+    refused: HashMap<KeyHash, (Reason, Instant)>,
+    /// Whether this process has begun the journal.
+    pub(super) has_begun: bool,
 }
 
 /// In what context a page was read.
 #[derive(Clone, Copy, Debug)]
-pub struct Read<'a> {
+pub(super) struct Read<'a> {
     /// The unit.
-    pub unit: &'a str,
+    pub(super) unit: &'a str,
     /// The window and the kind of read.
-    pub piece: Piece,
-    /// The unit's progress before the read.
-    pub progress: &'a Progress,
+    pub(super) piece: Piece,
+    /// The span of time that the query asked for, margins included.
+    pub(super) asked: Window,
     /// When the page was received.
-    pub seen_at: UtcMillis,
+    pub(super) seen_at: UtcMillis,
 }
 
-/// Why a page was not published.
-#[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    /// The store cannot be used.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// It was told to stop.
-    #[error("stopped before the page was published")]
-    Stopped,
-}
-
-/// Messages of one page on their way, and what to remember of them once they are there.
-#[derive(Default)]
-struct Batch<'p> {
+/// A chunk of rows, classified and encoded.
+struct Batch {
+    counts: Counts,
     messages: Vec<Message>,
-    /// For each message, in the same order.
-    origins: Vec<Origin<'p>>,
-    /// What is remembered without a message: other content of a known leg.
-    revised: Vec<Entry>,
+    /// For each message the row that it came from.
+    rows: Vec<usize>,
+    /// When the new legs were disconnected.
+    disconnected: Vec<UtcMillis>,
+    page: PageDraft,
 }
 
-struct Origin<'p> {
-    raw: &'p [u8],
-    entry: Entry,
-}
-
-impl<K: Sink, T: Store> Publisher<K, T> {
-    /// A publisher that writes there.
-    pub fn new(
-        destinations: Destinations<K, T>,
+impl<C: Cluster, V: View> Publisher<C, V> {
+    pub(super) fn new(
+        owner: Owner<C, V>,
+        terms: RecordTerms,
         clock: Arc<dyn Clock>,
         status: StatusBoard,
         metrics: Arc<Metrics>,
-        stop: CancellationToken,
     ) -> Self {
-        Self { destinations, encoder: LegEncoder::new(), clock, floors: HashMap::new(), status, metrics, stop }
+        let encoder = LegEncoder::new();
+        let (uncommitted, told, refused) = (BTreeMap::new(), BTreeMap::new(), HashMap::new());
+        Self { owner, terms, encoder, clock, status, metrics, uncommitted, told, refused, has_begun: false }
     }
 
-    /// A unit's stored progress. To be asked for every unit before anything is committed: what one
-    /// unit still needs must not be forgotten because another has come further.
-    pub async fn recover(&mut self, unit: &str) -> Result<Option<Progress>, StoreError> {
-        let name = unit.to_owned();
-        let progress = self.in_store(move |store| store.progress(&name)).await?;
-        if let Some(progress) = &progress {
-            self.floors.insert(unit.to_owned(), progress.floor);
-            self.announce(unit, progress);
+    /// Gives the journal up without another word.
+    pub(super) async fn give_up(&mut self) -> Result<(), Fault> {
+        self.owner.give_up().await
+    }
+
+    /// Waits until nobody else owns the journal, takes over, and begins a new journal where there is none.
+    ///
+    /// An operator's order may have decided about what would be refused.
+    pub(super) async fn open(&mut self, order: Option<&Order>) -> Result<(), Fault> {
+        self.owner.decision = order.and_then(Order::decision);
+        self.owner.is_source_checked = order.is_none();
+        self.owner.stand_by().await?;
+        self.owner.own().await?;
+        while self.owner.follower.ledger.head.genesis.is_none() {
+            let opened = match self.owner.genesis().await {
+                Ok(genesis) => {
+                    tracing::info!(journal = %genesis.journal, "beginning a new journal");
+                    self.has_begun = true;
+                    let units = self.owner.terms.units.iter().map(|unit| self.unstarted(unit)).collect();
+                    let draft = Draft { genesis: Some(Record::Genesis(genesis)), units, ..Draft::default() };
+                    self.owner.commit(draft).await
+                }
+                Err(fault) => Err(fault.into()),
+            };
+            if self.go_on_after(opened).await? && self.owner.decision == Some(Decision::Adopt) {
+                // Taking over once more reads the topics back, now that there is a journal.
+                self.owner.session = None;
+            }
+            self.owner.own().await?;
         }
-        Ok(progress)
+        self.announce_all();
+        // A command changes nothing but what it was asked for.
+        if order.is_some() { Ok(()) } else { self.tell_of_units_no_longer_read().await }
     }
 
-    /// Publishes what is new on a page, remembers it, and counts every row.
-    pub async fn publish(&mut self, page: &Page, read: Read<'_>) -> Result<Counts, PublishError> {
+    /// A unit's progress; `None` for one that is not in the journal.
+    pub(super) fn progress(&self, unit: &str) -> Option<&UnitProgress> {
+        self.owner.follower.ledger.head.units.get(unit)
+    }
+
+    /// What the journal adds up to.
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.owner.follower.ledger
+    }
+
+    /// Publishes what is new on a page, and counts every row.
+    pub(super) async fn publish(&mut self, page: &Page, read: Read<'_>) -> Result<Counts, Fault> {
         let mut counts = Counts::default();
         let rows: Vec<&[u8]> = page.rows().collect();
-        for chunk in rows.chunks(CHUNK_MAX) {
-            if self.stop.is_cancelled() {
-                return Err(PublishError::Stopped);
+        let mut rest = rows.as_slice();
+        while !rest.is_empty() {
+            if self.owner.stop.is_cancelled() {
+                return Err(Fault::Stopped);
             }
+            let (chunk, others) = rest.split_at(chunk_length(rest));
             counts += self.publish_chunk(chunk, read).await?;
+            rest = others;
         }
-        self.count(read.unit, counts);
         Ok(counts)
     }
 
-    /// Stores a unit's progress after everything that it vouches for was published.
-    pub async fn commit(&mut self, unit: &str, progress: &Progress) -> Result<(), StoreError> {
-        self.floors.insert(unit.to_owned(), progress.floor);
-        let floor = self.floors.values().min().copied().unwrap_or(progress.floor);
-        let (name, stored) = (unit.to_owned(), progress.clone());
-        self.in_store(move |store| {
-            store.set_progress(&name, &stored)?;
-            store.forget_below(floor)
-        })
-        .await?;
-        self.announce(unit, progress);
-        Ok(())
-    }
-
-    fn announce(&self, unit: &str, progress: &Progress) {
-        self.status.update_unit(unit, |status| {
-            status.complete_to = Some(progress.complete_to);
-            status.final_to = Some(progress.final_to);
-        });
-        let label = UnitLabel { unit: unit.to_owned() };
-        self.metrics.complete_to.get_or_create(&label).set(progress.complete_to.as_seconds_f64());
-        self.metrics.final_to.get_or_create(&label).set(progress.final_to.as_seconds_f64());
-    }
-
-    async fn publish_chunk(&self, rows: &[&[u8]], read: Read<'_>) -> Result<Counts, PublishError> {
-        let mut counts = Counts::default();
-        let mut legs = Vec::with_capacity(rows.len());
-        let mut dead = Vec::new();
-        for raw in rows {
-            match wire::row(raw) {
-                Row::Leg(leg) => legs.push((*raw, KeyHash::of_leg(&leg), leg)),
-                Row::Dead(reason) => dead.push((*raw, reason)),
-                Row::Unfinished => counts.unfinished += 1,
+    /// Commits how far a unit has come; `false` when it was rewound meanwhile, so that the read says nothing any more.
+    pub(super) async fn advance(&mut self, unit: &str, generation: u32, progress: &Progress) -> Result<bool, Fault> {
+        loop {
+            self.owner.own().await?;
+            let Some(known) = self.progress(unit).filter(|known| known.generation == generation) else {
+                return Ok(false);
+            };
+            let advanced = UnitProgress { progress: progress.clone(), ..self.with_uncommitted(known) };
+            if self.commit_progress(vec![advanced]).await? {
+                return Ok(true);
             }
         }
-        let keys: Vec<KeyHash> = legs.iter().map(|(_, key, _)| *key).collect();
-        let stored = self.in_store(move |store| store.seen(&keys)).await?;
+    }
 
-        let mut batch = Batch::default();
+    /// Starts a unit that was never read.
+    pub(super) async fn begin(&mut self, unit: &str, progress: Progress) -> Result<(), Fault> {
+        loop {
+            self.owner.own().await?;
+            let known = self.progress(unit).cloned().unwrap_or_else(|| self.unstarted(unit));
+            // A doubtful attempt may have come through, or the view had to be built anew first.
+            if known.is_started() {
+                return Ok(());
+            }
+            let change = Some(Change { what: ChangeKind::Started, at: self.clock.now() });
+            let source = self.owner.terms.source;
+            let begun = UnitProgress { progress: progress.clone(), source, change, ..self.with_uncommitted(&known) };
+            if self.commit_progress(vec![begun]).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes every unit's progress and status, so that readers see that the connector lives.
+    pub(super) async fn beat(&mut self) -> Result<(), Fault> {
+        loop {
+            self.owner.own().await?;
+            let units = self.owner.terms.units.iter().filter_map(|unit| self.progress(unit));
+            let mut units: Vec<UnitProgress> = units.map(|unit| self.with_uncommitted(unit)).collect();
+            if units.is_empty() {
+                // None of the configured units was ever read: the journal shows all the same that we live.
+                units = self.ledger().head.units.values().cloned().collect();
+            }
+            if self.commit_progress(units).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Says that the connector stops on purpose, and gives the journal up.
+    pub(super) async fn release(&mut self) -> Result<(), Fault> {
+        if self.owner.session.is_none() {
+            return Ok(());
+        }
+        let units: Vec<UnitProgress> = self
+            .owner
+            .terms
+            .units
+            .iter()
+            .filter_map(|unit| self.progress(unit))
+            .map(|unit| self.with_uncommitted(unit))
+            .collect();
+        let feeds = units.iter().map(|unit| self.feed_in(unit, state::STOPPED, self.clock.now())).collect();
+        let committed = self.owner.commit(Draft { units, feeds, ..Draft::default() }).await;
+        if committed.is_err() {
+            return Ok(());
+        }
+        self.owner.give_up().await
+    }
+
+    /// Commits units as an operator has changed them.
+    pub(super) async fn change(&mut self, units: Vec<UnitProgress>) -> Result<(), Fault> {
+        loop {
+            self.owner.own().await?;
+            let changed = units.iter().map(|unit| self.with_uncommitted(unit)).collect();
+            if self.commit_progress(changed).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Starts a unit whose published legs were adopted, from the oldest of them on.
+    pub(super) async fn start_adopted(&mut self, unit: &str, oldest: UtcMillis) -> Result<(), Fault> {
+        let known = self.progress(unit).cloned().unwrap_or_else(|| self.unstarted(unit));
+        let progress = Progress::starting_at(oldest, &self.terms.delays);
+        let change = Some(Change { what: ChangeKind::Adopted, at: self.clock.now() });
+        let source = self.owner.terms.source;
+        self.change(vec![UnitProgress { progress, source, change, ..known }]).await
+    }
+
+    /// Empties the view and builds it anew from the journal.
+    pub(super) async fn start_over(&mut self) -> Result<(), Fault> {
+        self.owner.session = None;
+        self.owner.follower.start_over().await?;
+        self.owner.own().await
+    }
+
+    /// Compares the view with the journal, in words.
+    pub(super) async fn verify(&mut self) -> Result<String, Fault> {
+        self.owner.own().await?;
+        Ok(self.owner.follower.verify().await?.to_string())
+    }
+
+    pub(super) fn units(&self) -> Vec<String> {
+        self.owner.terms.units.clone()
+    }
+
+    pub(super) fn source(&self) -> u64 {
+        self.owner.terms.source
+    }
+
+    pub(super) fn now(&self) -> UtcMillis {
+        self.clock.now()
+    }
+
+    /// Whether a commit came through; after a doubtful one whatever is needed before the same is tried again.
+    async fn go_on_after(&mut self, committed: Result<(), CommitError>) -> Result<bool, Fault> {
+        match committed {
+            Ok(()) => Ok(true),
+            Err(CommitError::Fault(fault)) => self.owner.recover_from(fault).await.map(|()| false),
+            // Only legs and dead letters are refused for their content, and those are looked at before.
+            Err(CommitError::Content(_)) => {
+                let what = "Kafka refuses a record of the journal or the status for its content";
+                self.owner.recover_from(Fault::Doubtful(what.to_owned())).await.map(|()| false)
+            }
+        }
+    }
+
+    async fn publish_chunk(&mut self, rows: &[&[u8]], read: Read<'_>) -> Result<Counts, Fault> {
+        // By row: not even the dead letters take it.
+        let mut unburied = BTreeSet::new();
+        let mut packing = Packing::Shared;
+        let started = Instant::now();
+        loop {
+            self.owner.own().await?;
+            let batch = match self.batch(rows, read, &unburied).await {
+                Ok(batch) => batch,
+                Err(fault) => {
+                    self.owner.recover_from(fault).await?;
+                    continue;
+                }
+            };
+            if batch.page.is_empty() && batch.messages.is_empty() {
+                self.note_uncommitted(read.unit, batch.counts);
+                self.note_published(&batch, read, None);
+                return Ok(batch.counts);
+            }
+            let unit = self.progress(read.unit).cloned().unwrap_or_else(|| self.unstarted(read.unit));
+            let mut unit = self.with_uncommitted(&unit);
+            unit.counts += batch.counts;
+            let counts_after = unit.counts;
+            let draft = Draft {
+                feeds: vec![self.feed(&unit)],
+                units: vec![unit],
+                messages: &batch.messages,
+                packing: Some(packing),
+                page: Some(batch.page.clone()),
+                ..Draft::default()
+            };
+            match commit_watched(&mut self.owner, draft, &self.status, started).await {
+                Ok(()) => {
+                    self.uncommitted.remove(read.unit);
+                    self.note_published(&batch, read, Some(started));
+                    return Ok(batch.counts);
+                }
+                Err(CommitError::Content(positions)) => {
+                    for (position, reason) in positions {
+                        self.note_refusal(&batch, position, reason, rows, read, &mut unburied);
+                    }
+                    if rows.len() > ALONE_MAX {
+                        // One acknowledgement a record must fit into a transaction's time.
+                        let mut counts = Counts::default();
+                        for part in rows.chunks(ALONE_MAX) {
+                            counts += Box::pin(self.publish_chunk(part, read)).await?;
+                        }
+                        return Ok(counts);
+                    }
+                    packing = Packing::Alone;
+                }
+                Err(CommitError::Fault(fault)) => {
+                    self.owner.recover_from(fault).await?;
+                    self.owner.own().await?;
+                    // Progress is the last record of its transaction: where it is, everything is.
+                    if self.progress(read.unit).is_some_and(|unit| unit.counts == counts_after) {
+                        tracing::info!(unit = read.unit, "the doubtful transaction had come through");
+                        acknowledged(&self.status);
+                        self.uncommitted.remove(read.unit);
+                        self.note_published(&batch, read, Some(started));
+                        return Ok(batch.counts);
+                    }
+                }
+            }
+        }
+    }
+
+    fn note_refusal(
+        &mut self,
+        batch: &Batch,
+        position: usize,
+        reason: Reason,
+        rows: &[&[u8]],
+        read: Read<'_>,
+        unburied: &mut BTreeSet<usize>,
+    ) {
+        let (Some(message), Some(&row)) = (batch.messages.get(position), batch.rows.get(position)) else { return };
+        if message.destination == Destination::Legs {
+            if self.refused.len() >= REFUSED_KEPT_MAX {
+                self.refused.clear();
+            }
+            self.refused.insert(KeyHash::of_dead_row(rows[row]), (reason, Instant::now()));
+        } else {
+            tracing::warn!(
+                unit = read.unit,
+                code = reason.code(),
+                "the dead-letter topic refuses a row: check its max.message.bytes"
+            );
+            unburied.insert(row);
+        }
+    }
+
+    /// Why the brokers have refused the row, if that was not long ago.
+    fn refusal(&self, raw: &[u8]) -> Option<Reason> {
+        if self.refused.is_empty() {
+            return None;
+        }
+        let (reason, since) = self.refused.get(&KeyHash::of_dead_row(raw))?;
+        (since.elapsed() < REFUSED_KEPT).then_some(*reason)
+    }
+
+    /// Parses, classifies and encodes a chunk of rows.
+    async fn batch(&self, rows: &[&[u8]], read: Read<'_>, unburied: &BTreeSet<usize>) -> Result<Batch, Fault> {
+        let generation = self.progress(read.unit).map_or(0, |unit| unit.generation);
+        let mut batch = Batch {
+            counts: Counts::default(),
+            messages: Vec::new(),
+            rows: Vec::new(),
+            disconnected: Vec::new(),
+            page: PageDraft::new(read.unit.to_owned(), generation),
+        };
+        let mut legs = Vec::with_capacity(rows.len());
+        let mut dead = Vec::new();
+        for (row, raw) in rows.iter().enumerate() {
+            match wire::row(raw) {
+                Row::Leg(leg) => {
+                    let at = self.time_of(&leg);
+                    if read.asked.contains(at) && !read.piece.window.contains(at) {
+                        batch.counts.outside += 1;
+                    } else {
+                        legs.push((row, KeyHash::of_leg(&leg), leg, at));
+                    }
+                }
+                Row::Dead(reason) => dead.push((row, reason)),
+                Row::Unfinished => batch.counts.unfinished += 1,
+            }
+        }
+        let stored = self.owner.follower.find(legs.iter().map(|(_, key, _, _)| *key).collect()).await?;
         // A leg may come twice on a page.
         let mut in_batch: HashMap<KeyHash, Seen> = HashMap::new();
-        for ((raw, key, leg), stored) in legs.into_iter().zip(stored) {
+        for ((row, key, leg, at), stored) in legs.into_iter().zip(stored) {
+            let stored = stored.map(|known| known.seen).filter(|_| !self.is_expired_by_mutant(at));
             let seen = in_batch.get(&key).copied().or(stored);
             let fingerprint = Fingerprint::of_leg(&leg);
             let now_seen = Seen { fingerprint: Some(fingerprint), revision: seen.map_or(0, |seen| seen.revision) };
-            let entry = Entry { key, at: forgotten_by(leg.disconnected, read.piece.window), seen: now_seen };
-            match classify(seen, fingerprint, leg.disconnected, read.progress) {
-                Verdict::Duplicate => counts.duplicate += 1,
-                Verdict::BeyondHorizon => counts.beyond_horizon += 1,
+            let entry = Entry { key, seen: now_seen };
+            match self.classify(seen, fingerprint, at, read) {
+                Verdict::Duplicate => batch.counts.duplicate += 1,
+                Verdict::BeyondHorizon => batch.counts.beyond_horizon += 1,
                 Verdict::Revised => {
-                    counts.revised += 1;
+                    batch.counts.revised += 1;
                     in_batch.insert(key, now_seen);
-                    batch.revised.push(entry);
+                    batch.page.add(entry, within(at, read.piece.window), false);
                 }
-                Verdict::New => match self.encode(&leg, entry, read) {
+                Verdict::New => match self.refusal(rows[row]).map_or_else(|| self.encode(&leg, entry, at, read), Err) {
                     Ok(message) => {
-                        counts.published += 1;
+                        batch.counts.published += 1;
+                        batch.counts.late += u64::from(at < self.final_to(read.unit));
                         in_batch.insert(key, now_seen);
+                        batch.page.add(entry, within(at, read.piece.window), false);
+                        batch.disconnected.push(leg.disconnected);
                         batch.messages.push(message);
-                        batch.origins.push(Origin { raw, entry });
+                        batch.rows.push(row);
                     }
-                    Err(reason) => dead.push((raw, reason)),
+                    Err(reason) => dead.push((row, reason)),
                 },
             }
         }
-        counts.dead += dead.len() as u64;
-        self.bury(&mut batch, dead, read).await?;
-        self.send(batch, &mut counts, read).await?;
-        Ok(counts)
+        batch.counts.dead = dead.len() as u64;
+        self.bury(&mut batch, rows, dead, read, unburied).await?;
+        Ok(batch)
+    }
+
+    fn classify(&self, seen: Option<Seen>, fingerprint: Fingerprint, at: UtcMillis, read: Read<'_>) -> Verdict {
+        let Some(unit) = self.progress(read.unit) else { return Verdict::New };
+        match classify(seen, fingerprint, at, &unit.progress) {
+            Verdict::BeyondHorizon if hooks::is_mutant(Mutant::ExpiryByWallClock) => Verdict::New,
+            verdict => verdict,
+        }
+    }
+
+    fn is_expired_by_mutant(&self, at: UtcMillis) -> bool {
+        hooks::is_mutant(Mutant::ExpiryByWallClock) && at < self.clock.now().minus(self.terms.delays.horizon)
+    }
+
+    fn final_to(&self, unit: &str) -> UtcMillis {
+        self.progress(unit).map_or(UtcMillis::new(i64::MIN), |unit| unit.progress.final_to)
+    }
+
+    /// A leg's time on the axis that the windows are cut on.
+    fn time_of(&self, leg: &Leg<'_>) -> UtcMillis {
+        match (self.terms.time_basis, &leg.values[position::CONNECT_TIME]) {
+            (TimeBasis::Connect, Value::Integer(connected)) if *connected > 0 => UtcMillis::new(*connected),
+            _ => leg.disconnected,
+        }
     }
 
     /// The message of a new leg, or why the topic cannot take it.
-    fn encode(&self, leg: &Leg<'_>, entry: Entry, read: Read<'_>) -> Result<Message, Reason> {
+    fn encode(&self, leg: &Leg<'_>, entry: Entry, at: UtcMillis, read: Read<'_>) -> Result<Message, Reason> {
         let ingest = Ingest {
             first_seen: read.seen_at,
             how: read.piece.how,
-            late: leg.disconnected < read.progress.final_to,
+            late: at < self.final_to(read.unit),
             revision: entry.seen.revision,
             window: read.piece.window,
         };
         let mut payload = Vec::with_capacity(640);
-        self.destinations.framing.write_header(&mut payload);
+        self.terms.framing.write_header(&mut payload);
         self.encoder.encode(leg, &ingest, &mut payload).map_err(|error| {
             tracing::warn!(unit = read.unit, %error, "a leg cannot be encoded and goes to the dead letters");
             Reason::Invalid
         })?;
+        let timestamp = match self.terms.timestamp {
+            MessageTimestamp::Disconnect => Some(leg.disconnected),
+            MessageTimestamp::Publish => None,
+        };
+        let cluster = &self.owner.follower.cluster;
+        if timestamp.is_some_and(|timestamp| !cluster.takes_timestamp(Destination::Legs, timestamp, self.clock.now())) {
+            return Err(Reason::Timestamp);
+        }
         let message = Message {
             destination: Destination::Legs,
             key: leg.call_id().as_bytes().to_vec(),
-            payload,
-            timestamp: leg.disconnected,
-            headers: vec![("call-legs-identity", entry.key.0.to_vec())],
+            payload: Some(payload),
+            timestamp,
+            headers: self.headers(entry, at, read),
         };
-        let bytes_max = self.destinations.sink.message_bytes_max(Destination::Legs);
-        if message.size_bytes() <= bytes_max { Ok(message) } else { Err(Reason::TooLarge) }
+        if message.size_bytes() <= cluster.message_bytes_max(Destination::Legs) {
+            Ok(message)
+        } else {
+            Err(Reason::TooLarge)
+        }
+    }
+
+    fn headers(&self, entry: Entry, at: UtcMillis, read: Read<'_>) -> Vec<(&'static str, Vec<u8>)> {
+        let trace = Trace {
+            journal: Trace::journal_tag(&self.owner.terms.journal),
+            seen: entry.seen,
+            generation: self.progress(read.unit).map_or(0, |unit| unit.generation),
+            at: within(at, read.piece.window),
+            unit: read.unit.to_owned(),
+        };
+        vec![(IDENTITY_HEADER, entry.key.0.to_vec()), (Trace::HEADER, trace.to_bytes())]
     }
 
     /// Adds to a batch what is not yet among the dead letters.
-    async fn bury<'p>(
+    async fn bury(
         &self,
-        batch: &mut Batch<'p>,
-        dead: Vec<(&'p [u8], Reason)>,
+        batch: &mut Batch,
+        rows: &[&[u8]],
+        dead: Vec<(usize, Reason)>,
         read: Read<'_>,
-    ) -> Result<(), StoreError> {
+        unburied: &BTreeSet<usize>,
+    ) -> Result<(), Fault> {
         if dead.is_empty() {
             return Ok(());
         }
-        let keys: Vec<KeyHash> = dead.iter().map(|(raw, _)| KeyHash::of_dead_row(raw)).collect();
-        let looked_up = keys.clone();
-        let stored = self.in_store(move |store| store.seen(&looked_up)).await?;
-        let mut in_batch = HashSet::new();
-        for ((key, stored), (raw, reason)) in keys.into_iter().zip(stored).zip(dead) {
-            if stored.is_none() && in_batch.insert(key) {
-                batch.messages.push(self.dead_letter(key, raw, reason, read));
-                let seen = Seen { fingerprint: None, revision: 0 };
-                batch.origins.push(Origin { raw, entry: Entry { key, at: read.piece.window.start, seen } });
+        let keys: Vec<KeyHash> = dead.iter().map(|(row, _)| KeyHash::of_dead_row(rows[*row])).collect();
+        let stored = self.owner.follower.find(keys.clone()).await?;
+        let mut in_batch = BTreeSet::new();
+        for ((key, stored), (row, reason)) in keys.into_iter().zip(stored).zip(dead) {
+            if stored.is_some() || unburied.contains(&row) || !in_batch.insert(key) {
+                continue;
             }
+            let entry = Entry { key, seen: Seen { fingerprint: None, revision: 0 } };
+            batch.messages.push(self.dead_letter(entry, rows[row], reason, read));
+            batch.rows.push(row);
+            batch.page.add(entry, read.piece.window.start, true);
         }
         Ok(())
     }
 
-    fn dead_letter(&self, key: KeyHash, raw: &[u8], reason: Reason, read: Read<'_>) -> Message {
-        let row_hash: String = key.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    fn dead_letter(&self, entry: Entry, raw: &[u8], reason: Reason, read: Read<'_>) -> Message {
+        let row_hash: String = entry.key.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut headers = self.headers(entry, read.piece.window.start, read);
+        headers.extend([
+            ("call-legs-error-code", reason.code().into()),
+            ("call-legs-error-message", reason.to_string().into()),
+            ("call-legs-unit", read.unit.into()),
+            ("call-legs-window", format!("{}/{}", read.piece.window.start, read.piece.window.end).into()),
+            ("call-legs-row-bytes", raw.len().to_string().into()),
+            ("call-legs-row-hash", row_hash.clone().into_bytes()),
+        ]);
         let mut message = Message {
             destination: Destination::DeadLetters,
-            key: row_hash.clone().into_bytes(),
-            payload: Vec::new(),
-            timestamp: read.seen_at,
-            headers: vec![
-                ("call-legs-error-code", reason.code().into()),
-                ("call-legs-error-message", reason.to_string().into()),
-                ("call-legs-unit", read.unit.into()),
-                ("call-legs-window", format!("{}/{}", read.piece.window.start, read.piece.window.end).into()),
-                ("call-legs-row-bytes", raw.len().to_string().into()),
-                ("call-legs-row-hash", row_hash.into_bytes()),
-            ],
+            key: row_hash.into_bytes(),
+            payload: None,
+            timestamp: Some(read.seen_at),
+            headers,
         };
-        let bytes_max = self.destinations.sink.message_bytes_max(Destination::DeadLetters);
+        let bytes_max = self.owner.follower.cluster.message_bytes_max(Destination::DeadLetters);
         let room = bytes_max.saturating_sub(message.size_bytes());
-        message.payload = raw[..raw.len().min(room)].to_vec();
+        message.payload = Some(raw[..raw.len().min(room)].to_vec());
         message
     }
 
-    /// Publishes a batch, however long Kafka is away, and remembers what is acknowledged.
-    ///
-    /// Only what failed is sent again. What the brokers refuse for its content comes around once more
-    /// as a dead letter.
-    async fn send<'p>(&self, mut batch: Batch<'p>, counts: &mut Counts, read: Read<'_>) -> Result<(), PublishError> {
-        let revised = std::mem::take(&mut batch.revised);
-        let started = Instant::now();
-        self.status.update(|status| status.publishing_since = Some(started));
-        let mut failures = 0;
-        while !batch.messages.is_empty() {
-            let sent = self.publish_watched(&batch.messages).await;
-            let reasons: HashMap<usize, Reason> = sent.refused.into_iter().collect();
-            let failed: HashSet<usize> = sent.failed.into_iter().collect();
-            let mut acknowledged = Vec::new();
-            let mut dead = Vec::new();
-            let mut again = Batch::default();
-            for (position, (message, origin)) in batch.messages.into_iter().zip(batch.origins).enumerate() {
-                if failed.contains(&position) {
-                    again.messages.push(message);
-                    again.origins.push(origin);
-                    continue;
-                }
-                match (reasons.get(&position), message.destination) {
-                    (None, destination) => {
-                        if destination == Destination::Legs {
-                            self.note_freshness(&message, read);
-                        }
-                        acknowledged.push(origin.entry);
-                    }
-                    (Some(reason), Destination::Legs) => {
-                        counts.published -= 1;
-                        counts.dead += 1;
-                        dead.push((origin.raw, *reason));
-                    }
-                    (Some(reason), Destination::DeadLetters) => {
-                        // Not remembered: it comes again with the next poll, and so does this line.
-                        tracing::warn!(
-                            unit = read.unit,
-                            code = reason.code(),
-                            "the dead-letter topic refuses a row: check its max.message.bytes"
-                        );
-                    }
-                }
-            }
-            self.remember(acknowledged).await?;
-            batch = again;
-            self.bury(&mut batch, dead, read).await?;
-            if let Some(error) = sent.error {
-                failures += 1;
-                self.pause_after(&error, failures).await?;
+    /// Commits units' progress and status; `false` when it was doubtful and is to be tried again.
+    async fn commit_progress(&mut self, units: Vec<UnitProgress>) -> Result<bool, Fault> {
+        let mut feeds: Vec<UnitFeed> = units.iter().map(|unit| self.feed(unit)).collect();
+        // A unit that was added and never read yet is told of, too.
+        for unit in self.owner.terms.units.clone() {
+            if self.progress(&unit).is_none() && !feeds.iter().any(|feed| feed.unit == unit) {
+                let unstarted = self.unstarted(&unit);
+                feeds.push(self.feed(&unstarted));
             }
         }
-        self.acknowledged(started);
-        // After the first publications: a leg may be new and revised on the same page.
-        self.remember(revised).await?;
-        Ok(())
-    }
-
-    async fn remember(&self, entries: Vec<Entry>) -> Result<(), StoreError> {
-        if entries.is_empty() {
-            return Ok(());
+        let attempted: Vec<(String, Counts)> = units.iter().map(|unit| (unit.unit.clone(), unit.counts)).collect();
+        let draft = Draft { units, feeds, forgotten_units: self.owner.abandoned_units(), ..Draft::default() };
+        let committed = commit_watched(&mut self.owner, draft, &self.status, Instant::now()).await;
+        let is_through = self.go_on_after(committed).await?;
+        if !is_through {
+            // What was counted must not be counted again where it came through after all.
+            self.owner.own().await?;
         }
-        self.in_store(move |store| store.remember(&entries)).await
-    }
-
-    /// Notes that everything sent since `started` is acknowledged.
-    fn acknowledged(&self, started: Instant) {
-        let was_troubled = self.status.read().sink_trouble.is_some();
-        self.status.update(|status| {
-            status.publishing_since = None;
-            status.sink_trouble = None;
-        });
-        if was_troubled {
-            tracing::info!(after_s = started.elapsed().as_secs(), "Kafka acknowledges again");
+        for (unit, counts) in attempted {
+            if is_through || self.progress(&unit).is_some_and(|known| known.counts == counts) {
+                self.uncommitted.remove(&unit);
+            }
+            self.announce(&unit);
         }
-        self.metrics.publish_duration.observe(started.elapsed().as_secs_f64());
+        Ok(is_through)
     }
 
-    /// Publishes, and says so when the acknowledgements are overdue.
-    async fn publish_watched(&self, messages: &[Message]) -> Sent {
-        let sink = &self.destinations.sink;
-        let started = Instant::now();
-        let publishing = sink.publish(messages);
-        tokio::pin!(publishing);
-        let mut overdue = tokio::time::interval_at(started + OVERDUE_AFTER, OVERDUE_REPEATED);
+    /// A unit's progress with what was counted since it was last written.
+    fn with_uncommitted(&self, unit: &UnitProgress) -> UnitProgress {
+        let mut unit = unit.clone();
+        unit.counts += self.uncommitted.get(&unit.unit).copied().unwrap_or_default();
+        unit
+    }
+
+    fn note_uncommitted(&mut self, unit: &str, counts: Counts) {
+        *self.uncommitted.entry(unit.to_owned()).or_default() += counts;
+    }
+
+    /// A unit that the journal knows by name only.
+    fn unstarted(&self, unit: &str) -> UnitProgress {
+        UnitProgress {
+            unit: unit.to_owned(),
+            generation: 0,
+            progress: Progress::starting_at(UtcMillis::new(0), &self.terms.delays),
+            source: self.owner.terms.source,
+            last_seq: 0,
+            chain: Chain::default(),
+            oldest_needed_seq: 0,
+            out_offsets: OutOffsets::default(),
+            counts: Counts::default(),
+            change: None,
+        }
+    }
+
+    /// Units that were taken out of the configuration stopped on purpose: silence would mean that we are down.
+    async fn tell_of_units_no_longer_read(&mut self) -> Result<(), Fault> {
         loop {
-            tokio::select! {
-                biased;
-                sent = &mut publishing => return sent,
-                _ = overdue.tick() => {
-                    let waited_s = started.elapsed().as_secs();
-                    let trouble = sink.trouble().unwrap_or_else(|| "no reason given".to_owned());
-                    tracing::warn!(waited_s, messages = messages.len(), "Kafka owes acknowledgements, and polls wait for them: {trouble}");
-                    self.status.update(|status| status.sink_trouble = Some(trouble));
-                }
+            self.owner.own().await?;
+            let head = &self.owner.follower.ledger.head;
+            let retired = head.units.values().filter(|unit| !self.owner.terms.units.contains(&unit.unit));
+            let units: Vec<UnitProgress> = retired.cloned().collect();
+            if units.is_empty() {
+                return Ok(());
+            }
+            let now = self.clock.now();
+            let feeds = units.iter().map(|unit| self.feed_in(unit, state::STOPPED, now)).collect();
+            let committed = self.owner.commit(Draft { units, feeds, ..Draft::default() }).await;
+            if self.go_on_after(committed).await? {
+                return Ok(());
             }
         }
     }
 
-    async fn pause_after(&self, error: &SinkError, failures: u32) -> Result<(), PublishError> {
-        let pause = SINK_BACKOFF.pause(failures, rand::random());
-        tracing::warn!(failures, %error, again_in_s = pause.as_secs(), "Kafka did not take everything; the rest is sent again");
-        self.status.update(|status| status.sink_trouble = Some(error.to_string()));
-        tokio::select! {
-            biased;
-            () = self.stop.cancelled() => Err(PublishError::Stopped),
-            () = tokio::time::sleep(pause) => Ok(()),
+    fn feed(&mut self, unit: &UnitProgress) -> UnitFeed {
+        let now = self.clock.now();
+        let state = self.status.read().units.get(&unit.unit).map_or("starting", |status| status.state.as_str());
+        let told = self.told.entry(unit.unit.clone()).or_insert((state, now));
+        if told.0 != state {
+            *told = (state, now);
+        }
+        let since = told.1;
+        self.feed_in(unit, state, since)
+    }
+
+    fn feed_in(&self, unit: &UnitProgress, state: &str, since: UtcMillis) -> UnitFeed {
+        let identity = &self.owner.terms.identity;
+        let status = self.status.read();
+        UnitFeed {
+            unit: unit.unit.clone(),
+            generation: unit.generation,
+            complete_to: unit.progress.complete_to,
+            final_to: unit.progress.final_to,
+            state: state.to_owned(),
+            since,
+            last_poll_ok: status.units.get(&unit.unit).and_then(|status| status.last_poll_ok),
+            at: self.clock.now(),
+            next_beat_ms: u32::try_from(self.owner.terms.beat.as_millis()).unwrap_or(u32::MAX),
+            counts: unit.counts,
+            out_offsets: OutOffsets::default(),
+            owner: identity.process,
+            host: identity.host.clone(),
+            delivery: status.delivery.unwrap_or(Delivery::AtLeastOnce),
+            version: identity.version.clone(),
         }
     }
 
-    fn note_freshness(&self, message: &Message, read: Read<'_>) {
+    fn announce_all(&self) {
+        self.owner.terms.units.iter().for_each(|unit| self.announce(unit));
+    }
+
+    fn announce(&self, unit: &str) {
+        let Some(known) = self.progress(unit).filter(|unit| unit.is_started()) else { return };
+        self.status.update_unit(unit, |status| {
+            status.complete_to = Some(known.progress.complete_to);
+            status.final_to = Some(known.progress.final_to);
+        });
+        let label = UnitLabel { unit: unit.to_owned() };
+        self.metrics.complete_to.get_or_create(&label).set(known.progress.complete_to.as_seconds_f64());
+        self.metrics.final_to.get_or_create(&label).set(known.progress.final_to.as_seconds_f64());
+    }
+
+    /// Counts a chunk's rows, and how fresh its legs were when Kafka had them.
+    fn note_published(&self, batch: &Batch, read: Read<'_>, started: Option<Instant>) {
+        self.status.update_unit(read.unit, |status| status.counts += batch.counts);
+        for (result, count) in batch.counts.named() {
+            let labels = UnitResultLabels { unit: read.unit.to_owned(), result };
+            self.metrics.rows.get_or_create(&labels).inc_by(count);
+        }
+        let Some(started) = started else { return };
+        self.metrics.publish_duration.observe(started.elapsed().as_secs_f64());
         if read.piece.how == How::Poll {
             let histogram = self.metrics.freshness.get_or_create(&UnitLabel { unit: read.unit.to_owned() });
-            histogram.observe(self.clock.now().since(message.timestamp).as_secs_f64());
-        }
-    }
-
-    fn count(&self, unit: &str, counts: Counts) {
-        self.status.update_unit(unit, |status| status.counts += counts);
-        for (result, count) in counts.named() {
-            self.metrics.rows.get_or_create(&UnitResultLabels { unit: unit.to_owned(), result }).inc_by(count);
-        }
-    }
-
-    /// Runs a step of the store off the async workers, as one that must end.
-    async fn in_store<R: Send + 'static>(
-        &self,
-        step: impl FnOnce(&T) -> Result<R, StoreError> + Send + 'static,
-    ) -> Result<R, StoreError> {
-        let _step = self.status.bounded_step("store", STORE_STEP_MAX);
-        let store = Arc::clone(&self.destinations.store);
-        match tokio::task::spawn_blocking(move || step(&store)).await {
-            Ok(result) => result,
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+            let now = self.clock.now();
+            batch.disconnected.iter().for_each(|at| histogram.observe(now.since(*at).as_secs_f64()));
         }
     }
 }
 
-/// By when an identity may be forgotten: a disconnect time outside the window, which the API's
-/// filter should not let through, counts as the window's edge.
-fn forgotten_by(disconnected: UtcMillis, window: Window) -> UtcMillis {
-    disconnected.clamp(window.start, window.end)
+/// Commits, and says so when the brokers take long.
+async fn commit_watched<C: Cluster, V: View>(
+    owner: &mut Owner<C, V>,
+    draft: Draft<'_>,
+    status: &StatusBoard,
+    started: Instant,
+) -> Result<(), CommitError> {
+    let cluster = Arc::clone(&owner.follower.cluster);
+    let committing = owner.commit(draft);
+    tokio::pin!(committing);
+    let mut overdue = tokio::time::interval_at(Instant::now() + OVERDUE_AFTER, OVERDUE_REPEATED);
+    // Kept over failures: what counts is since when nothing got through.
+    status.update(|status| {
+        status.publishing_since.get_or_insert(started);
+    });
+    loop {
+        tokio::select! {
+            biased;
+            committed = &mut committing => {
+                if committed.is_ok() {
+                    acknowledged(status);
+                }
+                return committed;
+            }
+            _ = overdue.tick() => {
+                let waited_s = started.elapsed().as_secs();
+                let trouble = cluster.trouble().unwrap_or_else(|| "no reason given".to_owned());
+                tracing::warn!(waited_s, "Kafka owes acknowledgements, and polls wait for them: {trouble}");
+                status.update(|status| status.sink_trouble = Some(trouble));
+            }
+        }
+    }
+}
+
+/// How many of the rows go into the next transaction.
+fn chunk_length(rows: &[&[u8]]) -> usize {
+    let mut bytes = 0;
+    let fitting = rows.iter().take(PAGE_ENTRIES_MAX).take_while(|row| {
+        bytes += row.len();
+        bytes <= CHUNK_BYTES_MAX
+    });
+    fitting.count().max(1)
+}
+
+fn acknowledged(status: &StatusBoard) {
+    status.update(|status| {
+        status.publishing_since = None;
+        status.sink_trouble = None;
+    });
+}
+
+/// By when an identity may be forgotten: a time outside the window, which the API's filter should not
+/// let through, counts as the window's edge.
+fn within(at: UtcMillis, window: Window) -> UtcMillis {
+    at.clamp(window.start, UtcMillis::new(window.end.as_millis() - 1).max(window.start))
 }

@@ -2,10 +2,12 @@
 //!
 //! Kept as sorted, disjoint, non-touching windows, so that equal sets are equal values.
 
+use serde::{Deserialize, Serialize};
+
 use super::time::{UtcMillis, Window};
 
 /// A set of instants as sorted disjoint windows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage(Vec<Window>);
 
 impl Coverage {
@@ -18,6 +20,20 @@ impl Coverage {
     pub fn contains(&self, instant: UtcMillis) -> bool {
         let after = self.0.partition_point(|window| window.start <= instant);
         after > 0 && self.0[after - 1].contains(instant)
+    }
+
+    /// Whether every instant from `first` to `last`, both included, is in the set.
+    pub fn spans(&self, first: UtcMillis, last: UtcMillis) -> bool {
+        let after = self.0.partition_point(|window| window.start <= first);
+        after > 0 && self.0[after - 1].contains(first) && self.0[after - 1].contains(last)
+    }
+
+    /// Takes everything from `end` on out of the set.
+    pub fn cut(&mut self, end: UtcMillis) {
+        self.0.retain(|window| window.start < end);
+        if let Some(last) = self.0.last_mut() {
+            last.end = last.end.min(end);
+        }
     }
 
     /// Adds a window, merging what it overlaps or touches.
@@ -65,9 +81,27 @@ mod tests {
             for at in (0..60).map(UtcMillis::new) {
                 prop_assert_eq!(coverage.contains(at), windows.iter().any(|window| window.contains(at)));
             }
+            for first in 0..60 {
+                for last in first..60 {
+                    let all = (first..=last).all(|at| coverage.contains(UtcMillis::new(at)));
+                    prop_assert_eq!(coverage.spans(UtcMillis::new(first), UtcMillis::new(last)), all);
+                }
+            }
             for pair in coverage.windows().windows(2) {
                 prop_assert!(pair[0].end < pair[1].start, "sorted, disjoint and not touching");
             }
+        }
+
+        #[test]
+        fn nothing_is_left_from_a_cut_on(windows in prop::collection::vec((0i64..60, 0i64..60), 0..12), end in 0i64..60) {
+            let coverage: Coverage = windows.into_iter().map(|(a, b)| window(a, b)).collect();
+            let mut cut = coverage.clone();
+            cut.cut(UtcMillis::new(end));
+            for at in 0..60 {
+                let instant = UtcMillis::new(at);
+                prop_assert_eq!(cut.contains(instant), at < end && coverage.contains(instant));
+            }
+            prop_assert!(cut.windows().iter().all(|window| !window.is_empty()));
         }
     }
 }

@@ -3,6 +3,8 @@
 //! The same rule serves every kind of read, whatever its bounds and however often it was killed.
 //! Stored values decide, never a clock: with an expiry by the wall clock a leg could come twice.
 
+use serde::{Deserialize, Serialize};
+
 use super::identity::Fingerprint;
 use super::time::UtcMillis;
 use super::watermark::Progress;
@@ -41,7 +43,7 @@ pub fn classify(seen: Option<Seen>, fingerprint: Fingerprint, disconnected: UtcM
 }
 
 /// What became of fetched rows: every row is in exactly one of the counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// In the topic, acknowledged by Kafka.
     pub published: u64,
@@ -55,11 +57,15 @@ pub struct Counts {
     pub unfinished: u64,
     /// Too old to be told from what was published and forgotten.
     pub beyond_horizon: u64,
+    /// In the margin by which the query reaches beyond its window: the neighbouring windows' rows.
+    pub outside: u64,
+    /// Of the published ones, those that lie in a period already called final; no count of its own.
+    pub late: u64,
 }
 
 impl Counts {
     /// Each count with its name in logs, metrics and summaries.
-    pub fn named(&self) -> [(&'static str, u64); 6] {
+    pub fn named(&self) -> [(&'static str, u64); 7] {
         [
             ("published", self.published),
             ("duplicate", self.duplicate),
@@ -67,6 +73,7 @@ impl Counts {
             ("dead", self.dead),
             ("unfinished", self.unfinished),
             ("beyond_horizon", self.beyond_horizon),
+            ("outside", self.outside),
         ]
     }
 
@@ -84,6 +91,8 @@ impl std::ops::AddAssign for Counts {
         self.dead += other.dead;
         self.unfinished += other.unfinished;
         self.beyond_horizon += other.beyond_horizon;
+        self.outside += other.outside;
+        self.late += other.late;
     }
 }
 
@@ -125,8 +134,17 @@ mod tests {
 
     #[test]
     fn counts_add_up() {
-        let mut counts = Counts { published: 1, duplicate: 2, revised: 3, dead: 4, unfinished: 5, beyond_horizon: 6 };
+        let mut counts = Counts {
+            published: 1,
+            duplicate: 2,
+            revised: 3,
+            dead: 4,
+            unfinished: 5,
+            beyond_horizon: 6,
+            outside: 7,
+            late: 1,
+        };
         counts += counts;
-        assert_eq!(counts.fetched(), 42);
+        assert_eq!(counts.fetched(), 56, "a late leg is one of the published");
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::leg::How;
 use super::time::{UtcMillis, Window};
-use super::watermark::{Delays, Progress};
+use super::watermark::Progress;
 
 /// One window of a poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,22 +21,22 @@ pub struct Piece {
     pub how: How,
 }
 
-/// A poll of one unit: which pieces are left, and how far the pieces read so far join up.
+/// A poll of one unit: which pieces are left.
 ///
 /// A piece that could not be read to its end leaves a hole; the pieces behind it are still read and
-/// published, so that new legs keep flowing, but the watermarks stay in front of the hole.
+/// published, so that new legs keep flowing, but the watermarks stay in front of the hole
+/// (see [`Progress::advance`]).
 #[derive(Clone, Debug)]
 pub struct Cycle {
     next_start: UtcMillis,
     bound: UtcMillis,
     window_max: Duration,
-    read_to: UtcMillis,
 }
 
 impl Cycle {
     /// Plans a poll up to `bound`, the first instant that is not asked for.
     pub fn plan(progress: &Progress, bound: UtcMillis, window_max: Duration) -> Self {
-        Self { next_start: progress.final_to, bound, window_max, read_to: progress.final_to }
+        Self { next_start: progress.final_to, bound, window_max }
     }
 
     /// The next piece to read, `None` when the poll is through.
@@ -49,14 +49,6 @@ impl Cycle {
         self.next_start = end;
         Some(Piece { window, how: if end == self.bound { How::Poll } else { How::CatchUp } })
     }
-
-    /// Records that `window` was read to its last page by a read begun at `begun`.
-    pub fn finished(&mut self, window: Window, begun: UtcMillis, progress: &mut Progress, delays: &Delays) {
-        if window.start <= self.read_to {
-            self.read_to = self.read_to.max(window.end);
-            progress.advance(window, begun, delays);
-        }
-    }
 }
 
 /// The first instant that a poll begun at `now` does not ask for: the current second may still be filling.
@@ -66,6 +58,7 @@ pub fn bound(now: UtcMillis) -> UtcMillis {
 
 #[cfg(test)]
 mod tests {
+    use super::super::watermark::Delays;
     use super::*;
     use proptest::prelude::*;
 
@@ -120,7 +113,7 @@ mod tests {
                     if outcomes.next().unwrap() {
                         read.add(piece.window);
                         let before = progress.clone();
-                        cycle.finished(piece.window, at(now), &mut progress, &DELAYS);
+                        progress.advance(piece.window, at(now), &DELAYS);
                         prop_assert!(progress.final_to >= before.final_to && progress.complete_to >= before.complete_to);
                     }
                 }

@@ -25,6 +25,9 @@ pub struct QueryBounds {
     pub start: String,
     /// `endTime`
     pub end: String,
+    /// The span of time that they mean: the window and the margins around it, whose rows are the
+    /// neighbouring windows'.
+    pub asked: Window,
 }
 
 /// The bounds whose answer holds every leg of `window`, whichever way the API treats its bounds.
@@ -33,9 +36,15 @@ pub struct QueryBounds {
 pub fn query_bounds(window: Window, zone: Tz) -> Option<QueryBounds> {
     let start = local(window.start.minus(WIDENED_BY), zone)?;
     let end = local(window.end.plus(WIDENED_BY), zone)?;
+    let start = leave_repeated_hour(start, zone, TimeDelta::seconds(-1));
+    let end = leave_repeated_hour(end, zone, TimeDelta::seconds(1));
+    // Each has one meaning now. The last second is asked for as a whole.
+    let asked_from = zone.from_local_datetime(&start).single()?.to_utc();
+    let asked_to = zone.from_local_datetime(&end).single()?.to_utc();
     Some(QueryBounds {
-        start: leave_repeated_hour(start, zone, TimeDelta::seconds(-1)).format(FORMAT).to_string(),
-        end: leave_repeated_hour(end, zone, TimeDelta::seconds(1)).format(FORMAT).to_string(),
+        start: start.format(FORMAT).to_string(),
+        end: end.format(FORMAT).to_string(),
+        asked: Window::new(asked_from.into(), UtcMillis::from(asked_to).plus(Duration::from_secs(1))),
     })
 }
 
@@ -127,6 +136,9 @@ mod tests {
             for end in readings(&found.end) {
                 prop_assert!(end > window.end.as_millis());
             }
+            prop_assert!(found.asked.start < window.start && window.end < found.asked.end);
+            prop_assert_eq!(readings(&found.start)[0], found.asked.start.as_millis());
+            prop_assert_eq!(readings(&found.end)[1] + 1_000, found.asked.end.as_millis());
         }
     }
 }

@@ -12,6 +12,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::coverage::Coverage;
 use super::time::{UtcMillis, Window};
 
@@ -27,7 +29,7 @@ pub struct Delays {
 }
 
 /// How far a unit has come.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Everything below was read once to the last page after the settle delay.
     pub complete_to: UtcMillis,
@@ -47,16 +49,27 @@ impl Progress {
 
     /// Moves the watermarks after `read` was read to its last page by a read begun at `begun`.
     ///
-    /// `read` must continue what this cycle read before it, down to `final_to` (see
-    /// [`Cycle`](super::planner::Cycle)); otherwise a hole would be declared read.
+    /// A watermark only moves on from where it is: a read that starts beyond it says nothing of what lies
+    /// between, nor does one that was begun later than the read of what lies between.
+    ///
+    /// ```text
+    ///   final_to                complete_to
+    ///      │   first read, begun at t   │ second read, begun later
+    ///      [──────────────────────┊─────)[──────────────)      ┊ t − settle − overlap: final so far,
+    ///                             ┊                              whatever the second read sees
+    /// ```
     pub fn advance(&mut self, read: Window, begun: UtcMillis, delays: &Delays) {
         let settled = begun.minus(delays.settle);
         let complete_to = self.complete_to.max(read.end.min(settled));
         let final_to = self.final_to.max(read.end.min(settled.minus(delays.overlap)));
-        self.coverage.add(Window::new(self.final_to, complete_to));
-        self.complete_to = complete_to;
-        self.final_to = final_to;
-        self.floor = self.floor.max(final_to.minus(delays.horizon));
+        if read.start <= self.complete_to {
+            self.coverage.add(Window::new(self.final_to, complete_to));
+            self.complete_to = complete_to;
+        }
+        if read.start <= self.final_to {
+            self.final_to = final_to;
+            self.floor = self.floor.max(final_to.minus(delays.horizon));
+        }
     }
 }
 
@@ -89,6 +102,24 @@ mod tests {
         let mut progress = Progress::starting_at(at(0), &DELAYS);
         progress.advance(Window::new(at(0), at(3600)), at(1_000_000), &DELAYS);
         assert_eq!((progress.complete_to, progress.final_to), (at(3600), at(3600)));
+    }
+
+    #[test]
+    fn a_later_read_makes_nothing_final_that_an_earlier_one_saw() {
+        let mut progress = Progress::starting_at(at(0), &DELAYS);
+        progress.advance(Window::new(at(0), at(10_000)), at(10_100), &DELAYS);
+        assert_eq!(progress.final_to, at(10_100 - 1_860));
+        progress.advance(Window::new(at(10_000), at(10_010)), at(11_000), &DELAYS);
+        assert_eq!(progress.complete_to, at(10_010));
+        assert_eq!(progress.final_to, at(10_100 - 1_860), "the first read was begun before its legs were due");
+    }
+
+    #[test]
+    fn a_read_beyond_a_hole_moves_nothing() {
+        let mut progress = Progress::starting_at(at(0), &DELAYS);
+        let before = progress.clone();
+        progress.advance(Window::new(at(3_600), at(7_200)), at(100_000), &DELAYS);
+        assert_eq!(progress, before);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What every Kafka client of the connector shares: its settings, and where librdkafka's words go.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::ClientContext;
@@ -24,6 +25,8 @@ pub fn settings(kafka: &config::Kafka) -> Result<ClientConfig, SinkError> {
     for (name, value) in kafka.properties.iter() {
         settings.set(name, value);
     }
+    // Broken connections are told by log lines alone: see `Context::breaks`.
+    settings.set("log.connection.close", "true");
     if let Some(password) = &kafka.sasl_password {
         let password = password.read().map_err(|error| SinkError::Refused(error.to_string()))?;
         settings.set("sasl.password", password.expose_secret());
@@ -64,35 +67,92 @@ impl Trouble {
     /// Whether the brokers refuse what we may do, which no waiting mends. A failed authentication is
     /// none: librdkafka calls time-outs of starting brokers so, too.
     pub fn is_refusal(&self) -> bool {
-        use RDKafkaErrorCode::{ClusterAuthorizationFailed, TopicAuthorizationFailed};
-        matches!(self.newest(), Some((TopicAuthorizationFailed | ClusterAuthorizationFailed, _)))
+        self.newest().is_some_and(|(code, _)| is_refusal(code))
     }
+
+    fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn set(&self, code: RDKafkaErrorCode, reason: &str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((code, reason.to_owned()));
+    }
+}
+
+/// Whether an answer means that this user may not, which no waiting mends.
+pub fn is_refusal(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed)
 }
 
 /// Takes librdkafka's log lines and errors.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
-    /// The newest error.
+    /// The newest error of this client.
     pub trouble: Trouble,
+    /// The newest error of any of several clients.
+    shared: Trouble,
+    breaks: Arc<AtomicU64>,
+}
+
+impl Context {
+    /// A client's context that tells its trouble to `shared` as well.
+    pub fn within(shared: &Trouble) -> Self {
+        Self { shared: shared.clone(), ..Self::default() }
+    }
+
+    /// How often a connection in use broke, or a request was not answered in time: whoever compares
+    /// two counts knows whether a request may have been sent twice between. A connection that did not
+    /// come about is none of these.
+    pub fn breaks(&self) -> u64 {
+        self.breaks.load(Ordering::Acquire)
+    }
+
+    /// The brokers have done as asked, whatever was before.
+    pub fn relieved(&self) {
+        self.trouble.clear();
+        self.shared.clear();
+    }
+
+    /// What failed, with the newest trouble behind it, as the error that this trouble makes it.
+    pub fn failed(&self, what: &str) -> SinkError {
+        let sentence = self.trouble.explain(what);
+        if self.trouble.is_refusal() { SinkError::Refused(sentence) } else { SinkError::Unavailable(sentence) }
+    }
+
+    /// The same about a question that was not answered.
+    pub fn unanswered(&self, error: &KafkaError) -> SinkError {
+        if let Some(code) = error.rdkafka_error_code().filter(|code| is_refusal(*code)) {
+            return SinkError::Refused(format!("Kafka does not let this user ask ({code})"));
+        }
+        self.failed(&format!("Kafka does not answer ({error})"))
+    }
 }
 
 impl ClientContext for Context {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = false;
 
-    /// librdkafka repeats a lost connection every second; the connector says it once, itself.
+    /// librdkafka repeats a lost connection every second, and calls a fenced producer an emergency: what
+    /// matters of it the connector says once, itself.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-                tracing::warn!(target: "librdkafka", facility, "{message}");
-            }
-            _ => tracing::debug!(target: "librdkafka", facility, "{message}"),
+        if is_break(facility, message) {
+            self.breaks.fetch_add(1, Ordering::AcqRel);
         }
+        tracing::debug!(target: "librdkafka", ?level, facility, "{message}");
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        use RDKafkaErrorCode::{GroupAuthorizationFailed, PartitionEOF};
         tracing::debug!(target: "librdkafka", %error, "{reason}");
-        if let Some(code) = error.rdkafka_error_code() {
-            *self.trouble.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((code, reason.to_owned()));
+        match error.rdkafka_error_code() {
+            // An end is no trouble. librdkafka looks for its group's coordinator even where no group
+            // is used, and ours use none.
+            None | Some(PartitionEOF | GroupAuthorizationFailed) => {}
+            // The sum of what was told before, which says more.
+            Some(RDKafkaErrorCode::AllBrokersDown) if self.trouble.newest().is_some() => {}
+            Some(code) => {
+                self.trouble.set(code, reason);
+                self.shared.set(code, reason);
+            }
         }
     }
 
@@ -104,10 +164,32 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {}
 
+/// Whether a log line tells of a connection that broke while it was in use, or of requests that were
+/// not answered in time. librdkafka makes errors only of connections that do not come about.
+fn is_break(facility: &str, message: &str) -> bool {
+    match facility {
+        "FAIL" => message.contains("in state UP"),
+        "REQTMOUT" => true,
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use rdkafka::consumer::BaseConsumer;
+
+    #[test]
+    fn only_a_connection_in_use_can_break() {
+        for (facility, message, expected) in [
+            ("FAIL", "[thrd:b:9092/1]: b:9092/1: Disconnected (after 12ms in state UP)", true),
+            ("FAIL", "[thrd:b:9092/1]: b:9092/1: Connect to ipv4#… failed (after 2ms in state CONNECT)", false),
+            ("REQTMOUT", "[thrd:b:9092/1]: b:9092/1: Timed out EndTxnRequest in flight", true),
+            ("TERMINATE", "[thrd:app]: Terminating instance", false),
+        ] {
+            assert_eq!(is_break(facility, message), expected, "{message}");
+        }
+    }
 
     #[test]
     fn refused_settings_are_named_without_their_values() {

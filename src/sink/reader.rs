@@ -48,10 +48,7 @@ impl TopicReader {
         let context = Context::default();
         let consumer: StreamConsumer<Context> =
             StreamConsumer::from_config_and_context(&settings, context.clone()).map_err(client::refused)?;
-        let unavailable = |error| {
-            let what = context.trouble.explain(&format!("Kafka does not answer ({error})"));
-            if context.trouble.is_refusal() { SinkError::Refused(what) } else { SinkError::Unavailable(what) }
-        };
+        let unavailable = |error| context.unanswered(&error);
         let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).map_err(unavailable)?;
         let partitions: Vec<i32> =
             metadata.topics().iter().flat_map(|topic| topic.partitions()).map(|partition| partition.id()).collect();

@@ -1,47 +1,64 @@
-//! What the connector remembers between polls: published identities and each unit's progress.
+//! The view: the journal's entries where they are found fast, in sled, and nothing that Kafka does not have.
 //!
-//! The store keeps and finds; what is kept when, and what it means, is decided elsewhere.
+//! ```text
+//!   commit ──▶ Kafka has it ──▶ apply ──▶ the view has it, stamped with the journal's position
+//! ```
+//!
+//! It may be deleted, damaged or old at any time: what is missing is read from the journal again.
+//! What is in it and when it is written is decided elsewhere.
 
+mod databases;
+mod instance;
 mod lock;
-mod sled_store;
+mod packed;
+mod sled_view;
+#[cfg(test)]
+mod tests;
 
+pub use instance::{Instance, Token};
 pub use lock::StateLock;
-pub use sled_store::SledStore;
+pub use sled_view::SledView;
 
+use std::future::Future;
 use std::path::PathBuf;
 
 use crate::core::dedupe::Seen;
 use crate::core::identity::KeyHash;
-use crate::core::time::UtcMillis;
-use crate::core::watermark::Progress;
+use crate::core::journal::{Page, Seq};
+use crate::core::ledger::{Head, Ledger};
 
-/// An identity to remember.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Of the leg or of the dead row.
-    pub key: KeyHash,
-    /// The instant by which it is forgotten: its disconnect time, brought into the window it was read in.
-    pub at: UtcMillis,
-    /// What is known of it.
+/// An entry as it is remembered; whether it still counts is [`Ledger::is_live`]'s to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// What is known of the leg or dead row.
     pub seen: Seen,
+    /// The page it was on.
+    pub seq: Seq,
+    /// The unit it was read for.
+    pub unit: String,
+    /// The unit's generation then.
+    pub generation: u32,
 }
 
-/// The store, or a simulation of it. All calls block; those that write return when it is durable.
-pub trait Store: Send + Sync + 'static {
-    /// What is remembered of each key, in the order of the keys.
-    fn seen(&self, keys: &[KeyHash]) -> Result<Vec<Option<Seen>>, StoreError>;
+/// The view of the journal, or a simulation of it.
+pub trait View: Send + Sync + 'static {
+    /// What was applied last, whole and consistent; `None` when there is nothing, or nothing usable.
+    fn load(&self) -> impl Future<Output = Result<Option<Ledger>, StoreError>> + Send;
 
-    /// Remembers entries, replacing what is known of the same keys.
-    fn remember(&self, entries: &[Entry]) -> Result<(), StoreError>;
+    /// What is remembered of each key, in the order of the keys; where a key is on several pages, the newest.
+    fn find(&self, keys: Vec<KeyHash>) -> impl Future<Output = Result<Vec<Option<Remembered>>, StoreError>> + Send;
 
-    /// How far a unit has come, `None` when it never started.
-    fn progress(&self, unit: &str) -> Result<Option<Progress>, StoreError>;
+    /// Remembers the pages' entries, then the head, then forgets what the head no longer needs.
+    ///
+    /// Returns when it is durable. A crash in between leaves the old head, with which the same may be
+    /// applied again. Applying the same page twice changes nothing.
+    fn apply(&self, pages: Vec<Page>, head: Head) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Stores how far a unit has come.
-    fn set_progress(&self, unit: &str, progress: &Progress) -> Result<(), StoreError>;
+    /// Empties the view.
+    fn wipe(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Forgets identities below `floor`; whole days only, so some stay longer.
-    fn forget_below(&self, floor: UtcMillis) -> Result<(), StoreError>;
+    /// Every entry, for the comparison with the journal; in any order.
+    fn all(&self) -> impl Future<Output = Result<Vec<(KeyHash, Remembered)>, StoreError>> + Send;
 }
 
 /// Why the state directory cannot be used.
@@ -65,22 +82,18 @@ pub enum StoreError {
         /// Who, if it could be read.
         pid: Option<u32>,
     },
-    /// Written by another version.
-    #[error("state.dir: {} has layout {found}, and this version reads layout {expected}: use the version that wrote it", path.display())]
-    Layout {
-        /// The directory.
-        path: PathBuf,
-        /// The layout found.
-        found: String,
-        /// The layout known.
-        expected: &'static str,
-    },
-    /// sled cannot read its own files, or lost the disk.
+    /// sled cannot read its own files, or lost the disk; the view is to be wiped.
     #[error("state.dir: the store in {} cannot be used: {reason}", path.display())]
     Broken {
         /// The database's directory.
         path: PathBuf,
         /// In sled's words.
         reason: String,
+    },
+    /// sled does not come back from opening its files; they are deleted, and only a new process is rid of it.
+    #[error("state.dir: sled hangs while it opens {}, which was deleted: start again", path.display())]
+    Hangs {
+        /// The database's directory.
+        path: PathBuf,
     },
 }

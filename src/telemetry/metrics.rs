@@ -11,7 +11,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
-use super::status::Status;
+use super::status::{Role, Status};
+use crate::core::journal::Delivery;
 
 /// Which unit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -27,6 +28,13 @@ pub struct UnitResultLabels {
     pub unit: String,
     /// From a closed set.
     pub result: &'static str,
+}
+
+/// How it publishes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DeliveryLabel {
+    /// `exactly-once` or `at-least-once`.
+    pub delivery: &'static str,
 }
 
 type Seconds = Gauge<f64, AtomicU64>;
@@ -56,6 +64,8 @@ pub struct Metrics {
     /// `call_legs_clock_skew_seconds`
     pub clock_skew: Seconds,
     ready: Gauge,
+    owner: Gauge,
+    delivery: Family<DeliveryLabel, Gauge>,
     kafka_waiting: Seconds,
 }
 
@@ -75,6 +85,8 @@ impl Default for Metrics {
             last_poll_ok: Family::default(),
             clock_skew: Gauge::default(),
             ready: Gauge::default(),
+            owner: Gauge::default(),
+            delivery: Family::default(),
             kafka_waiting: Gauge::default(),
         };
         metrics.register();
@@ -89,7 +101,7 @@ const FRESHNESS_SECONDS: [f64; 10] = [15.0, 30.0, 60.0, 120.0, 180.0, 300.0, 600
 impl Metrics {
     fn register(&mut self) {
         let Self { registry, .. } = self;
-        registry.register("rows", "Rows read from the API by what became of them: published, duplicate, revised, dead, unfinished, beyond_horizon", self.rows.clone());
+        registry.register("rows", "Rows read from the API by what became of them: published, duplicate, revised, dead, unfinished, beyond_horizon, outside", self.rows.clone());
         registry.register(
             "polls",
             "Polls by how they ended: ok, incomplete, clock_skew, unreachable, rate_limited, cursor_refused, refused",
@@ -143,6 +155,12 @@ impl Metrics {
             self.clock_skew.clone(),
         );
         registry.register("ready", "1 when /readyz says ready, else 0", self.ready.clone());
+        registry.register("owner", "1 when this instance publishes, 0 when it stands by or starts", self.owner.clone());
+        registry.register(
+            "delivery",
+            "1 for the guarantee that runs, exactly-once or at-least-once",
+            self.delivery.clone(),
+        );
         registry.register_with_unit(
             "kafka_waiting",
             "How long Kafka has owed the acknowledgement of the batch under way",
@@ -155,6 +173,13 @@ impl Metrics {
     /// The page for Prometheus, in the OpenMetrics text format.
     pub fn render(&self, status: &Status, now: Instant) -> String {
         self.ready.set(i64::from(status.reasons_not_ready(now).is_empty()));
+        self.owner.set(i64::from(status.role == Role::Owner));
+        if let Some(delivery) = status.delivery {
+            for known in [Delivery::ExactlyOnce, Delivery::AtLeastOnce] {
+                let label = DeliveryLabel { delivery: known.as_str() };
+                self.delivery.get_or_create(&label).set(i64::from(known == delivery));
+            }
+        }
         self.kafka_waiting.set(status.publishing_since.map_or(0.0, |since| now.duration_since(since).as_secs_f64()));
         let mut page = String::new();
         // Writing to a String cannot fail.

@@ -6,4 +6,4 @@ pub mod metrics;
 pub mod status;
 
 pub use metrics::Metrics;
-pub use status::{Status, StatusBoard};
+pub use status::{Role, Status, StatusBoard};

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::core::dedupe::Counts;
+use crate::core::journal::Delivery;
 use crate::core::time::UtcMillis;
 
 /// Kafka may take this long to acknowledge before readiness fails: broker restarts are shorter.
@@ -80,11 +81,32 @@ pub struct UnitStatus {
     pub counts: Counts,
 }
 
+/// What this process is to the journal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Not known yet.
+    #[default]
+    Starting,
+    /// It publishes.
+    Owner,
+    /// Another one does.
+    StandingBy {
+        /// The owner's host name.
+        owner: String,
+        /// Where its admin port listens.
+        admin: String,
+    },
+}
+
 /// How the whole connector is.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
     /// What start-up waits for; `None` when it is through.
     pub waiting_for: Option<String>,
+    /// What this process is to the journal.
+    pub role: Role,
+    /// How it publishes, once that is known.
+    pub delivery: Option<Delivery>,
     /// Whether it was told to stop.
     pub stopping: bool,
     /// Since when Kafka owes an acknowledgement.
@@ -106,6 +128,10 @@ impl Status {
         }
         if let Some(waiting_for) = &self.waiting_for {
             reasons.push(format!("starting: {waiting_for}"));
+        }
+        if let Role::StandingBy { owner, admin } = &self.role {
+            reasons.push(format!("standing by: {owner} publishes (its admin port: {admin})"));
+            return reasons;
         }
         let waited = self.publishing_since.map(|since| now.duration_since(since));
         if let Some(waited) = waited.filter(|waited| *waited >= ACKNOWLEDGEMENT_PATIENCE) {

@@ -4,7 +4,11 @@
 //! |---|---|
 //! | `records` | what arrives in Kafka, read by Java: fields, keys, partitions, headers, both framings, dead letters |
 //! | `faults` | that nothing is lost or repeated: a faulty API, Kafka and the API away, kills and restarts |
+//! | `crash` | the crash matrix: kills at every step of a transaction, four ways to come back |
+//! | `ownership` | two instances, a paused owner, state directories that are lost, damaged, old or foreign |
+//! | `state` | what operators can ask of the journal, and what is refused until they decide |
 //! | `commands` | `check`, `tail`, `schema`, the exit codes, health and readiness |
+//! | `soak` | kills at random, for as long as one likes |
 //! | `rig` | a sandbox, a topic of its own, a configuration and the child process, for all of them |
 
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test, and where")]
@@ -13,6 +17,10 @@
 mod support;
 
 mod commands;
+mod crash;
 mod faults;
+mod ownership;
 mod records;
 mod rig;
+mod soak;
+mod state;

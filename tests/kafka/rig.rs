@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,13 +14,14 @@ use call_legs::sandbox::dataset::DatasetSettings;
 use call_legs::sandbox::{Sandbox, Settings};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Headers, Message, OwnedMessage};
 use rdkafka::{Offset, TopicPartitionList};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 /// For whatever a test waits for.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A sandbox's settings for tests: any port, no faults, nothing live.
 pub(super) fn sandbox_settings(legs: u64, span: Duration) -> Settings {
@@ -30,13 +32,14 @@ pub(super) fn sandbox_settings(legs: u64, span: Duration) -> Settings {
     }
 }
 
-/// One test's world.
+/// One test's world: what one instance of the connector sees of it.
 pub(super) struct Rig {
-    pub(super) sandbox: Sandbox,
+    pub(super) sandbox: Arc<Sandbox>,
     pub(super) topic: String,
     pub(super) admin: String,
     dir: TempDir,
     config: PathBuf,
+    keys: BTreeMap<String, String>,
 }
 
 impl Rig {
@@ -64,6 +67,7 @@ impl Rig {
                 ("kafka.bootstrap_servers", format!("{bootstrap:?}")),
                 ("kafka.topic", format!("{topic:?}")),
                 ("kafka.partitions", "3".to_owned()),
+                ("kafka.beat", "\"1s\"".to_owned()),
                 ("kafka.topic_config.\"retention.ms\"", "-1".to_owned()),
                 ("avro.framing", "\"single-object\"".to_owned()),
                 ("state.dir", format!("{:?}", dir.path().join("state"))),
@@ -75,10 +79,35 @@ impl Rig {
             let (key, value) = setting.split_once(" = ").expect("section.key = value");
             keys.insert(key.to_owned(), value.to_owned());
         }
-        let text: String = keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        let topic = keys["kafka.topic"].trim_matches('"').to_owned();
         let config = dir.path().join("call-legs.toml");
-        fs::write(&config, text).unwrap();
-        Self { sandbox, topic, admin, dir, config }
+        let rig = Self { sandbox: Arc::new(sandbox), topic, admin, dir, config, keys };
+        rig.write_config();
+        rig
+    }
+
+    /// A second instance with the same configuration, but a state directory and an admin port of its own.
+    pub(super) fn sibling(&self) -> Self {
+        let dir = TempDir::new().unwrap();
+        let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let mut keys = self.keys.clone();
+        keys.insert("state.dir".to_owned(), format!("{:?}", dir.path().join("state")));
+        keys.insert("admin.listen".to_owned(), format!("{admin:?}"));
+        let config = dir.path().join("call-legs.toml");
+        let rig = Self { sandbox: Arc::clone(&self.sandbox), topic: self.topic.clone(), admin, dir, config, keys };
+        rig.write_config();
+        rig
+    }
+
+    /// Changes a setting for the next start.
+    pub(super) fn set(&mut self, key: &str, value: &str) {
+        self.keys.insert(key.to_owned(), value.to_owned());
+        self.write_config();
+    }
+
+    fn write_config(&self) {
+        let text: String = self.keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        fs::write(&self.config, text).unwrap();
     }
 
     pub(super) fn config(&self) -> &Path {
@@ -91,11 +120,17 @@ impl Rig {
 
     /// Starts the daemon; its log goes on in the same file when it is started again.
     pub(super) fn start(&self) -> Daemon<'_> {
+        self.start_to_die_at("")
+    }
+
+    /// Starts the daemon so that it dies as by kill -9 at a point of `call_legs::hooks`, `name` or `name:<n>`.
+    pub(super) fn start_to_die_at(&self, point: &str) -> Daemon<'_> {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let child = command()
             .args(["run", "--config"])
             .arg(&self.config)
             .env("CALL_LEGS_LOG__LEVEL", "info,call_legs::connector=debug")
+            .env("CALL_LEGS_DIE_AT", point)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -174,9 +209,19 @@ impl Rig {
 
     /// The identities of the legs that the API shows now and that can be published.
     pub(super) fn true_identities(&self) -> Vec<Identity> {
+        self.identities_where(|_| true)
+    }
+
+    /// The same of one PBX.
+    pub(super) fn true_identities_of(&self, pbx: &str) -> Vec<Identity> {
+        self.identities_where(|leg| leg == pbx)
+    }
+
+    fn identities_where(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<Identity> {
         let legs = self.sandbox.api().legs_visible(self.sandbox.now(), chrono_tz::UTC);
         let publishable = legs.filter(|leg| leg.versions.iter().any(|version| version.rubbish.is_none()));
-        publishable.map(|leg| identity(&leg.pbx_id, &leg.call_id, &leg.leg_id)).collect()
+        let wanted = publishable.filter(|leg| is_wanted(&leg.pbx_id));
+        wanted.map(|leg| identity(&leg.pbx_id, &leg.call_id, &leg.leg_id)).collect()
     }
 }
 
@@ -198,6 +243,12 @@ impl Daemon<'_> {
         assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
         let status = self.child.wait().unwrap();
         (status, started.elapsed())
+    }
+
+    /// Stops it as a debugger would, or lets it go on.
+    pub(super) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
     /// Waits for it to end by itself.
@@ -249,29 +300,42 @@ pub(super) async fn identities(bootstrap: &str, topic: &str) -> BTreeMap<Identit
 }
 
 fn read_identities(bootstrap: &str, topic: &str) -> BTreeMap<Identity, u32> {
+    let mut found = BTreeMap::new();
+    for message in read_committed(bootstrap, topic) {
+        let header = message.headers().unwrap().iter().find(|header| header.key == "call-legs-identity").unwrap();
+        *found.entry(header.value.unwrap().try_into().unwrap()).or_default() += 1;
+    }
+    found
+}
+
+/// All committed records of a topic, up to where every transaction is decided.
+pub(super) fn read_committed(bootstrap: &str, topic: &str) -> Vec<OwnedMessage> {
     let wait = Duration::from_secs(20);
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .set("group.id", "test")
         .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
         .set("isolation.level", "read_committed")
         .create()
         .unwrap();
     let metadata = consumer.fetch_metadata(Some(topic), wait).unwrap();
-    let mut remaining = 0;
     let mut assignment = TopicPartitionList::new();
+    let mut open = BTreeSet::new();
     for partition in metadata.topics()[0].partitions() {
-        let (low, high) = consumer.fetch_watermarks(topic, partition.id(), wait).unwrap();
-        remaining += high - low;
+        open.insert(partition.id());
         assignment.add_partition_offset(topic, partition.id(), Offset::Beginning).unwrap();
     }
     consumer.assign(&assignment).unwrap();
-    let mut found = BTreeMap::new();
-    while remaining > 0 {
-        let message = consumer.poll(wait).expect("the topic's records come").unwrap();
-        let header = message.headers().unwrap().iter().find(|header| header.key == "call-legs-identity").unwrap();
-        *found.entry(header.value.unwrap().try_into().unwrap()).or_default() += 1;
-        remaining -= 1;
+    let mut found = Vec::new();
+    while !open.is_empty() {
+        match consumer.poll(wait).expect("the topic's records come") {
+            Ok(message) => found.push(message.detach()),
+            Err(KafkaError::PartitionEOF(partition)) => {
+                open.remove(&partition);
+            }
+            Err(error) => panic!("{error}"),
+        }
     }
     found
 }

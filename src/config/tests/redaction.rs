@@ -125,6 +125,8 @@ fn the_effective_settings_are_complete_and_in_the_documented_order() {
             "kafka.replication_factor = the broker's default",
             "kafka.timestamp = disconnect",
             "kafka.delivery = auto",
+            "kafka.journal = call-legs.journal",
+            "kafka.beat = 10s",
             "kafka.sasl_password = not set",
             "kafka.properties.linger.ms = 5",
             "avro.framing = confluent",

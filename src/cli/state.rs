@@ -1,0 +1,188 @@
+//! `state`: what the journal says, whether the view equals it, and the deliberate changes.
+//!
+//! What changes something is asked of the running owner, over its admin port with the token that it
+//! keeps in the state directory. Where no owner runs, the command becomes the owner for as long as it takes.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use clap::{Args, Subcommand};
+
+use super::{load, print_line};
+use crate::admin::ORDERS;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, StartFrom};
+use crate::connector::{Order, read_journal};
+use crate::core::feed::BEATS_MISSED_MAX;
+use crate::core::ledger::Ledger;
+use crate::daemon;
+use crate::error::{Ended, Exit, OrExit};
+use crate::sink::KafkaCluster;
+use crate::sink::topics::Topics;
+use crate::store::Token;
+
+/// Building a large view anew takes minutes.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+#[derive(Debug, Args)]
+pub(super) struct StateArgs {
+    #[command(subcommand)]
+    command: StateCommand,
+}
+
+#[derive(Debug, Args)]
+struct Place {
+    /// The TOML file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum StateCommand {
+    /// Print what the journal says: owner, units, watermarks, coverage, pages; changes nothing
+    Show(Place),
+    /// Compare the view in the state directory with the journal
+    Verify(Place),
+    /// Delete the view and build it anew from the journal
+    Rebuild(Place),
+    /// Read a unit again from an instant on, and publish its legs a second time; without --yes only say what that is
+    Rewind {
+        #[command(flatten)]
+        place: Place,
+        /// The unit: an entry of source.pbx_ids
+        #[arg(long, value_name = "UNIT")]
+        unit: String,
+        /// From where: an instant in RFC 3339, or a time ago such as now-6h
+        #[arg(long, value_name = "T", value_parser = instant)]
+        to: StartFrom,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Go on although the source's filters have changed, or the topic of legs was truncated
+    Accept {
+        #[command(flatten)]
+        place: Place,
+        /// The unit; without it all of them
+        #[arg(long, value_name = "UNIT")]
+        unit: Option<String>,
+    },
+    /// Rebuild a lost journal from the headers of the legs in the topic
+    Adopt(Place),
+}
+
+fn instant(text: &str) -> Result<StartFrom, String> {
+    StartFrom::parse(text).ok_or_else(|| "give an instant such as 2026-02-03T09:00:00Z, or now-6h".to_owned())
+}
+
+pub(super) async fn run(arguments: StateArgs) -> Result<(), Ended> {
+    let (place, order) = match arguments.command {
+        StateCommand::Show(place) => return show(&load(&place.config)?).await,
+        StateCommand::Verify(place) => (place, Order::Verify),
+        StateCommand::Rebuild(place) => (place, Order::Rebuild),
+        StateCommand::Rewind { place, unit, to, yes } => {
+            (place, Order::Rewind { unit, to: to.resolve(SystemClock.now()).at, confirmed: yes })
+        }
+        StateCommand::Accept { place, unit } => (place, Order::Accept { unit }),
+        StateCommand::Adopt(place) => (place, Order::Adopt),
+    };
+    let config = load(&place.config)?;
+    let done = match ask_owner(&config, &order).await? {
+        Some(done) => done,
+        None => {
+            eprintln!("no daemon of this configuration runs here: becoming the owner for this order");
+            daemon::carry_out(config, order).await?
+        }
+    };
+    print_line(done.trim_end())
+}
+
+/// The running owner's answer; `None` when none runs here.
+async fn ask_owner(config: &Config, order: &Order) -> Result<Option<String>, Ended> {
+    // Without one that can be read, no owner runs on this directory, or none that would take orders from us.
+    let Ok(token) = Token::read(&config.state.dir) else { return Ok(None) };
+    let mut address = config.admin.listen;
+    if address.ip().is_unspecified() {
+        address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    let body = serde_json::to_string(order).or_exit(Exit::Internal)?;
+    let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build().or_exit(Exit::Internal)?;
+    let request = client.post(format!("http://{address}{ORDERS}")).bearer_auth(token.expose()).body(body);
+    let answer = match request.send().await {
+        Err(error) if error.is_connect() => return Ok(None),
+        answer => {
+            answer.map_err(|error| anyhow!("admin.listen: {address} does not answer: {error}")).or_exit(Exit::State)?
+        }
+    };
+    let status = answer.status();
+    let said = answer.text().await.or_exit(Exit::State)?;
+    match status.as_u16() {
+        200 => Ok(Some(said)),
+        401 => Err(anyhow!(
+            "admin.listen: whoever listens on {address} does not take the token in {}: it is another connector's",
+            config.state.dir.display()
+        ))
+        .or_exit(Exit::State),
+        409 => Err(anyhow!("{}", said.trim_end())).or_exit(Exit::Usage),
+        _ => Err(anyhow!("the owner could not do it: {}", said.trim_end())).or_exit(Exit::State),
+    }
+}
+
+async fn show(config: &Config) -> Result<(), Ended> {
+    let topics = Topics::assumed(&config.kafka.topic, &config.kafka.journal);
+    let cluster = KafkaCluster::new(&config.kafka, topics).or_exit(Exit::Sink)?;
+    let ledger = read_journal(&cluster).await.or_exit(Exit::State)?;
+    for line in describe(&ledger, &config.kafka.journal) {
+        print_line(&line)?;
+    }
+    Ok(())
+}
+
+fn describe(ledger: &Ledger, topic: &str) -> Vec<String> {
+    let head = &ledger.head;
+    let Some(genesis) = &head.genesis else { return vec![format!("journal {topic}: empty")] };
+    let mut lines =
+        vec![format!("journal {topic}: {} begun {} on cluster {}", genesis.journal, genesis.at, genesis.cluster)];
+    if let Some(claim) = &head.claim {
+        let silence_s = u64::from(claim.beat_ms) * u64::from(BEATS_MISSED_MAX) / 1_000;
+        let what = if claim.is_released {
+            "given up on purpose".to_owned()
+        } else {
+            format!("admin port {}; gone if nothing is written for {silence_s} s", claim.admin)
+        };
+        lines.push(format!(
+            "owner: {} since {}, {}, version {} ({what})",
+            claim.host,
+            claim.at,
+            claim.delivery.as_str(),
+            claim.version
+        ));
+    }
+    let entries: u64 = ledger.pages.values().map(|page| u64::from(page.entries)).sum();
+    let oldest = ledger.pages.first_key_value().map_or(head.last_seq + 1, |((seq, _), _)| *seq);
+    lines.push(format!("pages: {oldest} to {}, {entries} identities remembered", head.last_seq));
+    for unit in head.units.values() {
+        if !unit.is_started() {
+            lines.push(format!("unit {}: not read yet", unit.unit));
+            continue;
+        }
+        let progress = &unit.progress;
+        lines.push(format!(
+            "unit {}: complete to {}, final to {}, remembered from {} on, generation {}",
+            unit.unit, progress.complete_to, progress.final_to, progress.floor, unit.generation
+        ));
+        let covered: Vec<String> = progress.coverage.windows().iter().map(ToString::to_string).collect();
+        lines.push(format!(
+            "  covered: {}",
+            if covered.is_empty() { "nothing yet".to_owned() } else { covered.join(" ") }
+        ));
+        let counts: Vec<String> = unit.counts.named().iter().map(|(name, count)| format!("{name} {count}")).collect();
+        lines.push(format!("  rows: {} = {}; late {}", unit.counts.fetched(), counts.join(" + "), unit.counts.late));
+        if let Some(change) = &unit.change {
+            lines.push(format!("  {} {}", change.what.as_str(), change.at));
+        }
+    }
+    lines
+}

@@ -1,0 +1,124 @@
+//! The journal's records as serde sees them: by position, in the order of their schemas' fields.
+//!
+//! The values are `core`'s; headers, keys and schemas are the parent's matter.
+
+use serde::ser::{Serialize, SerializeSeq, SerializeTuple, Serializer};
+
+use crate::codec::values::{Bytes, CountsRecord, OffsetsArray, long, record};
+use crate::core::coverage::Coverage;
+use crate::core::journal::{Claim, Entry, Genesis, Page, UnitProgress};
+
+pub(super) struct GenesisRecord<'a>(pub(super) &'a Genesis);
+
+impl Serialize for GenesisRecord<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let genesis = self.0;
+        record!(
+            serializer,
+            &Bytes(&genesis.journal.0),
+            &genesis.cluster,
+            &i32::from(genesis.fingerprint_version),
+            &genesis.at.as_millis(),
+            &OffsetsArray(&genesis.out_offsets),
+            &genesis.version,
+        )
+    }
+}
+
+pub(super) struct ClaimRecord<'a>(pub(super) &'a Claim);
+
+impl Serialize for ClaimRecord<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let claim = self.0;
+        record!(
+            serializer,
+            &Bytes(&claim.nonce.0),
+            &Bytes(&claim.process.0),
+            &Bytes(&claim.instance.0),
+            &claim.host,
+            &claim.admin,
+            &claim.version,
+            claim.delivery.as_str(),
+            &claim.beat_ms,
+            &claim.is_released,
+            &claim.at.as_millis(),
+        )
+    }
+}
+
+/// A page, its entries put together as bytes.
+pub(super) struct PageRecord<'a> {
+    page: &'a Page,
+    entries: Vec<u8>,
+    dead: Vec<u8>,
+}
+
+impl<'a> PageRecord<'a> {
+    pub(super) fn new(page: &'a Page) -> Self {
+        Self {
+            page,
+            entries: page.legs.iter().copied().flat_map(Entry::to_bytes).collect(),
+            dead: page.dead.iter().flat_map(|key| key.0).collect(),
+        }
+    }
+
+    pub(super) fn entry_bytes(&self) -> usize {
+        self.entries.len() + self.dead.len()
+    }
+}
+
+impl Serialize for PageRecord<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let page = self.page;
+        record!(
+            serializer,
+            &long(page.seq),
+            &page.writer.as_ref().map(|writer| Bytes(&writer.0)),
+            &page.unit,
+            &page.generation,
+            &page.first.as_millis(),
+            &page.last.as_millis(),
+            &i32::from(page.fingerprint_version),
+            &Bytes(&self.entries),
+            &Bytes(&self.dead),
+            &Bytes(&page.chain_before.0),
+        )
+    }
+}
+
+pub(super) struct ProgressRecord<'a>(pub(super) &'a UnitProgress);
+
+impl Serialize for ProgressRecord<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let unit = self.0;
+        record!(
+            serializer,
+            &unit.unit,
+            &unit.generation,
+            &unit.progress.complete_to.as_millis(),
+            &unit.progress.final_to.as_millis(),
+            &unit.progress.floor.as_millis(),
+            &CoverageArray(&unit.progress.coverage),
+            &Bytes(&unit.source.to_be_bytes()),
+            &long(unit.last_seq),
+            &Bytes(&unit.chain.0),
+            &long(unit.oldest_needed_seq),
+            &OffsetsArray(&unit.out_offsets),
+            &CountsRecord(&unit.counts),
+            &unit.change.as_ref().map(|change| (change.what.as_str(), change.at.as_millis())),
+        )
+    }
+}
+
+struct CoverageArray<'a>(&'a Coverage);
+
+impl Serialize for CoverageArray<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let windows = self.0.windows();
+        let mut array = serializer.serialize_seq(Some(windows.len()))?;
+        for window in windows {
+            array.serialize_element(&(window.start.as_millis(), window.end.as_millis()))?;
+        }
+        array.end()
+    }
+}

@@ -1,0 +1,130 @@
+//! What keeps the owner from owning: decided once, here, carried as a value.
+//!
+//! | recovery | what follows |
+//! |---|---|
+//! | wait | a pause with jitter, then the same from the beginning |
+//! | view | the view is emptied and built anew from the journal |
+//! | stand by | another process owns the journal |
+//! | fatal | one sentence, and the end |
+
+use crate::core::ledger::Inconsistency;
+use crate::sink::SinkError;
+use crate::store::StoreError;
+
+/// Why a step of owning the journal failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// Kafka is away, busy, or must be mended by an operator.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// The view cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The journal cannot be right.
+    #[error(transparent)]
+    Journal(#[from] JournalFault),
+    /// What became of our own transaction is unknown: start over.
+    #[error("{0}")]
+    Doubtful(String),
+    /// Another process owns the journal.
+    #[error("another process owns the journal")]
+    Yielded,
+    /// A unit was never read, and nothing says where to start.
+    #[error("unit {0} has no start")]
+    NoStart(String),
+    /// A defect: a worker ended by a panic.
+    #[error("{0}")]
+    Worker(String),
+    /// It was told to stop.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// What cannot be mended by waiting, in a sentence for an operator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JournalFault {
+    /// Its records do not continue each other.
+    #[error(
+        "kafka.journal: the journal is damaged: {what}. It cannot be told what was published: restore the topic, or delete journal and status and rebuild them from the legs with call-legs state adopt"
+    )]
+    Inconsistent {
+        /// What is wrong.
+        what: Inconsistency,
+    },
+    /// A record of it cannot be read.
+    #[error(
+        "kafka.journal: the record at offset {offset} cannot be read: {reason}. Use the version of call-legs that wrote it, or a newer one"
+    )]
+    Unreadable {
+        /// Where.
+        offset: i64,
+        /// Why.
+        reason: String,
+    },
+    /// The topic has no partition.
+    #[error("kafka.journal: the topic is gone while the connector runs: it was deleted")]
+    Gone,
+    /// The brokers have lost what they had acknowledged.
+    #[error(
+        "kafka.journal: the view in state.dir knows page {view}, the journal ends with page {journal}: Kafka has lost records that it had acknowledged. Find out how far (call-legs state show); to go on with what Kafka has, delete state.dir, and legs of the lost pages that are still in the topic are adopted"
+    )]
+    ViewAhead {
+        /// The view's newest page.
+        view: u64,
+        /// The journal's.
+        journal: u64,
+    },
+    /// The same, told by the position alone.
+    #[error(
+        "kafka.journal: the view in state.dir has read up to offset {view}, the journal ends at {journal}: Kafka has lost records that it had acknowledged, or the topic was deleted and created again. Find out which (call-legs state show); to go on with what Kafka has, delete state.dir"
+    )]
+    ViewBeyond {
+        /// The view's position.
+        view: i64,
+        /// The journal's end.
+        journal: i64,
+    },
+    /// It was written on another cluster.
+    #[error(
+        "kafka.journal: the journal was begun on the cluster {journal}, and this is the cluster {here}: a copied or mirrored journal does not say what was published here. Point kafka.bootstrap_servers to the right cluster, or delete journal and status here and rebuild them with call-legs state adopt"
+    )]
+    OtherCluster {
+        /// The journal's cluster.
+        journal: String,
+        /// The cluster that was reached.
+        here: String,
+    },
+    /// The legs' topic is not the one that the journal speaks of.
+    #[error(
+        "topic {topic}: partition {partition} ends at {end}, but the journal has published up to {known}: the topic was deleted and created again, or truncated. To go on with the topic as it is: call-legs state accept; to publish again what is lost, after that: call-legs state rewind --unit U --to T"
+    )]
+    OutShrunk {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// Where it ends now.
+        end: i64,
+        /// Where it ended.
+        known: i64,
+    },
+    /// There is no journal, but legs.
+    #[error(
+        "kafka.journal: the journal is empty, but topic {topic} is not: it is unknown what of it this connector has published. To rebuild the journal from the legs' own headers (also when another connector has filled the topic): call-legs state adopt"
+    )]
+    JournalMissing {
+        /// The topic that is not empty.
+        topic: String,
+    },
+    /// Other settings decide which legs the source shows.
+    #[error(
+        "source: time_basis, simplified or the filters have changed since unit {unit} was last read, so what was read covers something else. To go on from here with the new settings: call-legs state accept --unit {unit}; to read again from an instant on: call-legs state rewind --unit {unit} --to T"
+    )]
+    SourceChanged {
+        /// The unit.
+        unit: String,
+    },
+    /// Exactly once was asked for, or recorded, and is not to be had.
+    #[error("kafka.delivery: {0}")]
+    NoTransactions(String),
+}

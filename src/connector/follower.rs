@@ -1,0 +1,308 @@
+//! Follows the journal: reads what is committed, folds it into the ledger, and keeps the view up to date.
+//!
+//! It only ever reads from Kafka. Whoever stands by uses it to stay warm, whoever takes over to learn
+//! what was published.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ConnectorError;
+use super::fault::{Fault, JournalFault};
+use crate::codec::JournalCodec;
+use crate::core::identity::KeyHash;
+use crate::core::journal::{Genesis, Nonce, Page, Record};
+use crate::core::ledger::Ledger;
+use crate::sink::{Cluster, Destination, Ends, Reader, SinkError, Stretch};
+use crate::store::{Remembered, StoreError, View};
+use crate::telemetry::StatusBoard;
+
+/// How many entries are read before they are applied to the view; bounds memory while a journal is read.
+const ENTRIES_AT_ONCE_MAX: usize = 10_000;
+
+/// A step of the store that takes longer is stuck.
+const STORE_STEP_MAX: Duration = Duration::from_secs(60);
+
+/// The journal as far as it was read.
+pub(super) struct Follower<C, V> {
+    pub(super) cluster: Arc<C>,
+    pub(super) view: Arc<V>,
+    pub(super) codec: JournalCodec,
+    status: StatusBoard,
+    /// What the journal adds up to so far; the view has the entries of the same pages.
+    pub(super) ledger: Ledger,
+    /// How many records were read; each is a sign of the owner's life.
+    pub(super) records_read: u64,
+    /// Whether ledger and view are known to speak of the same pages.
+    is_loaded: bool,
+}
+
+/// A claim that was read, and where.
+pub(super) struct SeenClaim {
+    pub(super) nonce: Nonce,
+    pub(super) offset: i64,
+}
+
+impl<C: Cluster, V: View> Follower<C, V> {
+    pub(super) fn new(cluster: Arc<C>, view: Arc<V>, status: StatusBoard) -> Self {
+        Self {
+            cluster,
+            view,
+            codec: JournalCodec::new(),
+            status,
+            ledger: Ledger::default(),
+            records_read: 0,
+            is_loaded: false,
+        }
+    }
+
+    /// Reads the journal up to its last stable offset, and gives its ends.
+    pub(super) async fn catch_up(&mut self) -> Result<Ends, Fault> {
+        let ends = self.ends().await?;
+        self.load(ends).await?;
+        self.read_to(ends.stable).await?;
+        Ok(ends)
+    }
+
+    /// Reads the journal up to `until`, waiting for what is still open below it. Gives the claims that were read.
+    ///
+    /// A view that does not fit the journal is read again from its beginning, once.
+    pub(super) async fn read_to(&mut self, until: i64) -> Result<Vec<SeenClaim>, Fault> {
+        let had = self.ledger.head.last_seq;
+        // Ledger and view move together or not at all: until it is through, neither is trusted.
+        self.is_loaded = false;
+        let folded = match self.fold_to(until).await {
+            Err(Fault::Journal(JournalFault::Inconsistent { what, .. })) if had > 0 => {
+                tracing::warn!("the view does not fit the journal ({what}): it is built anew from the journal");
+                self.start_over().await?;
+                let claims = self.fold_to(until).await?;
+                if self.ledger.head.last_seq < had {
+                    return Err(JournalFault::ViewAhead { view: had, journal: self.ledger.head.last_seq }.into());
+                }
+                claims
+            }
+            folded => folded?,
+        };
+        self.is_loaded = true;
+        Ok(folded)
+    }
+
+    /// Applies what the owner has just committed, as it would be read.
+    pub(super) async fn apply(&mut self, records: Vec<(i64, Record)>) -> Result<(), Fault> {
+        self.is_loaded = false;
+        let mut pages = Vec::new();
+        for (offset, record) in records {
+            self.ledger.take(offset, &record).map_err(|what| JournalFault::Inconsistent { what })?;
+            if let Record::Page(page) = record {
+                pages.push(page);
+            }
+        }
+        if !pages.is_empty() {
+            let _step = self.status.bounded_step("store", STORE_STEP_MAX);
+            self.view.apply(pages, self.ledger.head.clone()).await?;
+        }
+        self.is_loaded = true;
+        Ok(())
+    }
+
+    /// Forgets everything and empties the view; the next [`Follower::catch_up`] builds it anew.
+    pub(super) async fn start_over(&mut self) -> Result<(), Fault> {
+        self.ledger = Ledger::default();
+        Ok(self.view.wipe().await?)
+    }
+
+    /// What is remembered of each key and still counts.
+    pub(super) async fn find(&self, keys: Vec<KeyHash>) -> Result<Vec<Option<Remembered>>, StoreError> {
+        let _step = self.status.bounded_step("store", STORE_STEP_MAX);
+        let mut found = self.view.find(keys).await?;
+        for slot in &mut found {
+            *slot = slot.take().filter(|known| self.ledger.is_live(known.seq, &known.unit, known.generation));
+        }
+        Ok(found)
+    }
+
+    async fn ends(&self) -> Result<Ends, Fault> {
+        let ends = self.cluster.ends(Destination::Journal).await?;
+        ends.first().copied().ok_or_else(|| JournalFault::Gone.into())
+    }
+
+    /// Takes up the view where it is one of this journal.
+    async fn load(&mut self, ends: Ends) -> Result<(), Fault> {
+        if self.is_loaded {
+            return self.check_position(ends);
+        }
+        self.ledger = Ledger::default();
+        let loaded = match self.view.load().await {
+            Err(StoreError::Broken { path, reason }) => {
+                tracing::warn!(
+                    "the view in {} cannot be read ({reason}): it is built anew from the journal",
+                    path.display()
+                );
+                None
+            }
+            loaded => loaded?,
+        };
+        let genesis = self.genesis(ends).await?;
+        match loaded {
+            Some(ledger) if ledger.head.genesis.is_some() && ledger.head.genesis == genesis => self.ledger = ledger,
+            Some(_) => {
+                tracing::warn!("the view is that of another journal: it is built anew from this one");
+                self.start_over().await?;
+            }
+            None => self.start_over().await?,
+        }
+        self.is_loaded = true;
+        self.check_position(ends)
+    }
+
+    fn check_position(&self, ends: Ends) -> Result<(), Fault> {
+        // An ended transaction's marker may not be there yet for us, but what was acknowledged to us is.
+        if self.ledger.head.next_offset > ends.high {
+            return Err(JournalFault::ViewBeyond { view: self.ledger.head.next_offset, journal: ends.high }.into());
+        }
+        Ok(())
+    }
+
+    async fn genesis(&self, ends: Ends) -> Result<Option<Genesis>, Fault> {
+        // It is among the first records, before it only self-tests and claims.
+        let mut reader = self.cluster.read(Destination::Journal, stretch(ends.low, ends.stable)).await?;
+        while let Some(records) = reader.next().await? {
+            for record in records {
+                if let Record::Genesis(genesis) =
+                    self.decode(record.place.offset, &record.key, record.payload.as_deref())?
+                {
+                    return Ok(Some(genesis));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn decode(&self, offset: i64, key: &[u8], payload: Option<&[u8]>) -> Result<Record, Fault> {
+        self.codec
+            .decode(key, payload)
+            .map_err(|error| JournalFault::Unreadable { offset, reason: error.to_string() }.into())
+    }
+
+    async fn fold_to(&mut self, until: i64) -> Result<Vec<SeenClaim>, Fault> {
+        let mut claims = Vec::new();
+        if self.ledger.head.next_offset >= until {
+            return Ok(claims);
+        }
+        let mut reader = self.cluster.read(Destination::Journal, stretch(self.ledger.head.next_offset, until)).await?;
+        let mut pages: Vec<Page> = Vec::new();
+        let mut entries = 0;
+        while let Some(records) = reader.next().await? {
+            for stored in records {
+                let offset = stored.place.offset;
+                let record = self.decode(offset, &stored.key, stored.payload.as_deref())?;
+                self.ledger.take(offset, &record).map_err(|what| JournalFault::Inconsistent { what })?;
+                self.records_read += 1;
+                match record {
+                    Record::Page(page) => {
+                        entries += page.legs.len() + page.dead.len();
+                        pages.push(page);
+                    }
+                    Record::Claim(claim) => claims.push(SeenClaim { nonce: claim.nonce, offset }),
+                    _ => {}
+                }
+            }
+            if entries >= ENTRIES_AT_ONCE_MAX {
+                self.view.apply(std::mem::take(&mut pages), self.ledger.head.clone()).await?;
+                entries = 0;
+            }
+        }
+        self.ledger.head.next_offset = self.ledger.head.next_offset.max(until);
+        if !pages.is_empty() {
+            self.view.apply(pages, self.ledger.head.clone()).await?;
+        }
+        Ok(claims)
+    }
+
+    /// Reads the whole journal once more and compares the view with it.
+    pub(super) async fn verify(&self) -> Result<Comparison, Fault> {
+        let mut comparison = Comparison { pages: self.ledger.pages.len(), ..Comparison::default() };
+        let mut reader = self.cluster.read(Destination::Journal, stretch(0, self.ledger.head.next_offset)).await?;
+        while let Some(records) = reader.next().await? {
+            for stored in records {
+                let record = self.decode(stored.place.offset, &stored.key, stored.payload.as_deref())?;
+                let Record::Page(page) = record else { continue };
+                if !self.ledger.is_live(page.seq, &page.unit, page.generation) {
+                    continue;
+                }
+                let entries: Vec<_> = page.entries().collect();
+                comparison.entries += entries.len();
+                let found = self.view.find(entries.iter().map(|entry| entry.key).collect()).await?;
+                comparison.missing += found
+                    .iter()
+                    .zip(&entries)
+                    .filter(|(found, entry)| {
+                        // A later page may have taken the key over, with a newer content.
+                        !found.as_ref().is_some_and(|known| {
+                            known.seq > page.seq || (known.seq == page.seq && known.seen == entry.seen)
+                        })
+                    })
+                    .count();
+            }
+        }
+        for (_, known) in self.view.all().await? {
+            let is_live = self.ledger.is_live(known.seq, &known.unit, known.generation);
+            let has_page =
+                self.ledger.pages.range((known.seq, None)..).next().is_some_and(|((seq, _), _)| *seq == known.seq);
+            comparison.unknown += usize::from(is_live && !has_page);
+        }
+        Ok(comparison)
+    }
+}
+
+/// The view beside the journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Comparison {
+    pages: usize,
+    entries: usize,
+    /// Entries of the journal that the view lacks or has otherwise.
+    missing: usize,
+    /// Entries of the view that no page of the journal has.
+    unknown: usize,
+}
+
+impl std::fmt::Display for Comparison {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { pages, entries, missing, unknown } = self;
+        if missing + unknown == 0 {
+            write!(f, "the view equals the journal: {pages} pages with {entries} entries")
+        } else {
+            write!(
+                f,
+                "the view DIFFERS from the journal: of {entries} entries on {pages} pages it lacks {missing}, and it has {unknown} that the journal does not have; build it anew with call-legs state rebuild"
+            )
+        }
+    }
+}
+
+/// What a journal adds up to, read from its beginning and without a view: for those who only look.
+///
+/// # Errors
+/// When Kafka does not answer, or the journal cannot be read.
+pub async fn read_journal<C: Cluster>(cluster: &C) -> Result<Ledger, ConnectorError> {
+    let unreadable = |error: SinkError| ConnectorError::Worker(error.to_string());
+    let codec = JournalCodec::new();
+    let mut ledger = Ledger::default();
+    let ends = cluster.ends(Destination::Journal).await.map_err(unreadable)?;
+    let Some(ends) = ends.first() else { return Ok(ledger) };
+    let mut reader = cluster.read(Destination::Journal, stretch(ends.low, ends.stable)).await.map_err(unreadable)?;
+    while let Some(records) = reader.next().await.map_err(unreadable)? {
+        for stored in records {
+            let offset = stored.place.offset;
+            let record = codec.decode(&stored.key, stored.payload.as_deref()).map_err(|error| {
+                ConnectorError::Journal(JournalFault::Unreadable { offset, reason: error.to_string() })
+            })?;
+            let taken = ledger.take(offset, &record);
+            taken.map_err(|what| ConnectorError::Journal(JournalFault::Inconsistent { what }))?;
+        }
+    }
+    Ok(ledger)
+}
+
+fn stretch(from: i64, until: i64) -> Vec<Stretch> {
+    vec![Stretch { partition: 0, from, until }]
+}

@@ -1,0 +1,304 @@
+//! The owner of a journal: the one process that may publish, for as long as nobody else claims.
+//!
+//! ```text
+//!             ┌───────── doubt ◀────────────┐
+//!             ▼                             │
+//!   stand by ─▶ take over ─▶ read back ─▶ commit, commit, commit …
+//!      ▲                                    │
+//!      └──────── a newer foreign claim ◀────┘
+//! ```
+//!
+//! After anything but a clean answer the producer is dropped and everything is learned anew from the
+//! journal; nothing is ever aborted by us. How it is done stands in `takeover.rs` and `transaction.rs`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::fault::{Fault, JournalFault};
+use super::follower::Follower;
+use super::transaction::{CommitError, Draft, PageDraft};
+use crate::clock::Clock;
+use crate::codec::{FeedEncoder, Framing};
+use crate::config;
+use crate::core::feed::BEATS_MISSED_MAX;
+use crate::core::journal::{Claim, Delivery, Nonce, OutOffsets, UnitProgress};
+use crate::core::retry::Backoff;
+use crate::hooks::{self, Mutant};
+use crate::sink::{Cluster, SinkError};
+use crate::store::{StoreError, View};
+use crate::telemetry::{Role, StatusBoard};
+
+/// Between attempts to take over, or to go on after a doubtful answer.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(60) };
+
+/// How often a standby looks for a sign of life.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// Who this process is, as claims name it.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The state directory: the same after a restart.
+    pub instance: Nonce,
+    /// This process.
+    pub process: Nonce,
+    /// The host's name.
+    pub host: String,
+    /// Where the admin port listens, `host:port`.
+    pub admin: String,
+    /// The program's version.
+    pub version: String,
+}
+
+/// What an owner works by; fixed for the life of the process.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Who we are.
+    pub identity: Identity,
+    /// The units that are read.
+    pub units: Vec<String>,
+    /// The guarantee that is asked for.
+    pub delivery: config::Delivery,
+    /// How often at the latest every unit's status is written.
+    pub beat: Duration,
+    /// The journal's topic.
+    pub journal: String,
+    /// The legs' topic and that of the dead letters, for messages to an operator.
+    pub topic: String,
+    /// A hash of the settings that decide which legs the source shows.
+    pub source: u64,
+    /// What stands before a status.
+    pub status_framing: Framing,
+}
+
+/// What is needed to publish, from a take-over to the first doubt.
+pub(super) struct Session<P> {
+    pub(super) producer: P,
+    pub(super) delivery: Delivery,
+    pub(super) claim: Nonce,
+    /// Found in the topics and not in the journal: goes into the first transaction.
+    pub(super) adopted: Vec<PageDraft>,
+    /// How far the topics are accounted for: read back, or written by us since.
+    pub(super) out_offsets: OutOffsets,
+}
+
+/// Owns the journal, or waits for it.
+pub(super) struct Owner<C: Cluster, V> {
+    pub(super) follower: Follower<C, V>,
+    pub(super) terms: Terms,
+    pub(super) feed_encoder: FeedEncoder,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) status: StatusBoard,
+    pub(super) stop: CancellationToken,
+    pub(super) session: Option<Session<C::Producer>>,
+    /// Set once another process has taken over from this one: from then on it waits like any other.
+    has_yielded: bool,
+    /// The newest claim that we have decided to follow; a newer one of another process is to be given way to.
+    pub(super) accepted_claim: Option<Nonce>,
+    /// What an operator has decided about a journal that would be refused.
+    pub(super) decision: Option<Decision>,
+    /// Whether a change of the source's settings is refused: not while an operator decides about it.
+    pub(super) is_source_checked: bool,
+    /// Failures in a row.
+    failures: u32,
+}
+
+/// An operator's decision about what is refused without one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// A topic that ends before where the journal has published: go on behind its end.
+    OutShrunk,
+    /// A journal that is empty beside topics that are not: adopt what is in them.
+    Adopt,
+}
+
+impl<C: Cluster, V: View> Owner<C, V> {
+    pub(super) fn new(
+        cluster: Arc<C>,
+        view: Arc<V>,
+        terms: Terms,
+        clock: Arc<dyn Clock>,
+        status: StatusBoard,
+        stop: CancellationToken,
+    ) -> Self {
+        let follower = Follower::new(cluster, view, status.clone());
+        let feed_encoder = FeedEncoder::new();
+        Self {
+            follower,
+            terms,
+            feed_encoder,
+            clock,
+            status,
+            stop,
+            session: None,
+            has_yielded: false,
+            accepted_claim: None,
+            decision: None,
+            is_source_checked: true,
+            failures: 0,
+        }
+    }
+
+    /// Returns when nobody else owns the journal: at once, or after as many missed beats as it takes.
+    /// Until then the view is kept warm.
+    pub(super) async fn stand_by(&mut self) -> Result<(), Fault> {
+        let mut watched: Option<(u64, Instant)> = None;
+        loop {
+            match self.follower.catch_up().await {
+                Ok(_) => {
+                    self.failures = 0;
+                    // Records count, not the position: that moves also when the brokers give up what a dead owner had begun.
+                    let position = self.follower.records_read;
+                    let Some(claim) = self.foreign_claim() else { return self.accept_claim() };
+                    let (_, since) = *match &mut watched {
+                        Some(known) if known.0 == position => known,
+                        _ => watched.insert((position, Instant::now())),
+                    };
+                    let silent = since.elapsed();
+                    let silence_max = Duration::from_millis(u64::from(claim.beat_ms)) * BEATS_MISSED_MAX;
+                    if silent >= silence_max {
+                        tracing::warn!(owner = %claim.host, silent_s = silent.as_secs(), "the owner gives no sign of life: taking over");
+                        return self.accept_claim();
+                    }
+                    self.show_standing_by(claim.host.clone(), claim.admin.clone());
+                    self.pause(WATCH_EVERY).await?;
+                }
+                Err(fault) => {
+                    // Not seeing it is no silence of the owner's.
+                    watched = None;
+                    self.recover_from(fault).await?;
+                }
+            }
+        }
+    }
+
+    fn accept_claim(&mut self) -> Result<(), Fault> {
+        self.accepted_claim = self.follower.ledger.head.claim.as_ref().map(|claim| claim.nonce);
+        self.status.update(|status| status.role = Role::Starting);
+        Ok(())
+    }
+
+    fn show_standing_by(&self, host: String, admin: String) {
+        let role = Role::StandingBy { owner: host, admin };
+        if self.status.read().role != role {
+            if let Role::StandingBy { owner, admin } = &role {
+                tracing::info!(owner, admin, "standing by: another instance publishes; the view is kept warm");
+            }
+            self.status.update(|status| status.role = role);
+        }
+    }
+
+    /// The newest claim, if it is another process's that may still be at work and that has to be waited for.
+    fn foreign_claim(&self) -> Option<&Claim> {
+        let identity = &self.terms.identity;
+        let claim = self.follower.ledger.head.claim.as_ref()?;
+        let is_ours = claim.process == identity.process;
+        // The state directory's lock tells that our own predecessor is gone.
+        let is_predecessor = claim.instance == identity.instance && !self.has_yielded;
+        (!is_ours && !is_predecessor && !claim.is_released).then_some(claim)
+    }
+
+    /// Makes sure that there is a session, by taking over where there is none; however long it takes.
+    pub(super) async fn own(&mut self) -> Result<(), Fault> {
+        while self.session.is_none() {
+            let owned = match self.take_over().await {
+                Ok(session) => self.adopt(session).await,
+                Err(fault) => Err(fault),
+            };
+            match owned {
+                Ok(()) => {
+                    self.failures = 0;
+                    self.status.update(|status| {
+                        status.role = Role::Owner;
+                        status.sink_trouble = None;
+                    });
+                }
+                Err(fault) => self.recover_from(fault).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits what the read-back has found before anything is looked up, so that whoever classifies knows it.
+    async fn adopt(&mut self, session: Session<C::Producer>) -> Result<(), Fault> {
+        let is_anything_found = !session.adopted.is_empty();
+        self.session = Some(session);
+        if !is_anything_found {
+            return Ok(());
+        }
+        let mut units: Vec<UnitProgress> = self.follower.ledger.head.units.values().cloned().collect();
+        if self.decision == Some(Decision::Adopt) {
+            let adopted = self.session.iter().flat_map(|session| &session.adopted);
+            adopted.for_each(|page| page.belong_to(&mut units, self.terms.source));
+        }
+        match self.commit(Draft { units, ..Draft::default() }).await {
+            Ok(()) => Ok(()),
+            Err(CommitError::Fault(fault)) => Err(fault),
+            Err(CommitError::Content(_)) => Err(Fault::Doubtful("Kafka refuses a page of the journal".to_owned())),
+        }
+    }
+
+    /// Does what a fault asks for, and gives back the faults that end the owner's work.
+    pub(super) async fn recover_from(&mut self, fault: Fault) -> Result<(), Fault> {
+        if hooks::is_mutant(Mutant::AbortAfterUnknownCommit) && self.session.is_some() {
+            return Ok(());
+        }
+        self.session = None;
+        let what = match fault {
+            Fault::Yielded => {
+                self.has_yielded = true;
+                return Err(Fault::Yielded);
+            }
+            Fault::Stopped | Fault::Journal(_) | Fault::NoStart(_) | Fault::Worker(_) => return Err(fault),
+            Fault::Sink(SinkError::NoTransactions(reason)) => return Err(JournalFault::NoTransactions(reason).into()),
+            Fault::Store(StoreError::Broken { path, reason }) => {
+                self.follower.start_over().await?;
+                format!("the view in {} cannot be used ({reason}): it is built anew from the journal", path.display())
+            }
+            Fault::Store(_) => return Err(fault),
+            Fault::Sink(error) => error.to_string(),
+            Fault::Doubtful(what) => what,
+        };
+        self.failures += 1;
+        let pause = BACKOFF.pause(self.failures, self.clock.dice());
+        if self.failures == 1 {
+            tracing::info!(again_in_ms = pause.as_millis(), "starting over from the journal: {what}");
+        } else {
+            tracing::warn!(
+                failures = self.failures,
+                again_in_s = pause.as_secs(),
+                "Kafka does not let us go on: {what}"
+            );
+        }
+        self.status.update(|status| status.sink_trouble = Some(what));
+        self.pause(pause).await
+    }
+
+    pub(super) async fn pause(&self, length: Duration) -> Result<(), Fault> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Fault::Stopped),
+            () = tokio::time::sleep(length) => Ok(()),
+        }
+    }
+
+    /// Ends the session with a claim that says so, so that nobody has to wait for our silence.
+    pub(super) async fn give_up(&mut self) -> Result<(), Fault> {
+        if let Some(mut session) = self.session.take() {
+            let delivery = session.delivery;
+            self.claim(&mut session.producer, delivery, true).await?;
+        }
+        Ok(())
+    }
+
+    /// Units that are no longer read, with nothing left to remember.
+    pub(super) fn abandoned_units(&self) -> Vec<String> {
+        let ledger = &self.follower.ledger;
+        let is_over = |unit: &&String| {
+            ledger.is_abandoned(unit, &self.terms.units) && !ledger.pages.values().any(|page| page.unit == **unit)
+        };
+        ledger.head.units.keys().filter(is_over).cloned().collect()
+    }
+}

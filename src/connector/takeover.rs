@@ -1,0 +1,358 @@
+//! Taking over: self-test, claim, fold, read-back. Nothing is published before it is through.
+
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+
+use super::fault::{Fault, JournalFault};
+use super::owner::{Decision, Owner, Session};
+use super::transaction::{PAGE_ENTRIES_MAX, PageDraft};
+use crate::config;
+use crate::core::dedupe::Seen;
+use crate::core::identity::{Fingerprint, KeyHash};
+use crate::core::journal::{Claim, Delivery, Entry, Genesis, Nonce, OutOffsets, OutTopic, Record, Trace};
+use crate::hooks::{self, Mutant};
+use crate::sink::{
+    Cluster, Destination, Ends, Message, Packing, Producer, ProducerError, Reader, SinkError, StoredRecord, Stretch,
+};
+use crate::store::View;
+
+/// The header that holds a leg's or dead row's identity.
+pub(super) const IDENTITY_HEADER: &str = "call-legs-identity";
+
+/// How many records are looked up at once while the topics are read back.
+const LOOKED_UP_AT_ONCE: usize = 1_000;
+
+/// A record of a topic of legs that the journal does not know.
+struct Found {
+    key: KeyHash,
+    trace: Trace,
+    is_dead: bool,
+}
+
+impl<C: Cluster, V: View> Owner<C, V> {
+    /// Becomes the owner: fences whoever was it, and learns everything that was published.
+    pub(super) async fn take_over(&mut self) -> Result<Session<C::Producer>, Fault> {
+        let before = self.follower.catch_up().await?;
+        self.yield_to_newer_claim()?;
+        // What an operator has to decide about is refused before anybody is fenced for it.
+        self.check_source()?;
+        self.check_cluster().await?;
+        self.check_out().await?;
+        let delivery = self.delivery().await?;
+        let mut watch = StopWatch::start();
+        let mut producer = self.follower.cluster.producer(delivery).await?;
+        hooks::point("initialised");
+        let init_ms = watch.lap_ms();
+        let (nonce, claim, offset) = self.claim(&mut producer, delivery, false).await?;
+        hooks::point("claimed");
+        let claim_ms = watch.lap_ms();
+        if hooks::is_mutant(Mutant::ReadBeforeInit) {
+            self.follower.ledger.head.next_offset = before.stable.max(self.follower.ledger.head.next_offset);
+            self.follower.ledger.head.claim = Some(claim);
+        } else {
+            let seen = self.follower.read_to(offset + 1).await?;
+            if !seen.iter().any(|seen| seen.nonce == nonce && seen.offset == offset) {
+                return Err(Fault::Doubtful("our claim did not get into the journal".to_owned()));
+            }
+        }
+        self.follower.ledger.check().map_err(|what| JournalFault::Inconsistent { what })?;
+        let journal_ms = watch.lap_ms();
+        let mut session = Session {
+            producer,
+            delivery,
+            claim: nonce,
+            adopted: Vec::new(),
+            out_offsets: self.follower.ledger.head.out_offsets.clone(),
+        };
+        if self.follower.ledger.head.genesis.is_none() {
+            if self.decision != Some(Decision::Adopt) {
+                self.check_out_is_empty().await?;
+            }
+        } else if !hooks::is_mutant(Mutant::ProgressFirst) {
+            self.read_back(&mut session).await?;
+        }
+        let adopted: usize = session.adopted.iter().map(PageDraft::len).sum();
+        tracing::info!(
+            delivery = delivery.as_str(),
+            pages = self.follower.ledger.pages.len(),
+            last_seq = self.follower.ledger.head.last_seq,
+            adopted,
+            init_ms,
+            claim_ms,
+            journal_ms,
+            read_back_ms = watch.lap_ms(),
+            "this instance owns the journal"
+        );
+        self.status.update(|status| status.delivery = Some(delivery));
+        Ok(session)
+    }
+
+    /// Gives way if another process has claimed since we looked last: starting again would fence it, and it us, for ever.
+    pub(super) fn yield_to_newer_claim(&self) -> Result<(), Fault> {
+        let claim = self.follower.ledger.head.claim.as_ref();
+        let is_newer =
+            |claim: &Claim| claim.process != self.terms.identity.process && Some(claim.nonce) != self.accepted_claim;
+        if claim.is_some_and(is_newer) { Err(Fault::Yielded) } else { Ok(()) }
+    }
+
+    /// Which guarantee is given: what the journal has recorded, or for a new one what the cluster proves to be able to.
+    async fn delivery(&self) -> Result<Delivery, Fault> {
+        use config::Delivery as Asked;
+        let recorded = self.follower.ledger.head.genesis.as_ref().and(self.follower.ledger.head.claim.as_ref());
+        match (self.terms.delivery, recorded.map(|claim| claim.delivery)) {
+            (Asked::AtLeastOnce, recorded) => {
+                if recorded == Some(Delivery::ExactlyOnce) {
+                    tracing::warn!("kafka.delivery = \"at-least-once\" weakens a journal that was kept exactly once");
+                }
+                Ok(Delivery::AtLeastOnce)
+            }
+            (Asked::ExactlyOnce, Some(Delivery::AtLeastOnce)) => self.self_test().await.map(|()| Delivery::ExactlyOnce),
+            (Asked::ExactlyOnce, Some(Delivery::ExactlyOnce)) => Ok(Delivery::ExactlyOnce),
+            (Asked::Auto, Some(recorded)) => Ok(recorded),
+            (asked, None) => match self.self_test().await {
+                Ok(()) => Ok(Delivery::ExactlyOnce),
+                Err(Fault::Sink(SinkError::NoTransactions(reason))) if asked == Asked::Auto => {
+                    tracing::warn!("{reason}: delivery is at least once");
+                    Ok(Delivery::AtLeastOnce)
+                }
+                Err(fault) => Err(fault),
+            },
+        }
+    }
+
+    /// Whether the cluster fences: a transaction whose producer has a successor must not come through.
+    async fn self_test(&self) -> Result<(), Fault> {
+        let cluster = &self.follower.cluster;
+        let mut first = cluster.producer(Delivery::ExactlyOnce).await?;
+        let marker = Message {
+            destination: Destination::Journal,
+            key: format!("x/{}", Nonce(self.clock.nonce())).into_bytes(),
+            payload: Some(Vec::new()),
+            timestamp: None,
+            headers: Vec::new(),
+        };
+        let in_doubt = |error: ProducerError| Fault::Doubtful(format!("self-test: {error}"));
+        first.begin().await.map_err(in_doubt)?;
+        let places = first.send(std::slice::from_ref(&marker), Packing::Shared).await.map_err(in_doubt)?;
+        let _second = cluster.producer(Delivery::ExactlyOnce).await?;
+        let not_exactly_once = |what: &str| {
+            Fault::Sink(SinkError::NoTransactions(format!(
+                "the cluster takes transactions but {what}, so exactly once is not to be had on it"
+            )))
+        };
+        match first.commit().await {
+            Err(ProducerError::Fenced(_)) => {}
+            Ok(()) => return Err(not_exactly_once("does not fence a producer that has a successor")),
+            // A time-out is no verdict.
+            Err(error) => return Err(in_doubt(error)),
+        }
+        for place in places {
+            let stretch = Stretch { partition: place.partition, from: place.offset, until: place.offset + 1 };
+            let mut reader = cluster.read(Destination::Journal, vec![stretch]).await?;
+            while let Some(records) = reader.next().await? {
+                if records.iter().any(|record| record.key == marker.key) {
+                    return Err(not_exactly_once("delivers what was not committed"));
+                }
+            }
+        }
+        tracing::info!("self-test passed: the cluster fences, and hides what was not committed");
+        Ok(())
+    }
+
+    /// Commits a claim; gives its nonce and where it lies.
+    pub(super) async fn claim(
+        &self,
+        producer: &mut C::Producer,
+        delivery: Delivery,
+        is_released: bool,
+    ) -> Result<(Nonce, Claim, i64), Fault> {
+        let nonce = Nonce(self.clock.nonce());
+        let identity = &self.terms.identity;
+        let claim = Claim {
+            nonce,
+            process: identity.process,
+            instance: identity.instance,
+            host: identity.host.clone(),
+            admin: identity.admin.clone(),
+            version: identity.version.clone(),
+            delivery,
+            beat_ms: u32::try_from(self.terms.beat.as_millis()).unwrap_or(u32::MAX),
+            is_released,
+            at: self.clock.now(),
+        };
+        let (key, payload) = self.follower.codec.encode(&Record::Claim(claim.clone()));
+        let message = Message { destination: Destination::Journal, key, payload, timestamp: None, headers: Vec::new() };
+        let in_doubt = |error: ProducerError| Fault::Doubtful(error.to_string());
+        producer.begin().await.map_err(in_doubt)?;
+        let places = producer.send(std::slice::from_ref(&message), Packing::Shared).await.map_err(in_doubt)?;
+        producer.commit().await.map_err(in_doubt)?;
+        let offset = places.first().map(|place| place.offset).unwrap_or_default();
+        Ok((nonce, claim, offset))
+    }
+
+    /// Whether the journal is one of this cluster.
+    async fn check_cluster(&self) -> Result<(), Fault> {
+        if let Some(genesis) = &self.follower.ledger.head.genesis {
+            let here = self.follower.cluster.id().await?;
+            if genesis.cluster != here {
+                return Err(JournalFault::OtherCluster { journal: genesis.cluster.clone(), here }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Other settings of the source mean another coverage, which an operator has to decide about.
+    fn check_source(&self) -> Result<(), Fault> {
+        if !self.is_source_checked {
+            return Ok(());
+        }
+        let known = self.terms.units.iter().filter_map(|unit| self.follower.ledger.head.units.get(unit));
+        match known.filter(|unit| unit.is_started()).find(|unit| unit.source != self.terms.source) {
+            Some(unit) => Err(JournalFault::SourceChanged { unit: unit.unit.clone() }.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the topics of legs are those that the journal speaks of.
+    async fn check_out(&self) -> Result<(), Fault> {
+        for topic in [OutTopic::Legs, OutTopic::DeadLetters] {
+            self.check_ends(topic, &self.follower.cluster.ends(topic.into()).await?)?;
+        }
+        Ok(())
+    }
+
+    fn check_ends(&self, topic: OutTopic, all: &[Ends]) -> Result<(), Fault> {
+        if self.decision == Some(Decision::OutShrunk) {
+            return Ok(());
+        }
+        let known = &self.follower.ledger.head.out_offsets.0;
+        for (&(_, partition), &end) in known.iter().filter(|((known, _), _)| *known == topic) {
+            let high = all.iter().find(|ends| ends.partition == partition).map_or(-1, |ends| ends.high);
+            if high < end {
+                let suffix = if topic == OutTopic::Legs { "" } else { ".dead-letter" };
+                let topic = format!("{}{suffix}", self.terms.topic);
+                return Err(JournalFault::OutShrunk { topic, partition, end: high.max(0), known: end }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// A new journal is only begun beside topics that nobody has written to.
+    async fn check_out_is_empty(&self) -> Result<(), Fault> {
+        for (destination, suffix) in
+            [(Destination::Legs, ""), (Destination::DeadLetters, ".dead-letter"), (Destination::Status, ".status")]
+        {
+            let ends = self.follower.cluster.ends(destination).await?;
+            if ends.iter().any(|ends| ends.high > 0) {
+                return Err(JournalFault::JournalMissing { topic: format!("{}{suffix}", self.terms.topic) }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The genesis of a new journal.
+    pub(super) async fn genesis(&self) -> Result<Genesis, Fault> {
+        Ok(Genesis {
+            journal: Nonce(self.clock.nonce()),
+            cluster: self.follower.cluster.id().await?,
+            fingerprint_version: Fingerprint::VERSION,
+            at: self.clock.now(),
+            // Empty: what is in the topics, if they are adopted, is read back from their beginnings.
+            out_offsets: OutOffsets::default(),
+            version: self.terms.identity.version.clone(),
+        })
+    }
+
+    /// Reads the topics of legs from where the journal has accounted for them to their ends, and
+    /// adopts what the journal does not know.
+    ///
+    /// With it the design is clean even if no doubtful commit is ever noticed: whatever came through of
+    /// a torn transaction is found here before anything is published.
+    async fn read_back(&self, session: &mut Session<C::Producer>) -> Result<(), Fault> {
+        let known = self.follower.ledger.head.out_offsets.clone();
+        session.out_offsets = OutOffsets::default();
+        let mut found = Vec::new();
+        for topic in [OutTopic::Legs, OutTopic::DeadLetters] {
+            let all = self.follower.cluster.ends(topic.into()).await?;
+            self.check_ends(topic, &all)?;
+            let stretches = all.iter().map(|ends| {
+                let from = known.0.get(&(topic, ends.partition)).copied().unwrap_or(ends.low).min(ends.high);
+                Stretch { partition: ends.partition, from, until: ends.high }
+            });
+            let mut reader = self.follower.cluster.read(topic.into(), stretches.collect()).await?;
+            while let Some(records) = reader.next().await? {
+                for chunk in records.chunks(LOOKED_UP_AT_ONCE) {
+                    found.extend(self.unknown(chunk, topic == OutTopic::DeadLetters).await?);
+                }
+            }
+            all.iter().for_each(|ends| session.out_offsets.raise(topic, ends.partition, ends.high));
+        }
+        if !hooks::is_mutant(Mutant::NoAdoption) {
+            session.adopted = pages_of(found, self.decision == Some(Decision::Adopt));
+        }
+        Ok(())
+    }
+
+    /// Which of these records are ours and not in the journal.
+    async fn unknown(&self, records: &[StoredRecord], is_dead: bool) -> Result<Vec<Found>, Fault> {
+        let tag = Trace::journal_tag(&self.terms.journal);
+        let ours: Vec<Found> = records
+            .iter()
+            .filter_map(|record| {
+                let key = KeyHash(record.header(IDENTITY_HEADER)?.try_into().ok()?);
+                let trace = Trace::from_bytes(record.header(Trace::HEADER)?)?;
+                (trace.journal == tag).then_some(Found { key, trace, is_dead })
+            })
+            .collect();
+        let known = self.follower.find(ours.iter().map(|found| found.key).collect()).await?;
+        let is_unknown = |(found, known): &(Found, Option<crate::store::Remembered>)| {
+            known.as_ref().is_none_or(|known| known.seen.revision < found.trace.seen.revision)
+        };
+        Ok(ours.into_iter().zip(known).filter(is_unknown).map(|(found, _)| found).collect())
+    }
+}
+
+/// Times the steps of a take-over.
+struct StopWatch(Instant);
+
+impl StopWatch {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Milliseconds since the start or the last lap.
+    fn lap_ms(&mut self) -> u64 {
+        let lap = self.0.elapsed();
+        self.0 = Instant::now();
+        u64::try_from(lap.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Pages of what was found, a unit and generation each.
+///
+/// Where a lost journal is rebuilt, all generations of a unit count: what was published is not published again.
+fn pages_of(found: Vec<Found>, is_rebuilding: bool) -> Vec<PageDraft> {
+    let mut newest: BTreeMap<String, u32> = BTreeMap::new();
+    for found in &found {
+        let known = newest.entry(found.trace.unit.clone()).or_default();
+        *known = found.trace.generation.max(*known);
+    }
+    let mut by_unit: BTreeMap<(String, u32), Vec<Found>> = BTreeMap::new();
+    for found in found {
+        let generation = if is_rebuilding { newest[&found.trace.unit] } else { found.trace.generation };
+        by_unit.entry((found.trace.unit.clone(), generation)).or_default().push(found);
+    }
+    let mut pages = Vec::new();
+    for ((unit, generation), found) in by_unit {
+        for chunk in found.chunks(PAGE_ENTRIES_MAX) {
+            let mut page = PageDraft::new(unit.clone(), generation);
+            for found in chunk {
+                let seen = if found.is_dead { Seen { fingerprint: None, revision: 0 } } else { found.trace.seen };
+                page.add(Entry { key: found.key, seen }, found.trace.at, found.is_dead);
+            }
+            pages.push(page);
+        }
+    }
+    pages
+}

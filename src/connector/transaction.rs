@@ -1,0 +1,370 @@
+//! One transaction: legs and dead letters, status, page, progress, and progress last.
+//!
+//! ```text
+//!   begin ─▶ legs, dead letters ─▶ their places ─▶ status, page ─▶ progress ─▶ commit ─▶ view
+//! ```
+//!
+//! Everything in it is in memory before it begins: no transaction waits for HTTP.
+
+use super::fault::Fault;
+use super::owner::{Owner, Session};
+use crate::core::coverage::Coverage;
+use crate::core::dead_letter::Reason;
+use crate::core::dedupe::Counts;
+use crate::core::feed::UnitFeed;
+use crate::core::identity::{Fingerprint, KeyHash};
+use crate::core::journal::{
+    Chain, Delivery, Entry, Nonce, OutOffsets, OutTopic, Page, Record, Seq, UnitProgress, page_key,
+};
+use crate::core::time::UtcMillis;
+use crate::core::watermark::Progress;
+use crate::hooks::{self, Mutant};
+use crate::sink::{Cluster, Destination, Message, Packing, Place, Producer, ProducerError};
+use crate::store::View;
+
+/// How many entries a page holds at most: 24 bytes each, so some 120 kB.
+pub(super) const PAGE_ENTRIES_MAX: usize = 5_000;
+
+/// How many pages are forgotten in one transaction: each costs a record.
+const FORGOTTEN_AT_ONCE_MAX: usize = 500;
+
+/// A page before it has a number.
+#[derive(Clone, Debug)]
+pub(super) struct PageDraft {
+    unit: String,
+    generation: u32,
+    first: UtcMillis,
+    last: UtcMillis,
+    legs: Vec<Entry>,
+    dead: Vec<KeyHash>,
+}
+
+impl PageDraft {
+    pub(super) fn new(unit: String, generation: u32) -> Self {
+        let (first, last) = (UtcMillis::new(i64::MAX), UtcMillis::new(i64::MIN));
+        Self { unit, generation, first, last, legs: Vec::new(), dead: Vec::new() }
+    }
+
+    /// Adds an entry of a row at `at` on the axis of the windows.
+    pub(super) fn add(&mut self, entry: Entry, at: UtcMillis, is_dead: bool) {
+        self.first = self.first.min(at);
+        self.last = self.last.max(at);
+        if is_dead {
+            self.dead.push(entry.key);
+        } else {
+            self.legs.push(entry);
+        }
+    }
+
+    /// Makes the page's unit one of `units`, in the page's generation, where a lost journal is rebuilt.
+    pub(super) fn belong_to(&self, units: &mut Vec<UnitProgress>, source: u64) {
+        if let Some(known) = units.iter_mut().find(|known| known.unit == self.unit) {
+            known.generation = self.generation.max(known.generation);
+            return;
+        }
+        // A unit that is no longer read: as far as its legs tell.
+        let (complete_to, final_to, floor) = (self.last, self.last, self.last);
+        units.push(UnitProgress {
+            unit: self.unit.clone(),
+            generation: self.generation,
+            progress: Progress { complete_to, final_to, floor, coverage: Coverage::default() },
+            source,
+            last_seq: 0,
+            chain: Chain::default(),
+            oldest_needed_seq: 0,
+            out_offsets: OutOffsets::default(),
+            counts: Counts::default(),
+            change: None,
+        });
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.legs.len() + self.dead.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn numbered(self, seq: Seq, writer: Option<Nonce>, chain_before: Chain) -> Page {
+        let Self { unit, generation, first, last, legs, dead } = self;
+        let fingerprint_version = Fingerprint::VERSION;
+        Page { seq, writer, unit, generation, first, last, fingerprint_version, legs, dead, chain_before }
+    }
+}
+
+/// What is to be committed.
+#[derive(Default)]
+pub(super) struct Draft<'a> {
+    /// Legs and dead letters.
+    pub(super) messages: &'a [Message],
+    /// Whether they may share record batches.
+    pub(super) packing: Option<Packing>,
+    /// What they are, and what else is to be remembered.
+    pub(super) page: Option<PageDraft>,
+    /// A new journal's first record.
+    pub(super) genesis: Option<Record>,
+    /// Units that are no longer read and are forgotten.
+    pub(super) forgotten_units: Vec<String>,
+    /// The units' progress; page numbers and ends are filled in here.
+    pub(super) units: Vec<UnitProgress>,
+    /// The units' status; ends are filled in here.
+    pub(super) feeds: Vec<UnitFeed>,
+}
+
+/// Why a draft was not committed.
+#[derive(Debug)]
+pub(super) enum CommitError {
+    /// Messages at these positions are refused for their content; the transaction is given up.
+    Content(Vec<(usize, Reason)>),
+    /// Anything else.
+    Fault(Fault),
+}
+
+impl From<Fault> for CommitError {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<ProducerError> for CommitError {
+    fn from(error: ProducerError) -> Self {
+        match error {
+            ProducerError::Content(rows) => Self::Content(rows),
+            other => Self::Fault(Fault::Doubtful(other.to_string())),
+        }
+    }
+}
+
+impl<C: Cluster, V: View> Owner<C, V> {
+    /// Commits a draft, after taking over where there is no session, and tells the view.
+    ///
+    /// An error leaves no session. After [`Fault::Doubtful`] the draft may be committed or not: the
+    /// caller takes over, which tells, and looks again.
+    pub(super) async fn commit(&mut self, draft: Draft<'_>) -> Result<(), CommitError> {
+        let Some(mut session) = self.session.take() else {
+            return Err(Fault::Doubtful("no session".to_owned()).into());
+        };
+        if session.delivery == Delivery::AtLeastOnce {
+            // Without fencing, the journal alone tells whether somebody else has come.
+            self.follower.catch_up().await?;
+            self.yield_to_newer_claim()?;
+        }
+        let written = self.write(&mut session, draft).await;
+        #[cfg(feature = "test-hooks")]
+        if hooks::is_mutant(Mutant::AbortAfterUnknownCommit)
+            && matches!(&written, Err(CommitError::Fault(Fault::Doubtful(_))))
+        {
+            // What it believes to be aborted is sent again, without a look at the journal.
+            let _ = session.producer.abort().await;
+            session.producer = self.follower.cluster.producer(session.delivery).await.map_err(Fault::from)?;
+            self.session = Some(session);
+            return written.map(|_| ());
+        }
+        let written = written?;
+        if session.delivery == Delivery::AtLeastOnce {
+            // Somebody else's records may lie between ours: all are read, none is skipped.
+            let end = written.iter().map(|(offset, _)| offset + 1).max().unwrap_or(0);
+            self.follower.read_to(end).await?;
+            self.yield_to_newer_claim()?;
+        } else {
+            self.follower.apply(written).await?;
+        }
+        self.session = Some(session);
+        Ok(())
+    }
+
+    /// The transaction; gives the journal's records with their offsets.
+    async fn write(
+        &self,
+        session: &mut Session<C::Producer>,
+        mut draft: Draft<'_>,
+    ) -> Result<Vec<(i64, Record)>, CommitError> {
+        let writer = (session.delivery == Delivery::AtLeastOnce).then_some(session.claim);
+        let head = &self.follower.ledger.head;
+        // Tests kill transactions that hold legs; beats would make the count a matter of time.
+        let point = if draft.messages.is_empty() { |_: &str| {} } else { hooks::point };
+        session.producer.begin().await?;
+        point("begun");
+
+        let mut out_offsets = session.out_offsets.clone();
+        let mut journal: Vec<(i64, Record)> = Vec::new();
+        if hooks::is_mutant(Mutant::ProgressFirst) {
+            let records = self.progress_records(&draft, head.last_seq + 1, head.chain, &out_offsets);
+            journal.extend(self.write_journal(session, records).await.map_err(doubt)?);
+        }
+        let places = session.producer.send(draft.messages, draft.packing.unwrap_or(Packing::Shared)).await?;
+        raise(&mut out_offsets, draft.messages, &places)?;
+        point("legs-acknowledged");
+
+        // What the read-back has adopted comes before any progress that speaks of what was read back.
+        let adopted = std::mem::take(&mut session.adopted);
+        let (mut seq, mut chain) = (head.last_seq, head.chain);
+        let mut records: Vec<Record> = draft.genesis.take().into_iter().collect();
+        if let Some(Record::Genesis(genesis)) = records.first() {
+            chain = genesis.journal.into();
+        }
+        for page in adopted.into_iter().chain(draft.page.take().filter(|page| !page.is_empty())) {
+            seq += 1;
+            let page = page.numbered(seq, writer, chain);
+            chain = page.chain();
+            records.push(Record::Page(page));
+        }
+        if hooks::is_mutant(Mutant::ApplyBeforeCommit) {
+            self.apply_too_early(&records).await?;
+        }
+        // From here on a refusal speaks of our own records, not of any row.
+        self.send_status(session, &mut draft, &out_offsets).await.map_err(doubt)?;
+        let forgettable = self.forgettable();
+        journal.extend(self.write_journal(session, records).await.map_err(doubt)?);
+        point("page-sent");
+
+        let mut last: Vec<Record> = draft.forgotten_units.drain(..).map(Record::UnitForgotten).collect();
+        if !hooks::is_mutant(Mutant::ProgressFirst) {
+            last.extend(self.progress_records(&draft, seq, chain, &out_offsets));
+        }
+        journal.extend(self.write_journal(session, last).await.map_err(doubt)?);
+        // After what says that the pages are no longer needed.
+        self.send_tombstones(session, &forgettable).await.map_err(doubt)?;
+        point("progress-sent");
+        if !draft.messages.is_empty() {
+            hooks::point_soon("committing");
+        }
+        session.producer.commit().await?;
+        point("committed");
+        session.out_offsets = out_offsets;
+        Ok(journal)
+    }
+
+    fn progress_records(
+        &self,
+        draft: &Draft<'_>,
+        last_seq: Seq,
+        chain: Chain,
+        out_offsets: &OutOffsets,
+    ) -> Vec<Record> {
+        let oldest_needed_seq = self.oldest_needed_seq();
+        let fill = |unit: &UnitProgress| {
+            let unit = unit.clone();
+            Record::Progress(UnitProgress {
+                last_seq,
+                chain,
+                oldest_needed_seq,
+                out_offsets: out_offsets.clone(),
+                ..unit
+            })
+        };
+        draft.units.iter().map(fill).collect()
+    }
+
+    /// The pages that this transaction forgets, oldest first.
+    fn forgettable(&self) -> Vec<(Seq, Option<Nonce>)> {
+        let ledger = &self.follower.ledger;
+        let below = ledger.forgettable_below(&self.terms.units);
+        let pages = ledger.pages.keys().take_while(|(seq, _)| *seq < below);
+        pages.take(FORGOTTEN_AT_ONCE_MAX).copied().collect()
+    }
+
+    fn oldest_needed_seq(&self) -> Seq {
+        let oldest = self.follower.ledger.head.oldest_needed_seq();
+        self.forgettable().last().map_or(oldest, |(seq, _)| (seq + 1).max(oldest))
+    }
+
+    async fn send_status(
+        &self,
+        session: &mut Session<C::Producer>,
+        draft: &mut Draft<'_>,
+        out_offsets: &OutOffsets,
+    ) -> Result<(), ProducerError> {
+        let mut messages = Vec::with_capacity(draft.feeds.len());
+        for mut feed in draft.feeds.drain(..) {
+            feed.out_offsets.clone_from(out_offsets);
+            feed.delivery = session.delivery;
+            messages.push(self.status_message(&feed));
+        }
+        session.producer.send(&messages, Packing::Shared).await?;
+        Ok(())
+    }
+
+    fn status_message(&self, feed: &UnitFeed) -> Message {
+        let mut payload = Vec::with_capacity(512);
+        self.feed_encoder.encode(feed, &self.terms.status_framing, &mut payload);
+        Message {
+            destination: Destination::Status,
+            key: feed.unit.as_bytes().to_vec(),
+            payload: Some(payload),
+            timestamp: Some(feed.at),
+            headers: Vec::new(),
+        }
+    }
+
+    async fn send_tombstones(
+        &self,
+        session: &mut Session<C::Producer>,
+        pages: &[(Seq, Option<Nonce>)],
+    ) -> Result<(), ProducerError> {
+        let tombstone = |(seq, writer): &(Seq, Option<Nonce>)| Message {
+            destination: Destination::Journal,
+            key: page_key(*seq, *writer).into_bytes(),
+            payload: None,
+            timestamp: None,
+            headers: Vec::new(),
+        };
+        let messages: Vec<Message> = pages.iter().map(tombstone).collect();
+        session.producer.send(&messages, Packing::Shared).await?;
+        Ok(())
+    }
+
+    async fn write_journal(
+        &self,
+        session: &mut Session<C::Producer>,
+        records: Vec<Record>,
+    ) -> Result<Vec<(i64, Record)>, ProducerError> {
+        let messages: Vec<Message> = records
+            .iter()
+            .map(|record| {
+                let (key, payload) = self.follower.codec.encode(record);
+                Message { destination: Destination::Journal, key, payload, timestamp: None, headers: Vec::new() }
+            })
+            .collect();
+        let places = session.producer.send(&messages, Packing::Shared).await?;
+        Ok(places.into_iter().map(|place| place.offset).zip(records).collect())
+    }
+
+    /// For a mutant only.
+    async fn apply_too_early(&self, records: &[Record]) -> Result<(), Fault> {
+        let pages = records.iter().filter_map(|record| match record {
+            Record::Page(page) => Some(page.clone()),
+            _ => None,
+        });
+        let pages: Vec<Page> = pages.collect();
+        let mut head = self.follower.ledger.head.clone();
+        head.last_seq = pages.last().map_or(head.last_seq, |page| page.seq);
+        head.chain = pages.last().map_or(head.chain, Page::chain);
+        Ok(self.follower.view.apply(pages, head).await?)
+    }
+}
+
+/// What a producer says of our own records is never about a row.
+fn doubt(error: ProducerError) -> Fault {
+    Fault::Doubtful(error.to_string())
+}
+
+/// Takes note of where messages lie; where that is behind what was there already, the topic is another one.
+fn raise(out_offsets: &mut OutOffsets, messages: &[Message], places: &[Place]) -> Result<(), Fault> {
+    let before = out_offsets.clone();
+    for (message, place) in messages.iter().zip(places) {
+        let topic = match message.destination {
+            Destination::Legs => OutTopic::Legs,
+            Destination::DeadLetters => OutTopic::DeadLetters,
+            Destination::Status | Destination::Journal => continue,
+        };
+        if before.0.get(&(topic, place.partition)).is_some_and(|end| place.offset < *end) {
+            return Err(Fault::Doubtful(
+                "a topic of legs ends before where we had written: it was created again".to_owned(),
+            ));
+        }
+        out_offsets.raise(topic, place.partition, place.offset + 1);
+    }
+    Ok(())
+}

@@ -1,0 +1,464 @@
+//! The journal's records: what the connector writes beside the legs, so that it can start from Kafka alone.
+//!
+//! ```text
+//!   g            genesis     which journal this is, on which cluster
+//!   c            claim       who owns it now
+//!   p/<seq>      page        identities that one transaction published, chained to the page before
+//!   s/<unit>     progress    how far a unit has come, written last in every transaction
+//!   x/<nonce>    marker      of the self-test; means nothing
+//! ```
+//!
+//! These are values; their bytes are the codec's matter, what they add up to is [`super::ledger`]'s.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::dedupe::{Counts, Seen};
+use super::identity::{Fingerprint, KeyHash};
+use super::time::UtcMillis;
+use super::watermark::Progress;
+
+/// A random number that nobody else has drawn: of a journal, a claim, a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Nonce(pub [u8; 16]);
+
+impl fmt::Display for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Nonce {
+    /// From its hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.as_bytes();
+        let mut bytes = [0; 16];
+        if digits.len() != 32 {
+            return None;
+        }
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+}
+
+/// The number of a page; the first is 1.
+pub type Seq = u64;
+
+/// How strong the guarantee is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Delivery {
+    /// One transaction for legs, page, progress and status.
+    ExactlyOnce,
+    /// Idempotent and acknowledged, without transactions.
+    AtLeastOnce,
+}
+
+impl Delivery {
+    /// The name in configuration, logs, status and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ExactlyOnce => "exactly-once",
+            Self::AtLeastOnce => "at-least-once",
+        }
+    }
+}
+
+/// The topics that consumers read, as far as positions in them are remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum OutTopic {
+    /// The legs.
+    Legs,
+    /// Rows that cannot be legs.
+    DeadLetters,
+}
+
+/// Ends of partitions: the first offset that is not yet accounted for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Vec<(OutTopic, i32, i64)>", from = "Vec<(OutTopic, i32, i64)>")]
+pub struct OutOffsets(pub BTreeMap<(OutTopic, i32), i64>);
+
+impl OutOffsets {
+    /// Raises a partition's end; it never falls.
+    pub fn raise(&mut self, topic: OutTopic, partition: i32, end: i64) {
+        let known = self.0.entry((topic, partition)).or_insert(end);
+        *known = end.max(*known);
+    }
+
+    /// Raises every partition to what `other` has.
+    pub fn raise_all(&mut self, other: &Self) {
+        other.0.iter().for_each(|(&(topic, partition), &end)| self.raise(topic, partition, end));
+    }
+}
+
+impl From<OutOffsets> for Vec<(OutTopic, i32, i64)> {
+    fn from(offsets: OutOffsets) -> Self {
+        offsets.0.into_iter().map(|((topic, partition), end)| (topic, partition, end)).collect()
+    }
+}
+
+impl From<Vec<(OutTopic, i32, i64)>> for OutOffsets {
+    fn from(ends: Vec<(OutTopic, i32, i64)>) -> Self {
+        Self(ends.into_iter().map(|(topic, partition, end)| ((topic, partition), end)).collect())
+    }
+}
+
+/// The first record: which journal this is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Genesis {
+    /// The journal's own number; the chain of pages starts from it.
+    pub journal: Nonce,
+    /// The id of the cluster that it was created on.
+    pub cluster: String,
+    /// What the entries' fingerprints are.
+    pub fingerprint_version: u8,
+    /// When it was created, by the owner's clock.
+    pub at: UtcMillis,
+    /// Where the topics that consumers read ended then.
+    pub out_offsets: OutOffsets,
+    /// The program's version.
+    pub version: String,
+}
+
+/// Who may write from here on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// This claim's number.
+    pub nonce: Nonce,
+    /// The process that claims; a number of its own at each start.
+    pub process: Nonce,
+    /// The state directory that it works on: the same after a restart.
+    pub instance: Nonce,
+    /// Its host name.
+    pub host: String,
+    /// Where its admin port listens, `host:port`.
+    pub admin: String,
+    /// The program's version.
+    pub version: String,
+    /// How it publishes.
+    pub delivery: Delivery,
+    /// The owner writes something at least this often, in milliseconds.
+    pub beat_ms: u32,
+    /// Whether the owner has given the journal up: it stopped on purpose.
+    pub is_released: bool,
+    /// When, by its clock.
+    pub at: UtcMillis,
+}
+
+/// An identity that was published, as a page lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Of the leg or of the dead row.
+    pub key: KeyHash,
+    /// What is known of it; a dead row has no fingerprint.
+    pub seen: Seen,
+}
+
+impl Entry {
+    /// The bytes of an entry on a page: the hash, 7 bytes of fingerprint, a byte of revision.
+    pub const BYTES: usize = 24;
+
+    /// Its bytes on a page.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..16].copy_from_slice(&self.key.0);
+        let bits = self.seen.fingerprint.map_or(0, Fingerprint::bits);
+        bytes[16..23].copy_from_slice(&bits.to_be_bytes()[1..]);
+        bytes[23] = self.seen.revision;
+        bytes
+    }
+
+    /// From its bytes on a page written with fingerprints of `version`, which is 0 for dead rows.
+    pub fn from_bytes(bytes: &[u8; Self::BYTES], version: u8) -> Self {
+        let mut bits = [0; 8];
+        bits[1..].copy_from_slice(&bytes[16..23]);
+        // No bits at all stand for an unknown content, as of a leg adopted from another version.
+        let bits = Some(u64::from_be_bytes(bits)).filter(|bits| *bits != 0);
+        let fingerprint = bits.filter(|_| version == Fingerprint::VERSION).map(Fingerprint::from_bits);
+        let key = KeyHash(std::array::from_fn(|index| bytes[index]));
+        Self { key, seen: Seen { fingerprint, revision: bytes[23] } }
+    }
+}
+
+/// What a transaction published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Its number, without gaps in one journal.
+    pub seq: Seq,
+    /// At-least-once only: the claim under which it was written, which keeps two writers' pages apart.
+    pub writer: Option<Nonce>,
+    /// The unit it was read for.
+    pub unit: String,
+    /// The unit's generation then.
+    pub generation: u32,
+    /// The earliest time of its rows, on the axis of the windows.
+    pub first: UtcMillis,
+    /// The latest.
+    pub last: UtcMillis,
+    /// The fingerprints' version; where it is not ours, entries compare equal to any content.
+    pub fingerprint_version: u8,
+    /// The legs.
+    pub legs: Vec<Entry>,
+    /// The dead rows.
+    pub dead: Vec<KeyHash>,
+    /// The chain up to the page before.
+    pub chain_before: Chain,
+}
+
+impl Page {
+    /// All its entries, legs and dead rows.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
+        let dead = self.dead.iter().map(|key| Entry { key: *key, seen: Seen { fingerprint: None, revision: 0 } });
+        self.legs.iter().copied().chain(dead)
+    }
+
+    /// The chain up to and with this page.
+    pub fn chain(&self) -> Chain {
+        let mut hash = Sha256::new();
+        hash.update(self.chain_before.0);
+        hash.update(self.seq.to_be_bytes());
+        hash.update(u32::try_from(self.unit.len()).unwrap_or(u32::MAX).to_be_bytes());
+        hash.update(&self.unit);
+        hash.update(self.generation.to_be_bytes());
+        hash.update(self.first.as_millis().to_be_bytes());
+        hash.update(self.last.as_millis().to_be_bytes());
+        for entry in &self.legs {
+            hash.update(entry.key.0);
+        }
+        hash.update([0xff; 4]);
+        for key in &self.dead {
+            hash.update(key.0);
+        }
+        let digest = hash.finalize();
+        Chain(std::array::from_fn(|index| digest[index]))
+    }
+}
+
+/// A hash over everything published so far; each page carries that of the page before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Chain(pub [u8; 16]);
+
+impl From<Nonce> for Chain {
+    fn from(journal: Nonce) -> Self {
+        Self(journal.0)
+    }
+}
+
+/// A deliberate change of a unit's progress, and the newest only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// What was done.
+    pub what: ChangeKind,
+    /// When, by the owner's clock.
+    pub at: UtcMillis,
+}
+
+/// What an operator, or a change of the configuration, did to a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChangeKind {
+    /// It was read for the first time.
+    Started,
+    /// It is to be published again from an instant on.
+    Rewound,
+    /// It goes on although the source's filters have changed.
+    Accepted,
+    /// It was rebuilt from the legs' own headers.
+    Adopted,
+}
+
+impl ChangeKind {
+    /// The name in the journal and in what `state show` prints.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Rewound => "rewound",
+            Self::Accepted => "accepted",
+            Self::Adopted => "adopted",
+        }
+    }
+}
+
+/// How far a unit has come, and with it the whole connector.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitProgress {
+    /// The unit.
+    pub unit: String,
+    /// Increased by each rewind; pages of an older one are void.
+    pub generation: u32,
+    /// Watermarks, coverage and floor.
+    pub progress: Progress,
+    /// A hash of the settings that decide which legs the source shows.
+    pub source: u64,
+    /// The newest page.
+    pub last_seq: Seq,
+    /// The chain up to it: what the next page continues, also when this one is forgotten and gone.
+    pub chain: Chain,
+    /// The oldest page that is not yet forgotten.
+    pub oldest_needed_seq: Seq,
+    /// How far the topics that consumers read are accounted for.
+    pub out_offsets: OutOffsets,
+    /// What became of all rows since the unit's first start.
+    pub counts: Counts,
+    /// The newest deliberate change.
+    pub change: Option<Change>,
+}
+
+impl UnitProgress {
+    /// Whether it was ever read: a unit of a new journal is known before its start is.
+    pub fn is_started(&self) -> bool {
+        self.change.is_some()
+    }
+}
+
+/// A record of the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// `g`
+    Genesis(Genesis),
+    /// `c`
+    Claim(Claim),
+    /// `p/…`
+    Page(Page),
+    /// `s/<unit>`
+    Progress(UnitProgress),
+    /// `s/<unit>` without a value: a unit that is no longer read and was forgotten.
+    UnitForgotten(String),
+    /// `x/<nonce>`, and pages without a value.
+    Nothing,
+}
+
+impl Record {
+    /// The record's key in the journal.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Genesis(_) => "g".to_owned(),
+            Self::Claim(_) => "c".to_owned(),
+            Self::Page(page) => page_key(page.seq, page.writer),
+            Self::Progress(progress) => format!("s/{}", progress.unit),
+            Self::UnitForgotten(unit) => format!("s/{unit}"),
+            Self::Nothing => "x/".to_owned(),
+        }
+    }
+}
+
+/// The key of a page.
+pub fn page_key(seq: Seq, writer: Option<Nonce>) -> String {
+    match writer {
+        None => format!("p/{seq}"),
+        Some(writer) => format!("p/{writer}/{seq}"),
+    }
+}
+
+/// What a leg's record says to the connector itself, in the header [`Trace::HEADER`]: enough to adopt
+/// a record that the journal does not know. Private; its layout may change with the version byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// A hash of the journal topic's name: two journals may share a topic of legs.
+    pub journal: [u8; 4],
+    /// What is known of the leg or dead row.
+    pub seen: Seen,
+    /// The unit's generation.
+    pub generation: u32,
+    /// The row's time on the axis of the windows.
+    pub at: UtcMillis,
+    /// The unit.
+    pub unit: String,
+}
+
+impl Trace {
+    /// The header's name.
+    pub const HEADER: &'static str = "call-legs-trace";
+    const LAYOUT: u8 = 1;
+    const FIXED: usize = 26;
+
+    /// What stands for a journal in its legs' traces.
+    pub fn journal_tag(topic: &str) -> [u8; 4] {
+        let digest = Sha256::digest(topic);
+        std::array::from_fn(|index| digest[index])
+    }
+
+    /// The header's value.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(Self::FIXED + self.unit.len());
+        bytes.push(Self::LAYOUT);
+        bytes.push(if self.seen.fingerprint.is_some() { Fingerprint::VERSION } else { 0 });
+        bytes.extend_from_slice(&self.seen.fingerprint.map_or(0, Fingerprint::bits).to_be_bytes()[1..]);
+        bytes.push(self.seen.revision);
+        bytes.extend_from_slice(&self.generation.to_be_bytes());
+        bytes.extend_from_slice(&self.at.as_millis().to_be_bytes());
+        bytes.extend_from_slice(&self.journal);
+        bytes.extend_from_slice(self.unit.as_bytes());
+        bytes
+    }
+
+    /// From a header's value; `None` when it is none of ours.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (fixed, unit) = bytes.split_at_checked(Self::FIXED)?;
+        if fixed[0] != Self::LAYOUT {
+            return None;
+        }
+        let mut bits = [0; 8];
+        bits[1..].copy_from_slice(&fixed[2..9]);
+        let known = fixed[1] == Fingerprint::VERSION;
+        Some(Self {
+            seen: Seen {
+                fingerprint: known.then(|| Fingerprint::from_bits(u64::from_be_bytes(bits))),
+                revision: fixed[9],
+            },
+            generation: u32::from_be_bytes(fixed[10..14].try_into().ok()?),
+            at: UtcMillis::new(i64::from_be_bytes(fixed[14..22].try_into().ok()?)),
+            journal: fixed[22..26].try_into().ok()?,
+            unit: std::str::from_utf8(unit).ok()?.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn seen(bits: u64, revision: u8) -> Seen {
+        Seen { fingerprint: Some(Fingerprint::from_bits(bits)), revision }
+    }
+
+    proptest! {
+        #[test]
+        fn an_entry_comes_back_from_its_bytes(key: [u8; 16], bits in 1u64..1 << 56, revision: u8) {
+            let entry = Entry { key: KeyHash(key), seen: seen(bits, revision) };
+            prop_assert_eq!(Entry::from_bytes(&entry.to_bytes(), Fingerprint::VERSION), entry);
+        }
+
+        #[test]
+        fn a_trace_comes_back_from_its_bytes(bits: u64, revision: u8, generation: u32, at: i64, journal: [u8; 4], unit in ".*", dead: bool) {
+            let seen = if dead { Seen { fingerprint: None, revision } } else { seen(bits, revision) };
+            let trace = Trace { journal, seen, generation, at: UtcMillis::new(at), unit };
+            prop_assert_eq!(Trace::from_bytes(&trace.to_bytes()), Some(trace));
+        }
+
+        #[test]
+        fn any_bytes_are_a_trace_or_none(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let _ = Trace::from_bytes(&bytes);
+        }
+    }
+
+    #[test]
+    fn fingerprints_of_another_version_are_not_read() {
+        let entry = Entry { key: KeyHash([1; 16]), seen: seen(7, 2) };
+        let read = Entry::from_bytes(&entry.to_bytes(), Fingerprint::VERSION + 1);
+        assert_eq!(read.seen, Seen { fingerprint: None, revision: 2 });
+    }
+
+    #[test]
+    fn keys_are_as_documented() {
+        let writer = Nonce::parse("000102030405060708090a0b0c0d0e0f").unwrap();
+        assert_eq!(page_key(7, None), "p/7");
+        assert_eq!(page_key(7, Some(writer)), "p/000102030405060708090a0b0c0d0e0f/7");
+        assert_eq!(Record::UnitForgotten("a/b".to_owned()).key(), "s/a/b");
+        assert_eq!(Nonce::parse("short"), None);
+    }
+}

@@ -1,0 +1,442 @@
+//! The ledger: what the journal's records add up to, and whether they are all there.
+//!
+//! ```text
+//!   journal  g c p/1 s/a p/2 s/a p/3 s/b …       one record after the other, oldest first
+//!               └──▶ head: who, how far each unit, newest page, chain, position
+//!               └──▶ pages: unit, generation, first and last time of each page still needed
+//! ```
+//!
+//! The entries themselves are kept by the store, stamped with their page's number, unit and
+//! generation; [`Ledger::is_live`] says whether such an entry still counts.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::journal::{Chain, Claim, Genesis, Nonce, OutOffsets, Page, Record, Seq, UnitProgress};
+use super::time::UtcMillis;
+use crate::hooks::{self, Mutant};
+
+/// A page's number, and in at-least-once mode the claim it was written under.
+pub type PageId = (Seq, Option<Nonce>);
+
+/// What is kept of a page beside its entries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageMeta {
+    /// The unit it was read for.
+    pub unit: String,
+    /// The unit's generation then.
+    pub generation: u32,
+    /// The earliest time of its rows.
+    pub first: UtcMillis,
+    /// The latest.
+    pub last: UtcMillis,
+    /// How many entries it holds.
+    pub entries: u32,
+}
+
+/// Everything but the pages.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Which journal this is; `None` while it is empty.
+    pub genesis: Option<Genesis>,
+    /// The newest claim.
+    pub claim: Option<Claim>,
+    /// The units' newest progress.
+    pub units: BTreeMap<String, UnitProgress>,
+    /// The newest page; 0 when there was none.
+    pub last_seq: Seq,
+    /// The chain up to it.
+    pub chain: Chain,
+    /// The first page that was there after one that was not: all before it must be forgotten ones.
+    pub missing_below: Seq,
+    /// How far the topics that consumers read are accounted for, as the newest progress says.
+    pub out_offsets: OutOffsets,
+    /// The first offset of the journal that was not read.
+    pub next_offset: i64,
+}
+
+impl Head {
+    /// The oldest page that is not yet forgotten; pages start at 1.
+    pub fn oldest_needed_seq(&self) -> Seq {
+        self.units.values().map(|unit| unit.oldest_needed_seq).max().unwrap_or(0).max(1)
+    }
+}
+
+/// What cannot be: the journal is not what its owner has written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Inconsistency {
+    /// A record before the genesis, or a second one.
+    #[error("it does not begin with its first record")]
+    Genesis,
+    /// A page does not continue the one before.
+    #[error("page {0} does not continue the page before it")]
+    Chain(Seq),
+    /// Pages that are needed are not there.
+    #[error("pages from {from} to {to} are missing")]
+    Missing {
+        /// The first.
+        from: Seq,
+        /// The last.
+        to: Seq,
+    },
+}
+
+/// The fold of the journal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Everything but the pages.
+    pub head: Head,
+    /// The pages that are still needed, oldest first.
+    pub pages: BTreeMap<PageId, PageMeta>,
+}
+
+impl Ledger {
+    /// Takes in the record at `offset`. Records must come in the journal's order.
+    pub fn take(&mut self, offset: i64, record: &Record) -> Result<(), Inconsistency> {
+        match record {
+            Record::Genesis(genesis) => match &self.head.genesis {
+                None => {
+                    self.head.chain = genesis.journal.into();
+                    self.head.out_offsets = genesis.out_offsets.clone();
+                    self.head.genesis = Some(genesis.clone());
+                }
+                Some(known) if known == genesis => {}
+                Some(_) => return Err(Inconsistency::Genesis),
+            },
+            Record::Claim(claim) => self.head.claim = Some(claim.clone()),
+            Record::Page(page) => self.take_page(page)?,
+            Record::Progress(progress) => self.take_progress(progress)?,
+            Record::UnitForgotten(unit) => {
+                self.head.units.remove(unit);
+            }
+            Record::Nothing => {}
+        }
+        self.head.next_offset = offset + 1;
+        Ok(())
+    }
+
+    fn take_page(&mut self, page: &Page) -> Result<(), Inconsistency> {
+        if self.head.genesis.is_none() {
+            return Err(Inconsistency::Genesis);
+        }
+        let expected = self.head.last_seq + 1;
+        match page.writer {
+            None if page.seq > expected => self.head.missing_below = page.seq,
+            None if page.seq < expected || page.chain_before != self.head.chain => {
+                return Err(Inconsistency::Chain(page.seq));
+            }
+            // Two writers may have been at it for a moment: their pages are a union, and each has a chain of its own.
+            Some(_) | None => {}
+        }
+        self.head.last_seq = self.head.last_seq.max(page.seq);
+        self.head.chain = page.chain();
+        let meta = PageMeta {
+            unit: page.unit.clone(),
+            generation: page.generation,
+            first: page.first,
+            last: page.last,
+            entries: u32::try_from(page.legs.len() + page.dead.len()).unwrap_or(u32::MAX),
+        };
+        self.pages.insert((page.seq, page.writer), meta);
+        Ok(())
+    }
+
+    fn take_progress(&mut self, progress: &UnitProgress) -> Result<(), Inconsistency> {
+        if progress.last_seq > self.head.last_seq {
+            // Its pages are not there: forgotten ones, or lost ones, which the check tells apart.
+            self.head.last_seq = progress.last_seq;
+            self.head.chain = progress.chain;
+            self.head.missing_below = progress.last_seq + 1;
+        } else if (progress.last_seq, progress.chain) != (self.head.last_seq, self.head.chain) && !self.is_union() {
+            return Err(Inconsistency::Chain(progress.last_seq));
+        }
+        // Each progress speaks of all partitions, so the newest alone counts: an operator may have lowered it.
+        self.head.out_offsets = progress.out_offsets.clone();
+        self.head.units.insert(progress.unit.clone(), progress.clone());
+        self.drop_forgotten();
+        Ok(())
+    }
+
+    /// Whether pages of at-least-once mode are among those that are needed: two writers may have been at
+    /// it for a moment, and then no single chain holds.
+    fn is_union(&self) -> bool {
+        self.pages.keys().next_back().is_some_and(|(_, writer)| writer.is_some())
+    }
+
+    fn drop_forgotten(&mut self) {
+        let oldest = self.head.oldest_needed_seq();
+        if self.pages.first_key_value().is_some_and(|((seq, _), _)| *seq < oldest) {
+            self.pages = self.pages.split_off(&(oldest, None));
+        }
+    }
+
+    /// After the last record: whether every page that is needed was there.
+    pub fn check(&self) -> Result<(), Inconsistency> {
+        let oldest = self.head.oldest_needed_seq();
+        if oldest < self.head.missing_below {
+            return Err(Inconsistency::Missing { from: oldest, to: self.head.missing_below - 1 });
+        }
+        Ok(())
+    }
+
+    /// Whether an entry of page `seq`, read for `unit` in its `generation`, still counts.
+    pub fn is_live(&self, seq: Seq, unit: &str, generation: u32) -> bool {
+        seq >= self.head.oldest_needed_seq()
+            && self.head.units.get(unit).is_none_or(|known| known.generation == generation)
+    }
+
+    /// The oldest page that is still needed once the units have the progress they have now: every page
+    /// before it is void, or lies below its unit's floor and within its coverage.
+    ///
+    /// Only the oldest pages are forgotten, so one that is needed keeps all behind it: what is left has no gaps.
+    pub fn forgettable_below(&self, units: &[String]) -> Seq {
+        let first_needed = self.pages.iter().find(|(_, page)| self.is_needed(page, units));
+        first_needed.map_or(self.head.last_seq + 1, |((seq, _), _)| *seq).max(self.head.oldest_needed_seq())
+    }
+
+    fn is_needed(&self, page: &PageMeta, units: &[String]) -> bool {
+        // A transaction may hold the unit's first page before its first progress.
+        let Some(unit) = self.head.units.get(&page.unit) else { return true };
+        if unit.generation != page.generation {
+            return false;
+        }
+        if !units.contains(&page.unit) {
+            // No longer read: needed as long as it could be put back and read on from where it was, and as
+            // long as another unit may come across the same legs.
+            return !self.is_abandoned(&page.unit, units)
+                || self.lowest_floor(units).is_none_or(|lowest| page.last >= lowest);
+        }
+        if hooks::is_mutant(Mutant::ExpiryByFloorAlone) {
+            return page.last >= unit.progress.floor;
+        }
+        page.last >= unit.progress.floor || !unit.progress.coverage.spans(page.first, page.last)
+    }
+
+    fn lowest_floor(&self, units: &[String]) -> Option<UtcMillis> {
+        let known = units.iter().filter_map(|name| self.head.units.get(name));
+        known.map(|unit| unit.progress.floor).min()
+    }
+
+    /// Whether a unit is no longer read, and so far behind those that are that it is forgotten.
+    pub fn is_abandoned(&self, unit: &str, units: &[String]) -> bool {
+        let Some(lowest) = self.lowest_floor(units) else { return false };
+        !units.iter().any(|name| name == unit)
+            && self.head.units.get(unit).is_some_and(|unit| unit.progress.final_to < lowest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::journal::{Entry, page_key};
+    use super::super::time::Window;
+    use super::super::watermark::{Delays, Progress};
+    use super::*;
+    use crate::core::dedupe::{Counts, Seen};
+    use crate::core::identity::{Fingerprint, KeyHash};
+    use std::time::Duration;
+
+    const DELAYS: Delays =
+        Delays { settle: Duration::ZERO, overlap: Duration::from_secs(10), horizon: Duration::from_secs(100) };
+
+    fn at(seconds: i64) -> UtcMillis {
+        UtcMillis::new(seconds * 1000)
+    }
+
+    fn genesis() -> Record {
+        Record::Genesis(Genesis {
+            journal: Nonce([1; 16]),
+            cluster: "cluster".to_owned(),
+            fingerprint_version: Fingerprint::VERSION,
+            at: at(0),
+            out_offsets: OutOffsets::default(),
+            version: "0".to_owned(),
+        })
+    }
+
+    fn page(ledger: &Ledger, unit: &str, first: i64, last: i64) -> Page {
+        let seen = Seen { fingerprint: Some(Fingerprint::from_bits(1)), revision: 0 };
+        Page {
+            seq: ledger.head.last_seq + 1,
+            writer: None,
+            unit: unit.to_owned(),
+            generation: ledger.head.units.get(unit).map_or(0, |unit| unit.generation),
+            first: at(first),
+            last: at(last),
+            fingerprint_version: Fingerprint::VERSION,
+            legs: vec![Entry { key: KeyHash([first as u8; 16]), seen }],
+            dead: Vec::new(),
+            chain_before: ledger.head.chain,
+        }
+    }
+
+    fn progress(ledger: &Ledger, unit: &str, read_to: i64) -> UnitProgress {
+        let mut progress = Progress::starting_at(at(0), &DELAYS);
+        progress.advance(Window::new(at(0), at(read_to)), at(read_to), &DELAYS);
+        UnitProgress {
+            unit: unit.to_owned(),
+            generation: 0,
+            progress,
+            source: 0,
+            last_seq: ledger.head.last_seq,
+            chain: ledger.head.chain,
+            oldest_needed_seq: 1,
+            out_offsets: OutOffsets::default(),
+            counts: Counts::default(),
+            change: None,
+        }
+    }
+
+    impl Ledger {
+        fn with(records: impl IntoIterator<Item = Record>) -> Self {
+            let mut ledger = Self::default();
+            for record in records {
+                let offset = ledger.head.next_offset;
+                ledger.take(offset, &record).unwrap();
+            }
+            ledger
+        }
+
+        fn write(&mut self, record: Record) {
+            let offset = self.head.next_offset;
+            self.take(offset, &record).unwrap();
+        }
+    }
+
+    #[test]
+    fn pages_must_continue_each_other() {
+        let mut ledger = Ledger::with([genesis()]);
+        let first = page(&ledger, "a", 1, 2);
+        ledger.write(Record::Page(first.clone()));
+        let mut second = page(&ledger, "a", 3, 4);
+        assert_eq!(second.chain_before, first.chain());
+        second.chain_before = Chain([9; 16]);
+        assert_eq!(ledger.take(9, &Record::Page(second)), Err(Inconsistency::Chain(2)));
+        assert_eq!(ledger.take(9, &Record::Page(first)), Err(Inconsistency::Chain(1)), "a page comes once");
+    }
+
+    #[test]
+    fn only_forgotten_pages_may_be_missing() {
+        let mut whole = Ledger::with([genesis()]);
+        let mut records = vec![genesis()];
+        for number in 1..=4 {
+            let page = page(&whole, "a", number, number);
+            whole.write(Record::Page(page.clone()));
+            records.push(Record::Page(page));
+        }
+        let mut forgetful = progress(&whole, "a", 500);
+        forgetful.oldest_needed_seq = 3;
+        records.push(Record::Progress(forgetful));
+
+        let without = |gone: &[Seq]| {
+            let kept = records.iter().filter(|record| match record {
+                Record::Page(page) => !gone.contains(&page.seq),
+                _ => true,
+            });
+            Ledger::with(kept.cloned()).check()
+        };
+        assert_eq!(without(&[]), Ok(()));
+        assert_eq!(without(&[1, 2]), Ok(()), "compacted away");
+        assert_eq!(without(&[1]), Ok(()), "a lost tombstone is harmless");
+        assert_eq!(without(&[2]), Ok(()));
+        assert_eq!(without(&[3]), Err(Inconsistency::Missing { from: 3, to: 3 }));
+        assert_eq!(without(&[3, 4]), Err(Inconsistency::Missing { from: 3, to: 4 }));
+    }
+
+    #[test]
+    fn a_page_is_forgotten_below_the_floor_and_only_when_covered() {
+        let units = ["a".to_owned(), "b".to_owned()];
+        let mut ledger = Ledger::with([genesis()]);
+        for (unit, first, last) in [("a", 1, 2), ("b", 1, 2), ("a", 150, 160)] {
+            let page = page(&ledger, unit, first, last);
+            ledger.write(Record::Page(page));
+        }
+        assert_eq!(ledger.forgettable_below(&units), 1, "no progress yet");
+        let a = progress(&ledger, "a", 300);
+        assert_eq!(a.progress.floor, at(190));
+        ledger.write(Record::Progress(a));
+        assert_eq!(ledger.forgettable_below(&units), 2, "b is behind");
+        let b = progress(&ledger, "b", 250);
+        ledger.write(Record::Progress(b));
+        assert_eq!(ledger.forgettable_below(&units), 4);
+        let before_coverage = page(&ledger, "a", -5, -5);
+        ledger.write(Record::Page(before_coverage));
+        assert_eq!(ledger.forgettable_below(&units), 4, "below the floor, but not covered");
+    }
+
+    #[test]
+    fn numbers_and_chain_go_on_when_every_page_is_forgotten_and_gone() {
+        let mut whole = Ledger::with([genesis()]);
+        let mut kept = vec![genesis()];
+        for number in 1..=3 {
+            let page = page(&whole, "a", number, number);
+            whole.write(Record::Page(page));
+        }
+        let mut forgetful = progress(&whole, "a", 500);
+        forgetful.oldest_needed_seq = 4;
+        whole.write(Record::Progress(forgetful.clone()));
+        kept.push(Record::Progress(forgetful));
+        let compacted = Ledger::with(kept);
+        assert_eq!(compacted.check(), Ok(()));
+        assert_eq!((compacted.head.last_seq, compacted.head.chain), (whole.head.last_seq, whole.head.chain));
+        let next = page(&compacted, "a", 400, 400);
+        whole.write(Record::Page(next));
+        assert!(whole.is_live(4, "a", 0));
+    }
+
+    #[test]
+    fn progress_of_another_history_is_noticed() {
+        let mut ledger = Ledger::with([genesis()]);
+        let page = page(&ledger, "a", 1, 1);
+        ledger.write(Record::Page(page));
+        let mut other = progress(&ledger, "a", 10);
+        other.chain = Chain([9; 16]);
+        assert_eq!(ledger.take(9, &Record::Progress(other)), Err(Inconsistency::Chain(1)));
+    }
+
+    #[test]
+    fn forgetting_drops_the_pages_and_their_entries_no_longer_count() {
+        let mut ledger = Ledger::with([genesis()]);
+        for number in 1..=3 {
+            let page = page(&ledger, "a", number, number);
+            ledger.write(Record::Page(page));
+        }
+        let mut forgetful = progress(&ledger, "a", 500);
+        forgetful.oldest_needed_seq = 3;
+        ledger.write(Record::Progress(forgetful));
+        assert_eq!(ledger.pages.keys().map(|(seq, _)| *seq).collect::<Vec<_>>(), [3]);
+        assert!(!ledger.is_live(2, "a", 0) && ledger.is_live(3, "a", 0));
+        assert!(!ledger.is_live(3, "a", 1), "of another generation");
+    }
+
+    #[test]
+    fn a_unit_that_is_no_longer_read_is_kept_until_the_others_have_left_it_behind() {
+        let mut ledger = Ledger::with([genesis()]);
+        let gone = page(&ledger, "gone", 1, 2);
+        ledger.write(Record::Page(gone));
+        let gone = progress(&ledger, "gone", 50);
+        ledger.write(Record::Progress(gone));
+        let units = ["a".to_owned()];
+        let near = progress(&ledger, "a", 100);
+        ledger.write(Record::Progress(near));
+        assert!(!ledger.is_abandoned("gone", &units));
+        assert_eq!(ledger.forgettable_below(&units), 1);
+        let far = progress(&ledger, "a", 1000);
+        ledger.write(Record::Progress(far));
+        assert!(ledger.is_abandoned("gone", &units));
+        assert_eq!(ledger.forgettable_below(&units), 2);
+    }
+
+    #[test]
+    fn pages_of_two_writers_are_a_union() {
+        let mut ledger = Ledger::with([genesis()]);
+        for writer in [Nonce([1; 16]), Nonce([2; 16])] {
+            let mut page = page(&ledger, "a", 1, 2);
+            page.seq = 1;
+            page.writer = Some(writer);
+            ledger.write(Record::Page(page));
+        }
+        assert_eq!(ledger.pages.len(), 2);
+        assert_ne!(page_key(1, Some(Nonce([1; 16]))), page_key(1, Some(Nonce([2; 16]))));
+    }
+}

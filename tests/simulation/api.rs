@@ -1,0 +1,443 @@
+//! The call-legs API: which legs there are, when each can be seen, and pages of them over an unreliable line.
+//!
+//! ```text
+//!   start ───── disconnected ── visible ───────── revised            true time
+//!                     └─ lateness ─┘                                 mostly seconds, sometimes beyond the overlap
+//! ```
+//!
+//! Rows descend by start time and the cursor is the last row's key, so a row that appears above the cursor is missed
+//! by that pass, while totals already count it. What the API leaves open, the seed decides.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use call_legs::core::identity::KeyHash;
+use call_legs::core::query::QueryBounds;
+use call_legs::core::skew::Skew;
+use call_legs::core::time::{UtcMillis, Window};
+use call_legs::source::wire::{Page, Row, page, row};
+use call_legs::source::{Source, SourceError};
+use chrono::{NaiveDateTime, TimeZone};
+use chrono_tz::Tz;
+
+use crate::life::Life;
+use crate::seed::{Dice, Run, lock, sleep};
+
+/// What a row is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sort {
+    /// A leg.
+    Leg,
+    /// A leg that the brokers will not take.
+    Poisoned,
+    /// A row that is no leg.
+    Rubbish,
+}
+
+/// A row of the report and the truth about it.
+#[derive(Clone, Debug)]
+pub(crate) struct TrueLeg {
+    /// The PBX it belongs to.
+    pub(crate) unit: String,
+    /// What it is.
+    pub(crate) sort: Sort,
+    /// When the call began; rows are ordered by it.
+    pub(crate) start: UtcMillis,
+    /// When the leg ended; windows are about it.
+    pub(crate) disconnected: UtcMillis,
+    /// From when on, in true time, the API shows it.
+    pub(crate) visible: UtcMillis,
+    /// From when on it says something else.
+    pub(crate) revised: Option<UtcMillis>,
+    /// From when on it is shown as a call under way, if it is.
+    pub(crate) under_way: Option<UtcMillis>,
+    /// The identity; of rubbish, that of its dead letter.
+    pub(crate) key: KeyHash,
+    /// What a dead letter of it would be called, in each of its versions.
+    pub(crate) dead_keys: Vec<KeyHash>,
+    /// Orders rows of one start time.
+    number: u64,
+    first: String,
+    second: String,
+}
+
+impl TrueLeg {
+    fn raw_at(&self, now: UtcMillis) -> &str {
+        if self.revised.is_some_and(|revised| revised <= now) { &self.second } else { &self.first }
+    }
+}
+
+/// How a query's bounds are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bounds {
+    /// Both belong to the answer.
+    Inclusive,
+    /// Neither does.
+    Exclusive,
+    /// The first does, and a leg's milliseconds do not count.
+    WholeSeconds,
+}
+
+/// What the API is asked to be like.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    /// The units.
+    pub(crate) units: Vec<String>,
+    /// How long there are legs for, and how long before the run there were.
+    pub(crate) before: Duration,
+    /// See above.
+    pub(crate) after: Duration,
+    /// Mean time between a unit's legs.
+    pub(crate) between_legs: Duration,
+    /// The overlap that the connector is given: what is later than this is late.
+    pub(crate) overlap: Duration,
+    /// The zone that bounds are in.
+    pub(crate) zone: Tz,
+    /// A request that gets no answer, or 5xx.
+    pub(crate) unreachable: f64,
+    /// A request that comes too soon.
+    pub(crate) rate_limited: f64,
+    /// A cursor that is not accepted.
+    pub(crate) cursor_refused: f64,
+}
+
+/// One read of a query from its first page to its last, as the caller got it.
+#[derive(Clone, Debug)]
+pub(crate) struct Pass {
+    /// Who read.
+    pub(crate) life: u32,
+    /// Which unit.
+    pub(crate) unit: String,
+    /// The query without the second by which it is widened.
+    pub(crate) window: Window,
+    /// When its first page was put together, in true time.
+    pub(crate) begun: UtcMillis,
+    /// When its last page was received.
+    pub(crate) ended: Option<UtcMillis>,
+}
+
+struct State {
+    is_down: bool,
+    is_refusing: bool,
+    ahead_ms: i64,
+    passes: Vec<Pass>,
+    /// By life and unit: the newest pass.
+    reading: BTreeMap<(u32, String), usize>,
+}
+
+/// The API.
+pub(crate) struct Api {
+    run: Arc<Run>,
+    setting: Setting,
+    bounds: Bounds,
+    rows_max: usize,
+    legs: Vec<TrueLeg>,
+    state: Mutex<State>,
+}
+
+impl Api {
+    /// An API whose legs the run's dice decide.
+    pub(crate) fn new(run: Arc<Run>, setting: Setting) -> Arc<Self> {
+        let epoch = run.now();
+        let legs = run.throw(|dice| legs(dice, &setting, epoch));
+        let bounds = run.throw(|dice| *dice.pick(&[Bounds::Inclusive, Bounds::Exclusive, Bounds::WholeSeconds]));
+        let rows_max = run.throw(|dice| dice.between(3, 25) as usize);
+        run.note(format_args!("api: {} legs, {bounds:?}, {rows_max} rows a page, {:?}", legs.len(), setting));
+        let state =
+            State { is_down: false, is_refusing: false, ahead_ms: 0, passes: Vec::new(), reading: BTreeMap::new() };
+        Arc::new(Self { run, setting, bounds, rows_max, legs, state: Mutex::new(state) })
+    }
+
+    /// The truth.
+    pub(crate) fn legs(&self) -> &[TrueLeg] {
+        &self.legs
+    }
+
+    /// Every read so far.
+    pub(crate) fn passes(&self) -> Vec<Pass> {
+        self.state().passes.clone()
+    }
+
+    /// Makes it unreachable or not.
+    pub(crate) fn set_down(&self, is_down: bool) {
+        self.state().is_down = is_down;
+        self.run.note(format_args!("api {}", if is_down { "goes away" } else { "is back" }));
+    }
+
+    /// Makes it refuse the credentials or not.
+    pub(crate) fn set_refusing(&self, is_refusing: bool) {
+        self.state().is_refusing = is_refusing;
+        self.run.note(format_args!("api {} us", if is_refusing { "refuses" } else { "accepts" }));
+    }
+
+    /// Sets its clock so far ahead of the true time.
+    pub(crate) fn set_ahead_ms(&self, ahead_ms: i64) {
+        self.state().ahead_ms = ahead_ms;
+        self.run.note(format_args!("api's clock is {ahead_ms} ms ahead"));
+    }
+
+    /// The API as a life of a process sees it.
+    pub(crate) fn seen_by(self: &Arc<Self>, life: &Arc<Life>) -> SimSource {
+        SimSource { api: Arc::clone(self), life: Arc::clone(life), skew: Mutex::new(None) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn instant(&self, text: &str) -> Option<UtcMillis> {
+        let local = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S").ok()?;
+        Some(self.setting.zone.from_local_datetime(&local).earliest()?.to_utc().into())
+    }
+
+    fn is_asked(&self, start: UtcMillis, end: UtcMillis, at: UtcMillis) -> bool {
+        match self.bounds {
+            Bounds::Inclusive => start <= at && at <= end,
+            Bounds::Exclusive => start < at && at < end,
+            Bounds::WholeSeconds => start <= at.floor_second() && at.floor_second() < end,
+        }
+    }
+
+    /// The body of a page, now; `None` when the cursor is not one.
+    pub(crate) fn body(&self, unit: &str, bounds: &QueryBounds, cursor: Option<&str>) -> Option<(String, bool)> {
+        let now = self.run.now();
+        let (start, end) = (self.instant(&bounds.start)?, self.instant(&bounds.end)?);
+        let mut rows: Vec<(&TrueLeg, String)> = self
+            .legs
+            .iter()
+            .filter(|leg| leg.unit == unit)
+            .filter_map(|leg| {
+                if leg.visible <= now {
+                    self.is_asked(start, end, leg.disconnected).then(|| (leg, leg.raw_at(now).to_owned()))
+                } else {
+                    let is_shown =
+                        leg.under_way.is_some_and(|from| from <= now) && self.is_asked(start, end, leg.start);
+                    is_shown.then(|| (leg, under_way(leg)))
+                }
+            })
+            .collect();
+        rows.sort_by_key(|(leg, _)| std::cmp::Reverse((leg.start, leg.number)));
+        let total = rows.len();
+        if let Some(cursor) = cursor {
+            let (start, number) = cursor.split_once('_')?;
+            let after = (UtcMillis::new(start.parse().ok()?), number.parse().ok()?);
+            rows.retain(|(leg, _)| (leg.start, leg.number) < after);
+        }
+        rows.truncate(self.rows_max);
+        Some(match rows.last() {
+            None => (r#"{"meta":{"totalRecordCount":0,"scrollId":"No Data"},"data":[]}"#.to_owned(), true),
+            Some((last, _)) => {
+                let cursor = format!("{}_{}", last.start.as_millis(), last.number);
+                let data: Vec<&str> = rows.iter().map(|(_, raw)| raw.as_str()).collect();
+                let meta = format!(r#"{{"totalRecordCount":{total},"scrollId":"{cursor}"}}"#);
+                (format!(r#"{{"meta":{meta},"data":[{}]}}"#, data.join(",")), false)
+            }
+        })
+    }
+}
+
+fn under_way(leg: &TrueLeg) -> String {
+    let start = leg.start.as_millis();
+    format!(
+        r#"{{"callId":"{}","legId":"1","startTimeUTC":{start},"disconnectedTimeUTC":0,"status":"In Progress","pbxId":"{}"}}"#,
+        call_id(leg.sort, leg.number),
+        leg.unit
+    )
+}
+
+fn call_id(sort: Sort, number: u64) -> String {
+    // The same call ids come from every PBX.
+    if sort == Sort::Poisoned { format!("666{number}") } else { format!("{}", 1_635_571_000_000 + number) }
+}
+
+fn legs(dice: &mut Dice, setting: &Setting, epoch: UtcMillis) -> Vec<TrueLeg> {
+    let mut legs = Vec::new();
+    let between_ms = setting.between_legs.as_millis() as i64;
+    let overlap_ms = setting.overlap.as_millis() as i64;
+    for unit in &setting.units {
+        let mut at = epoch.minus(setting.before);
+        let mut number = 0;
+        while at < epoch.plus(setting.after) {
+            // Calls come in bursts, and some end in the same millisecond.
+            at = at.plus(if dice.chance(0.2) { dice.millis(0, 1500) } else { dice.millis(0, 2 * between_ms) });
+            number += 1;
+            legs.push(leg(dice, unit, number, at, overlap_ms));
+        }
+    }
+    legs
+}
+
+fn leg(dice: &mut Dice, unit: &str, number: u64, disconnected: UtcMillis, overlap_ms: i64) -> TrueLeg {
+    let start =
+        disconnected.minus(if dice.chance(0.05) { dice.millis(0, 3_600_000) } else { dice.millis(1_000, 300_000) });
+    let lateness = match dice.unit() {
+        x if x < 0.6 => dice.millis(0, 20_000),
+        x if x < 0.9 => dice.millis(0, overlap_ms / 2),
+        x if x < 0.96 => dice.millis(0, overlap_ms),
+        x if x < 0.99 => dice.millis(overlap_ms, 3 * overlap_ms),
+        _ => dice.millis(overlap_ms, 20 * overlap_ms),
+    };
+    let visible = disconnected.plus(lateness);
+    let sort = match dice.unit() {
+        x if x < 0.03 => Sort::Rubbish,
+        x if x < 0.035 => Sort::Poisoned,
+        _ => Sort::Leg,
+    };
+    let revised = (sort != Sort::Rubbish && dice.chance(0.1)).then(|| visible.plus(dice.millis(0, 2 * overlap_ms)));
+    let under_way = (sort == Sort::Leg && dice.chance(0.05)).then(|| start.plus(dice.millis(0, 60_000)));
+    let talk_ms = dice.between(0, 100_000);
+    let regular = |talk_ms: i64| {
+        format!(
+            r#"{{"callId":"{}","legId":"1","startTimeUTC":{},"connectTimeUTC":0,"disconnectedTimeUTC":{},"talkTimeMS":{talk_ms},"caller":"+1555{number:07}","direction":"Incoming","status":"Completed","pbxId":"{unit}"}}"#,
+            call_id(sort, number),
+            start.as_millis(),
+            disconnected.as_millis(),
+        )
+    };
+    let (first, second) = if sort == Sort::Rubbish {
+        let raw = match dice.between(0, 4) {
+            0 => format!(
+                r#"{{"callId":null,"legId":"1","startTimeUTC":{},"n":{number},"pbxId":"{unit}"}}"#,
+                start.as_millis()
+            ),
+            1 => format!(r#""{unit} {number}""#),
+            2 => format!(
+                r#"{{"callId":"{}","legId":"9","disconnectedTimeUTC":"soon","pbxId":"{unit}"}}"#,
+                call_id(sort, number)
+            ),
+            _ => {
+                format!(r#"{{"callId":"{}","legId":"8","status":"Completed","pbxId":"{unit}"}}"#, call_id(sort, number))
+            }
+        };
+        (raw.clone(), raw)
+    } else {
+        (regular(talk_ms), regular(talk_ms + 1))
+    };
+    let key = match row(first.as_bytes()) {
+        Row::Leg(leg) => KeyHash::of_leg(&leg),
+        Row::Unfinished | Row::Dead(_) => KeyHash::of_dead_row(first.as_bytes()),
+    };
+    let dead_keys = vec![KeyHash::of_dead_row(first.as_bytes()), KeyHash::of_dead_row(second.as_bytes())];
+    TrueLeg {
+        unit: unit.to_owned(),
+        sort,
+        start,
+        disconnected,
+        visible,
+        revised,
+        under_way,
+        key,
+        dead_keys,
+        number,
+        first,
+        second,
+    }
+}
+
+/// The API as one life of a process sees it.
+pub(crate) struct SimSource {
+    api: Arc<Api>,
+    life: Arc<Life>,
+    skew: Mutex<Option<Skew>>,
+}
+
+impl SimSource {
+    /// There and back, with everything that can go wrong on the way; `answer` is made in between.
+    async fn request<T>(&self, answer: impl FnOnce() -> Result<T, SourceError>) -> Result<T, SourceError> {
+        let Self { api, life, .. } = self;
+        life.cross().await;
+        let sent = life.now();
+        let (there, back) = api.run.throw(|dice| (dice.millis(20, 150), dice.millis(20, 250)));
+        sleep(there).await;
+        let is_lost = api.run.is_faulty(api.setting.unreachable);
+        let is_answer_lost = api.run.is_faulty(api.setting.unreachable);
+        let is_limited = api.run.is_faulty(api.setting.rate_limited);
+        let (is_down, is_refusing, ahead_ms) = {
+            let state = api.state();
+            (state.is_down, state.is_refusing, state.ahead_ms)
+        };
+        if is_lost || is_down {
+            sleep(api.run.throw(|dice| dice.millis(10, 5_000))).await;
+            life.cross().await;
+            return Err(SourceError::unreachable("no answer from the simulated API"));
+        }
+        let date = UtcMillis::new(api.run.now().as_millis() + ahead_ms).floor_second();
+        let answer = if is_refusing {
+            Err(SourceError::refused("the simulated API refuses the key"))
+        } else if is_limited {
+            let after = api.run.throw(|dice| dice.chance(0.7).then(|| dice.millis(1_000, 20_000)));
+            Err(SourceError::rate_limited("429 from the simulated API", after))
+        } else {
+            answer()
+        };
+        sleep(back).await;
+        life.cross().await;
+        if is_answer_lost {
+            return Err(SourceError::unreachable("the simulated API's answer was cut short"));
+        }
+        *lock(&self.skew) = Some(Skew::observed(sent, life.now(), date));
+        answer
+    }
+
+    fn pass_begins(&self, unit: &str, bounds: &QueryBounds) {
+        let (Some(start), Some(end)) = (self.api.instant(&bounds.start), self.api.instant(&bounds.end)) else { return };
+        let second = Duration::from_secs(1);
+        let pass = Pass {
+            life: self.life.number,
+            unit: unit.to_owned(),
+            window: Window::new(start.plus(second), end.minus(second)),
+            begun: self.api.run.now(),
+            ended: None,
+        };
+        let mut state = self.api.state();
+        state.passes.push(pass);
+        let newest = state.passes.len() - 1;
+        state.reading.insert((self.life.number, unit.to_owned()), newest);
+    }
+
+    fn pass_ends(&self, unit: &str) {
+        let now = self.api.run.now();
+        let mut state = self.api.state();
+        if let Some(pass) = state.reading.remove(&(self.life.number, unit.to_owned())) {
+            state.passes[pass].ended = Some(now);
+        }
+    }
+}
+
+impl Source for SimSource {
+    async fn log_in(&self) -> Result<(), SourceError> {
+        self.request(|| Ok(())).await
+    }
+
+    async fn fetch(&self, unit: &str, bounds: &QueryBounds, cursor: Option<&str>) -> Result<Page, SourceError> {
+        let (body, is_last) = self
+            .request(|| {
+                let refused = || SourceError::cursor_refused("400 from the simulated API");
+                if cursor.is_some() && self.api.run.is_faulty(self.api.setting.cursor_refused) {
+                    return Err(refused());
+                }
+                if cursor.is_none() {
+                    self.pass_begins(unit, bounds);
+                }
+                self.api.body(unit, bounds, cursor).ok_or_else(refused)
+            })
+            .await?;
+        if is_last {
+            self.pass_ends(unit);
+        }
+        self.api.run.note(format_args!(
+            "life {}: page of {unit} {}..{} at {cursor:?}: {} bytes",
+            self.life.number,
+            bounds.start,
+            bounds.end,
+            body.len()
+        ));
+        page(Bytes::from(body)).map_err(|error| SourceError::unreachable(error.to_string()))
+    }
+
+    fn skew(&self) -> Option<Skew> {
+        *lock(&self.skew)
+    }
+}

@@ -1,0 +1,199 @@
+//! The connector on virtual time, over models of everything around it; one seed decides all that happens.
+//!
+//! `CALL_LEGS_SEEDS=n` runs so many seeds, `CALL_LEGS_SEED=x` only this one, with its trace. A seed that fails is printed
+//! with its plan, what is wrong, and the end of its trace.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `seed` | dice, true time, trace |
+//! | `life` | an incarnation of a process, which can be killed and paused wherever it calls a model |
+//! | `broker`, `cluster` | Kafka: the brokers' side without time; the network, librdkafka's patience |
+//! | `api`, `disk` | the call-legs API and its truth; state directories |
+//! | `world` | the plan of a seed, the processes, the schedule |
+//! | `invariants` | I1 … I14 of delivery.md, read off the raw logs |
+//! | `rule` | the dedupe rule by itself, with reads that the connector does not do yet |
+//! | `models` | tests of the models themselves |
+//!
+//! # Failures simulated
+//!
+//! - A process is killed at any request or answer of brokers, API and disk, or at any instant; it is paused and wakes
+//!   up later, not knowing; it is stopped on purpose; it is down for hours. Two processes may run at once.
+//! - Requests to the brokers are lost, arrive up to 90 s late (also after their sender's end, and after it has sent them
+//!   again), their answers are lost or slow. `EndTxn` and `InitProducerId` copies count again: a late commit ends a part
+//!   of a later transaction (KAFKA-17754), a late init fences the owner. Transactions time out after 15 s. Markers come
+//!   partition by partition. A commit that was repeated is reported as doubtful or as good, as the seed has it.
+//! - All brokers are away for a while. Journal and status are compacted, tombstones lost.
+//! - Brokers refuse records for their content.
+//! - Clusters without transactions, and clusters that only pretend.
+//! - The API is away, refuses, asks for patience, cuts answers, refuses cursors. Legs appear late, up to far beyond the
+//!   overlap, above the cursor of a pass under way, as calls under way first, and are revised. Rows are rubbish. Whether
+//!   bounds belong to the answer, and what milliseconds count, differs by seed.
+//! - The store is deleted, the whole state directory is, an older store comes back, a store breaks.
+//! - Clocks of processes and of the API jump.
+//!
+//! # Not failures here
+//!
+//! - Acknowledged records are not lost, and topics are neither recreated nor truncated by anyone.
+//! - The rows' order and the cursor's meaning are as inferred; rows neither vanish nor change their times.
+//! - A disk keeps the order of its writes.
+//! - Of the clocks of a process and of the API one is right: two that are wrong alike cannot be told from right ones.
+//!
+//! # Known leaks
+//!
+//! - A paused process stops where it calls a model, not in between; its timers go on.
+//! - A killed process's tasks run on to their next call of a model, where they stay.
+//! - The network keeps one client's requests to one partition in order, and has one at a time on its way.
+//! - The high watermark is the log's end: there are no replicas.
+//! - Nothing here draws random numbers but by the seed, except `tokio::select!` without `biased` and the iteration of
+//!   hash maps, which the connector must not let matter.
+
+#![expect(clippy::unwrap_used, reason = "what cannot be fails the test, and where")]
+
+mod api;
+mod broker;
+mod cluster;
+mod connector;
+mod disk;
+mod invariants;
+mod life;
+mod models;
+mod rule;
+mod scenario;
+mod seed;
+mod world;
+
+use call_legs::core::journal::Delivery;
+use call_legs::hooks::Mutant;
+
+use broker::Flavor;
+use scenario::{Outcome, simulate};
+use world::Plan;
+
+/// How many seeds a plain `cargo test` runs.
+const SEEDS: u64 = 100;
+
+/// Within how many seeds each mutant is caught, with much to spare.
+const MUTANT_SEEDS: u64 = 300;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
+}
+
+fn report(seed: u64, outcome: &Outcome) -> String {
+    format!("seed {seed}:\n{}\nits trace ends:\n{}", outcome.wrong.join("\n"), outcome.tail)
+}
+
+/// Runs seeds on all cores, and gives the first one that fails.
+fn first_failure(
+    seeds: std::ops::Range<u64>,
+    mutant: Option<Mutant>,
+    change: impl Fn(&mut Plan) + Sync,
+) -> Option<(u64, Outcome)> {
+    let next = std::sync::atomic::AtomicU64::new(seeds.start);
+    let failed = std::sync::Mutex::new(std::collections::BTreeMap::new());
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    if seed >= seeds.end || !seed::lock(&failed).is_empty() {
+                        return;
+                    }
+                    let outcome = simulate(seed, false, mutant, &change);
+                    if !outcome.wrong.is_empty() {
+                        seed::lock(&failed).insert(seed, outcome);
+                    }
+                }
+            });
+        }
+    });
+    failed.into_inner().unwrap().pop_first()
+}
+
+fn holds(seeds: u64, change: impl Fn(&mut Plan) + Sync) {
+    if let Some(seed) = number("CALL_LEGS_SEED") {
+        let outcome = simulate(seed, true, None, change);
+        assert!(outcome.wrong.is_empty(), "{}", outcome.wrong.join("\n"));
+        return;
+    }
+    if let Some((seed, outcome)) = first_failure(0..number("CALL_LEGS_SEEDS").unwrap_or(seeds), None, change) {
+        panic!("{}", report(seed, &outcome));
+    }
+}
+
+#[test]
+fn exactly_once_holds() {
+    holds(SEEDS, |_| {});
+}
+
+#[test]
+fn a_seed_decides_everything() {
+    for seed in 0..6 {
+        let (first, second) = (simulate(seed, false, None, |_| {}), simulate(seed, false, None, |_| {}));
+        assert_eq!(first.trace, second.trace, "seed {seed}");
+    }
+}
+
+/// A cluster without transactions, or one that only pretends to have them: the self-test finds out, and nothing is lost.
+#[test]
+fn at_least_once_loses_nothing() {
+    holds(SEEDS / 2, |plan| {
+        plan.delivery = Delivery::AtLeastOnce;
+        plan.flavor = Flavor::NoTransactions;
+    });
+}
+
+/// What makes doubtful commits frequent, and lets none of them be noticed by the client.
+fn doubtful_weather(plan: &mut Plan) {
+    plan.weather.answer_lost = 0.03;
+    plan.weather.late = 0.05;
+    plan.weather.doubt_noticed = 0.0;
+}
+
+/// Shows that a mutant of the design would not pass: some seed notices it. Gives what was noticed.
+fn caught(mutant: Mutant, change: impl Fn(&mut Plan) + Sync) -> Vec<String> {
+    let seeds = number("CALL_LEGS_SEEDS").unwrap_or(MUTANT_SEEDS);
+    match first_failure(0..seeds, Some(mutant), change) {
+        Some((seed, outcome)) => {
+            eprintln!("{mutant:?} is caught by seed {seed}: {}", outcome.wrong.join("; "));
+            outcome.wrong
+        }
+        None => panic!("{mutant:?} was not caught by {seeds} seeds"),
+    }
+}
+
+#[test]
+fn the_design_holds_in_the_weather_that_catches_mutants() {
+    holds(SEEDS / 2, doubtful_weather);
+}
+
+#[test]
+fn mutant_read_back_without_adoption_and_without_re_init() {
+    caught(Mutant::NoAdoption, doubtful_weather);
+}
+
+#[test]
+fn mutant_journal_read_before_init() {
+    caught(Mutant::ReadBeforeInit, doubtful_weather);
+}
+
+#[test]
+fn mutant_view_applied_before_the_commit() {
+    caught(Mutant::ApplyBeforeCommit, doubtful_weather);
+}
+
+#[test]
+fn mutant_client_abort_after_an_unknown_commit() {
+    caught(Mutant::AbortAfterUnknownCommit, doubtful_weather);
+}
+
+#[test]
+fn mutant_progress_first() {
+    caught(Mutant::ProgressFirst, doubtful_weather);
+}
+
+#[test]
+fn mutant_expiry_by_the_wall_clock() {
+    caught(Mutant::ExpiryByWallClock, |plan| plan.has_clock_jumps = true);
+}
