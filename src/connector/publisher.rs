@@ -597,9 +597,12 @@ impl<C: Cluster, V: View> Publisher<C, V> {
 
     /// Commits units' progress and status; `false` when it was doubtful and is to be tried again.
     async fn commit_progress(&mut self, units: Vec<UnitProgress>) -> Result<bool, Fault> {
-        let mut feeds: Vec<UnitFeed> = units.iter().map(|unit| self.feed(unit)).collect();
+        // Of units that are no longer read it was said that they stopped.
+        let configured = self.units();
+        let mut feeds: Vec<UnitFeed> =
+            units.iter().filter(|unit| configured.contains(&unit.unit)).map(|unit| self.feed(unit)).collect();
         // A unit that was added and never read yet is told of, too.
-        for unit in self.owner.terms.units.clone() {
+        for unit in configured {
             if self.progress(&unit).is_none() && !feeds.iter().any(|feed| feed.unit == unit) {
                 let unstarted = self.unstarted(&unit);
                 feeds.push(self.feed(&unstarted));
