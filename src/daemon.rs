@@ -19,7 +19,7 @@ use crate::codec::registry::{self, subject_of_values};
 use crate::codec::{Framing, PublishedSchema, Registry, RegistryError, schema};
 use crate::config::{self, Config};
 use crate::connector::{
-    Connector, ConnectorError, Identity, JournalFault, Order, OrderRequest, Pace, RecordTerms, Terms,
+    Connector, ConnectorError, Identity, JournalFault, Order, OrderRequest, Pace, RecordTerms, Terms, verify_view,
 };
 use crate::core::journal::Nonce;
 use crate::core::retry::Backoff;
@@ -111,6 +111,15 @@ pub async fn carry_out(config: Config, order: Order) -> Result<String, Ended> {
         Some(connector) => connector.carry_out(order).await.map_err(ended_by),
         None => Err(anyhow!("stopped")).or_exit(Exit::Internal),
     }
+}
+
+/// Compares the view with the journal, for commands, while no daemon works on the state directory.
+pub async fn verify(config: &Config) -> Result<String, Ended> {
+    let _lock = StateLock::acquire(&config.state.dir).or_exit(Exit::State)?;
+    let view = open_view(&config.state.dir, &StatusBoard::default()).await?;
+    let topics = Topics::assumed(&config.kafka.topic, &config.kafka.journal);
+    let cluster = KafkaCluster::new(&config.kafka, topics).or_exit(Exit::Sink)?;
+    verify_view(Arc::new(cluster), Arc::new(view)).await.map_err(ended_by)
 }
 
 /// The parts put together; `None` when told to stop before Kafka was there.

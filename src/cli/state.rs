@@ -14,7 +14,7 @@ use super::{load, print_line};
 use crate::admin::ORDERS;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, StartFrom};
-use crate::connector::{Order, read_journal};
+use crate::connector::{Order, preview_rewind, read_journal};
 use crate::core::feed::BEATS_MISSED_MAX;
 use crate::core::ledger::Ledger;
 use crate::daemon;
@@ -91,10 +91,17 @@ pub(super) async fn run(arguments: StateArgs) -> Result<(), Ended> {
     let config = load(&place.config)?;
     let done = match ask_owner(&config, &order).await? {
         Some(done) => done,
-        None => {
-            eprintln!("no daemon of this configuration runs here: becoming the owner for this order");
-            daemon::carry_out(config, order).await?
-        }
+        None => match order {
+            Order::Verify => daemon::verify(&config).await?,
+            Order::Rewind { unit, to, confirmed: false } => {
+                let ledger = read_journal(&cluster(&config)?).await.or_exit(Exit::State)?;
+                preview_rewind(&ledger, &config.source.pbx_ids, &unit, to).or_exit(Exit::Usage)?
+            }
+            order => {
+                eprintln!("no daemon of this configuration runs here: becoming the owner for this order");
+                daemon::carry_out(config, order).await?
+            }
+        },
     };
     print_line(done.trim_end())
 }
@@ -130,10 +137,14 @@ async fn ask_owner(config: &Config, order: &Order) -> Result<Option<String>, End
     }
 }
 
-async fn show(config: &Config) -> Result<(), Ended> {
+/// For those who only read: no topic is created or changed.
+fn cluster(config: &Config) -> Result<KafkaCluster, Ended> {
     let topics = Topics::assumed(&config.kafka.topic, &config.kafka.journal);
-    let cluster = KafkaCluster::new(&config.kafka, topics).or_exit(Exit::Sink)?;
-    let ledger = read_journal(&cluster).await.or_exit(Exit::State)?;
+    KafkaCluster::new(&config.kafka, topics).or_exit(Exit::Sink)
+}
+
+async fn show(config: &Config) -> Result<(), Ended> {
+    let ledger = read_journal(&cluster(config)?).await.or_exit(Exit::State)?;
     for line in describe(&ledger, &config.kafka.journal) {
         print_line(&line)?;
     }

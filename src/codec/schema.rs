@@ -262,7 +262,6 @@ mod tests {
             "source_rate_limited",
             "source_incomplete",
             "clock_skew",
-            "sink_degraded",
             state::STOPPED,
         ] {
             assert!(documentation("state").contains(&format!("{state} (")), "{state}");

@@ -12,12 +12,15 @@ use crate::codec::JournalCodec;
 use crate::core::identity::KeyHash;
 use crate::core::journal::{Genesis, Nonce, Page, Record};
 use crate::core::ledger::Ledger;
-use crate::sink::{Cluster, Destination, Ends, Reader, SinkError, Stretch};
+use crate::sink::{Cluster, Destination, Ends, Reader, StoredRecord, Stretch};
 use crate::store::{Remembered, StoreError, View};
 use crate::telemetry::StatusBoard;
 
 /// How many entries are read before they are applied to the view; bounds memory while a journal is read.
 const ENTRIES_AT_ONCE_MAX: usize = 10_000;
+
+/// How many pages: sled takes the pages' index in one batch, and large batches cost it memory for good.
+const PAGES_AT_ONCE_MAX: usize = 100;
 
 /// A step of the store that takes longer is stuck.
 const STORE_STEP_MAX: Duration = Duration::from_secs(60);
@@ -26,7 +29,7 @@ const STORE_STEP_MAX: Duration = Duration::from_secs(60);
 pub(super) struct Follower<C, V> {
     pub(super) cluster: Arc<C>,
     pub(super) view: Arc<V>,
-    pub(super) codec: JournalCodec,
+    pub(super) codec: Arc<JournalCodec>,
     status: StatusBoard,
     /// What the journal adds up to so far; the view has the entries of the same pages.
     pub(super) ledger: Ledger,
@@ -47,7 +50,7 @@ impl<C: Cluster, V: View> Follower<C, V> {
         Self {
             cluster,
             view,
-            codec: JournalCodec::new(),
+            codec: Arc::new(JournalCodec::new()),
             status,
             ledger: Ledger::default(),
             records_read: 0,
@@ -72,13 +75,14 @@ impl<C: Cluster, V: View> Follower<C, V> {
         self.is_loaded = false;
         let folded = match self.fold_to(until).await {
             Err(Fault::Journal(JournalFault::Inconsistent { what, .. })) if had > 0 => {
+                // Looked at first: a view that knows more is the evidence, and stays.
+                let journal = read_journal_to(&*self.cluster, &self.codec, until).await?.head.last_seq;
+                if journal < had {
+                    return Err(JournalFault::ViewAhead { view: had, journal }.into());
+                }
                 tracing::warn!("the view does not fit the journal ({what}): it is built anew from the journal");
                 self.start_over().await?;
-                let claims = self.fold_to(until).await?;
-                if self.ledger.head.last_seq < had {
-                    return Err(JournalFault::ViewAhead { view: had, journal: self.ledger.head.last_seq }.into());
-                }
-                claims
+                self.fold_to(until).await?
             }
             folded => folded?,
         };
@@ -167,20 +171,12 @@ impl<C: Cluster, V: View> Follower<C, V> {
         let mut reader = self.cluster.read(Destination::Journal, stretch(ends.low, ends.stable)).await?;
         while let Some(records) = reader.next().await? {
             for record in records {
-                if let Record::Genesis(genesis) =
-                    self.decode(record.place.offset, &record.key, record.payload.as_deref())?
-                {
+                if let Record::Genesis(genesis) = decode(&self.codec, &record)? {
                     return Ok(Some(genesis));
                 }
             }
         }
         Ok(None)
-    }
-
-    fn decode(&self, offset: i64, key: &[u8], payload: Option<&[u8]>) -> Result<Record, Fault> {
-        self.codec
-            .decode(key, payload)
-            .map_err(|error| JournalFault::Unreadable { offset, reason: error.to_string() }.into())
     }
 
     async fn fold_to(&mut self, until: i64) -> Result<Vec<SeenClaim>, Fault> {
@@ -194,7 +190,7 @@ impl<C: Cluster, V: View> Follower<C, V> {
         while let Some(records) = reader.next().await? {
             for stored in records {
                 let offset = stored.place.offset;
-                let record = self.decode(offset, &stored.key, stored.payload.as_deref())?;
+                let record = decode(&self.codec, &stored)?;
                 self.ledger.take(offset, &record).map_err(|what| JournalFault::Inconsistent { what })?;
                 self.records_read += 1;
                 match record {
@@ -206,7 +202,7 @@ impl<C: Cluster, V: View> Follower<C, V> {
                     _ => {}
                 }
             }
-            if entries >= ENTRIES_AT_ONCE_MAX {
+            if entries >= ENTRIES_AT_ONCE_MAX || pages.len() >= PAGES_AT_ONCE_MAX {
                 self.view.apply(std::mem::take(&mut pages), self.ledger.head.clone()).await?;
                 entries = 0;
             }
@@ -224,7 +220,7 @@ impl<C: Cluster, V: View> Follower<C, V> {
         let mut reader = self.cluster.read(Destination::Journal, stretch(0, self.ledger.head.next_offset)).await?;
         while let Some(records) = reader.next().await? {
             for stored in records {
-                let record = self.decode(stored.place.offset, &stored.key, stored.payload.as_deref())?;
+                let record = decode(&self.codec, &stored)?;
                 let Record::Page(page) = record else { continue };
                 if !self.ledger.is_live(page.seq, &page.unit, page.generation) {
                     continue;
@@ -284,23 +280,43 @@ impl std::fmt::Display for Comparison {
 /// # Errors
 /// When Kafka does not answer, or the journal cannot be read.
 pub async fn read_journal<C: Cluster>(cluster: &C) -> Result<Ledger, ConnectorError> {
-    let unreadable = |error: SinkError| ConnectorError::Worker(error.to_string());
-    let codec = JournalCodec::new();
+    let ends = cluster.ends(Destination::Journal).await.map_err(|error| ConnectorError::from(Fault::from(error)))?;
+    let until = ends.first().map_or(0, |ends| ends.stable);
+    Ok(read_journal_to(cluster, &JournalCodec::new(), until).await?)
+}
+
+async fn read_journal_to<C: Cluster>(cluster: &C, codec: &JournalCodec, until: i64) -> Result<Ledger, Fault> {
     let mut ledger = Ledger::default();
-    let ends = cluster.ends(Destination::Journal).await.map_err(unreadable)?;
-    let Some(ends) = ends.first() else { return Ok(ledger) };
-    let mut reader = cluster.read(Destination::Journal, stretch(ends.low, ends.stable)).await.map_err(unreadable)?;
-    while let Some(records) = reader.next().await.map_err(unreadable)? {
+    let mut reader = cluster.read(Destination::Journal, stretch(0, until)).await?;
+    while let Some(records) = reader.next().await? {
         for stored in records {
-            let offset = stored.place.offset;
-            let record = codec.decode(&stored.key, stored.payload.as_deref()).map_err(|error| {
-                ConnectorError::Journal(JournalFault::Unreadable { offset, reason: error.to_string() })
-            })?;
-            let taken = ledger.take(offset, &record);
-            taken.map_err(|what| ConnectorError::Journal(JournalFault::Inconsistent { what }))?;
+            let record = decode(codec, &stored)?;
+            ledger.take(stored.place.offset, &record).map_err(|what| JournalFault::Inconsistent { what })?;
         }
     }
+    ledger.check().map_err(|what| JournalFault::Inconsistent { what })?;
     Ok(ledger)
+}
+
+/// Compares the view in a state directory with the journal, without claiming anything.
+///
+/// # Errors
+/// When Kafka does not answer, or view or journal cannot be read.
+pub async fn verify_view<C: Cluster, V: View>(cluster: Arc<C>, view: Arc<V>) -> Result<String, ConnectorError> {
+    let mut follower = Follower::new(cluster, view, StatusBoard::default());
+    let ends = follower.ends().await?;
+    let is_empty = follower.view.load().await.map_err(Fault::from)?.is_none();
+    if is_empty {
+        return Ok("there is no view yet: the next start builds it from the journal".to_owned());
+    }
+    follower.load(ends).await?;
+    Ok(follower.verify().await?.to_string())
+}
+
+fn decode(codec: &JournalCodec, stored: &StoredRecord) -> Result<Record, Fault> {
+    codec
+        .decode(&stored.key, stored.payload.as_deref())
+        .map_err(|error| JournalFault::Unreadable { offset: stored.place.offset, reason: error.to_string() }.into())
 }
 
 fn stretch(from: i64, until: i64) -> Vec<Stretch> {

@@ -18,11 +18,13 @@
 //! | `poller` | one unit's loop |
 //! | `publisher` | rows to transactions; beats |
 //! | `owner`, `takeover` | who may write: standing by, claim, read-back, what follows a doubtful answer |
+//! | `claim` | the records by which a process owns the journal |
 //! | `transaction` | what goes into one transaction, in which order |
 //! | `order` | what an operator can ask of the owner |
 //! | `follower` | the journal read and folded, the view kept up to date |
 //! | `fault` | every reason not to go on, and what follows from it |
 
+mod claim;
 mod fault;
 mod follower;
 mod order;
@@ -42,8 +44,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use fault::JournalFault;
-pub use follower::read_journal;
-pub use order::{Order, OrderError};
+pub use follower::{read_journal, verify_view};
+pub use order::{Order, OrderError, preview_rewind};
 pub use owner::{Identity, Terms};
 pub use publisher::RecordTerms;
 
@@ -186,7 +188,11 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
                     }
                     return Ok(());
                 }
-                Err(fault) => return Err(fault.into()),
+                Err(fault) => {
+                    // Nobody should have to wait for our silence.
+                    let _ = publisher.lock().await.give_up().await;
+                    return Err(fault.into());
+                }
             }
         }
     }

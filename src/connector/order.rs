@@ -8,6 +8,7 @@ use super::fault::Fault;
 use super::owner::Decision;
 use super::publisher::Publisher;
 use crate::core::journal::{Change, ChangeKind, UnitProgress};
+use crate::core::ledger::Ledger;
 use crate::core::time::UtcMillis;
 use crate::sink::Cluster;
 use crate::store::View;
@@ -81,31 +82,12 @@ impl<C: Cluster, V: View> Publisher<C, V> {
 
     /// Voids a unit's pages and takes its watermarks back, so that what is read from there is published again.
     async fn rewind(&mut self, unit: &str, to: UtcMillis, confirmed: bool) -> Result<Result<String, String>, Fault> {
-        let Some(known) = self.progress(unit).filter(|unit| unit.is_started()).cloned() else {
-            let names: Vec<&str> = self.ledger().head.units.keys().map(String::as_str).collect();
-            return Ok(Err(format!("unit {unit} was never read; the journal knows {}", names.join(", "))));
+        let Rewind { known, to, effect } = match plan_rewind(self.ledger(), &self.units(), unit, to) {
+            Ok(planned) => planned,
+            Err(refusal) => return Ok(Err(refusal)),
         };
-        if !self.units().iter().any(|name| name == unit) {
-            return Ok(Err(format!("unit {unit} is no longer read: only an entry of source.pbx_ids can be rewound")));
-        }
-        if to > known.progress.complete_to {
-            return Ok(Err(format!(
-                "unit {unit} has been read up to {} only: a rewind goes back, not forward",
-                known.progress.complete_to
-            )));
-        }
-        // What lies between the watermarks was read once only, and is still to be read again.
-        let to = to.min(known.progress.final_to);
-        let pages =
-            self.ledger().pages.values().filter(|page| page.unit == unit && page.generation == known.generation);
-        let again: u64 = pages.filter(|page| page.last >= to).map(|page| u64::from(page.entries)).sum();
-        let effect = format!(
-            "unit {unit} is read again from {to} on, and every leg disconnected since is published a second time, \
-             under generation {}: up to {again} that the journal remembers, and older ones that it has forgotten",
-            known.generation + 1
-        );
         if !confirmed {
-            return Ok(Ok(format!("{effect}. Nothing was changed: add --yes to do it")));
+            return Ok(Ok(unconfirmed(&effect)));
         }
         let mut progress = known.progress.clone();
         progress.coverage.cut(to);
@@ -171,6 +153,55 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         let entries: u64 = ledger.pages.values().map(|page| u64::from(page.entries)).sum();
         Ok(format!("the view was built anew from the journal: {} pages with {entries} entries", ledger.pages.len()))
     }
+}
+
+/// A rewind that can be carried out.
+struct Rewind {
+    known: UnitProgress,
+    /// Where reading starts again; not after the final watermark.
+    to: UtcMillis,
+    /// What is published again, in words.
+    effect: String,
+}
+
+fn plan_rewind(ledger: &Ledger, units: &[String], unit: &str, to: UtcMillis) -> Result<Rewind, String> {
+    let Some(known) = ledger.head.units.get(unit).filter(|unit| unit.is_started()).cloned() else {
+        let names: Vec<&str> = ledger.head.units.keys().map(String::as_str).collect();
+        return Err(format!("unit {unit} was never read; the journal knows {}", names.join(", ")));
+    };
+    if !units.iter().any(|name| name == unit) {
+        return Err(format!("unit {unit} is no longer read: only an entry of source.pbx_ids can be rewound"));
+    }
+    if to > known.progress.complete_to {
+        return Err(format!(
+            "unit {unit} has been read up to {} only: a rewind goes back, not forward",
+            known.progress.complete_to
+        ));
+    }
+    // What lies between the watermarks was read once only, and is still to be read again.
+    let to = to.min(known.progress.final_to);
+    let pages = ledger.pages.values().filter(|page| page.unit == unit && page.generation == known.generation);
+    let again: u64 = pages.filter(|page| page.last >= to).map(|page| u64::from(page.entries)).sum();
+    let effect = format!(
+        "unit {unit} is read again from {to} on, and every leg of it disconnected since is published a second time, \
+         under generation {}: up to {again} that the journal remembers, and older ones that it has forgotten; not \
+         those that another unit, such as allpbxes, has published",
+        known.generation + 1
+    );
+    Ok(Rewind { known, to, effect })
+}
+
+fn unconfirmed(effect: &str) -> String {
+    format!("{effect}. Nothing was changed: add --yes to do it")
+}
+
+/// What a rewind would do, from what the journal says; nothing is claimed or written.
+///
+/// # Errors
+/// When it makes no sense.
+pub fn preview_rewind(ledger: &Ledger, units: &[String], unit: &str, to: UtcMillis) -> Result<String, OrderError> {
+    let planned = plan_rewind(ledger, units, unit, to.floor_second()).map_err(OrderError::Refused)?;
+    Ok(unconfirmed(&planned.effect))
 }
 
 fn failed(fault: Fault) -> OrderError {

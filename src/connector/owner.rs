@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::claim;
 use super::fault::{Fault, JournalFault};
 use super::follower::Follower;
 use super::transaction::{CommitError, Draft, PageDraft};
@@ -77,7 +78,7 @@ pub struct Terms {
 pub(super) struct Session<P> {
     pub(super) producer: P,
     pub(super) delivery: Delivery,
-    pub(super) claim: Nonce,
+    pub(super) claim: Claim,
     /// Found in the topics and not in the journal: goes into the first transaction.
     pub(super) adopted: Vec<PageDraft>,
     /// How far the topics are accounted for: read back, or written by us since.
@@ -223,11 +224,14 @@ impl<C: Cluster, V: View> Owner<C, V> {
 
     /// Commits what the read-back has found before anything is looked up, so that whoever classifies knows it.
     async fn adopt(&mut self, session: Session<C::Producer>) -> Result<(), Fault> {
-        let is_anything_found = !session.adopted.is_empty();
         self.session = Some(session);
-        if !is_anything_found {
-            return Ok(());
+        while self.session.as_ref().is_some_and(|session| !session.adopted.is_empty()) {
+            self.adopt_some().await?;
         }
+        Ok(())
+    }
+
+    async fn adopt_some(&mut self) -> Result<(), Fault> {
         let mut units: Vec<UnitProgress> = self.follower.ledger.head.units.values().cloned().collect();
         if self.decision == Some(Decision::Adopt) {
             let adopted = self.session.iter().flat_map(|session| &session.adopted);
@@ -284,11 +288,25 @@ impl<C: Cluster, V: View> Owner<C, V> {
         }
     }
 
+    /// Does something long with what was read, while the journal shows that we live.
+    pub(super) async fn busy_with<R>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut Follower<C, V>) -> Result<R, Fault>,
+    ) -> Result<R, Fault> {
+        let Some(mut session) = self.session.take() else { return Err(Fault::Doubtful("no session".to_owned())) };
+        let codec = Arc::clone(&self.follower.codec);
+        let working = work(&mut self.follower);
+        let Session { producer, claim, .. } = &mut session;
+        let worked = claim::repeated_during(producer, &codec, claim, self.terms.beat, working).await?;
+        self.session = Some(session);
+        Ok(worked)
+    }
+
     /// Ends the session with a claim that says so, so that nobody has to wait for our silence.
     pub(super) async fn give_up(&mut self) -> Result<(), Fault> {
         if let Some(mut session) = self.session.take() {
-            let delivery = session.delivery;
-            self.claim(&mut session.producer, delivery, true).await?;
+            session.claim.is_released = true;
+            claim::write(&mut session.producer, &self.follower.codec, &session.claim).await?;
         }
         Ok(())
     }

@@ -369,6 +369,7 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
             dead = counts.dead,
             unfinished = counts.unfinished,
             beyond_horizon = counts.beyond_horizon,
+            outside = counts.outside,
             late = counts.late,
             complete_to = progress.map(|progress| display(progress.complete_to)),
             final_to = progress.map(|progress| display(progress.final_to)),

@@ -273,15 +273,22 @@ impl<C: Cluster, V: View> Publisher<C, V> {
 
     /// Empties the view and builds it anew from the journal.
     pub(super) async fn start_over(&mut self) -> Result<(), Fault> {
-        self.owner.session = None;
-        self.owner.follower.start_over().await?;
-        self.owner.own().await
+        self.owner.own().await?;
+        let rebuilt = self
+            .owner
+            .busy_with(async |follower| {
+                follower.start_over().await?;
+                follower.catch_up().await
+            })
+            .await;
+        rebuilt.map(|_| ())
     }
 
     /// Compares the view with the journal, in words.
     pub(super) async fn verify(&mut self) -> Result<String, Fault> {
         self.owner.own().await?;
-        Ok(self.owner.follower.verify().await?.to_string())
+        let compared = self.owner.busy_with(async |follower| follower.verify().await).await?;
+        Ok(compared.to_string())
     }
 
     pub(super) fn units(&self) -> Vec<String> {

@@ -1,16 +1,18 @@
 //! Taking over: self-test, claim, fold, read-back. Nothing is published before it is through.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::claim;
 use super::fault::{Fault, JournalFault};
 use super::owner::{Decision, Owner, Session};
 use super::transaction::{PAGE_ENTRIES_MAX, PageDraft};
 use crate::config;
 use crate::core::dedupe::Seen;
 use crate::core::identity::{Fingerprint, KeyHash};
-use crate::core::journal::{Claim, Delivery, Entry, Genesis, Nonce, OutOffsets, OutTopic, Record, Trace};
+use crate::core::journal::{Claim, Delivery, Entry, Genesis, Nonce, OutOffsets, OutTopic, Trace};
 use crate::hooks::{self, Mutant};
 use crate::sink::{
     Cluster, Destination, Ends, Message, Packing, Producer, ProducerError, Reader, SinkError, StoredRecord, Stretch,
@@ -40,37 +42,35 @@ impl<C: Cluster, V: View> Owner<C, V> {
         self.check_cluster().await?;
         self.check_out().await?;
         let delivery = self.delivery().await?;
+        if self.follower.ledger.head.genesis.is_none() {
+            // The self-test takes its time, and another process may have been faster.
+            self.follower.catch_up().await?;
+            self.yield_to_newer_claim()?;
+        }
         let mut watch = StopWatch::start();
         let mut producer = self.follower.cluster.producer(delivery).await?;
         hooks::point("initialised");
         let init_ms = watch.lap_ms();
-        let (nonce, claim, offset) = self.claim(&mut producer, delivery, false).await?;
+        let claim = self.new_claim(delivery, false);
+        let offset = claim::write(&mut producer, &self.follower.codec, &claim).await?;
         hooks::point("claimed");
         let claim_ms = watch.lap_ms();
+        let mut session =
+            Session { producer, delivery, claim, adopted: Vec::new(), out_offsets: OutOffsets::default() };
         if hooks::is_mutant(Mutant::ReadBeforeInit) {
             self.follower.ledger.head.next_offset = before.stable.max(self.follower.ledger.head.next_offset);
-            self.follower.ledger.head.claim = Some(claim);
+            self.follower.ledger.head.claim = Some(session.claim.clone());
         } else {
-            let seen = self.follower.read_to(offset + 1).await?;
-            if !seen.iter().any(|seen| seen.nonce == nonce && seen.offset == offset) {
-                return Err(Fault::Doubtful("our claim did not get into the journal".to_owned()));
-            }
+            self.read_journal_to(offset, &mut session).await?;
         }
-        self.follower.ledger.check().map_err(|what| JournalFault::Inconsistent { what })?;
         let journal_ms = watch.lap_ms();
-        let mut session = Session {
-            producer,
-            delivery,
-            claim: nonce,
-            adopted: Vec::new(),
-            out_offsets: self.follower.ledger.head.out_offsets.clone(),
-        };
-        if self.follower.ledger.head.genesis.is_none() {
-            if self.decision != Some(Decision::Adopt) {
-                self.check_out_is_empty().await?;
+        if let Err(fault) = self.read_topics(&mut session).await {
+            if matches!(fault, Fault::Journal(_)) {
+                // Nobody should have to wait for the silence of one that cannot go on.
+                session.claim.is_released = true;
+                let _ = claim::write(&mut session.producer, &self.follower.codec, &session.claim).await;
             }
-        } else if !hooks::is_mutant(Mutant::ProgressFirst) {
-            self.read_back(&mut session).await?;
+            return Err(fault);
         }
         let adopted: usize = session.adopted.iter().map(PageDraft::len).sum();
         tracing::info!(
@@ -86,6 +86,36 @@ impl<C: Cluster, V: View> Owner<C, V> {
         );
         self.status.update(|status| status.delivery = Some(delivery));
         Ok(session)
+    }
+
+    /// Reads the journal up to our own claim: what comes after it is ours.
+    async fn read_journal_to(&mut self, offset: i64, session: &mut Session<C::Producer>) -> Result<(), Fault> {
+        let Session { producer, claim, .. } = session;
+        let codec = Arc::clone(&self.follower.codec);
+        let reading = self.follower.read_to(offset + 1);
+        let seen = claim::repeated_during(producer, &codec, claim, self.terms.beat, reading).await?;
+        if seen.iter().any(|seen| seen.nonce == claim.nonce && seen.offset == offset) {
+            Ok(())
+        } else {
+            Err(Fault::Doubtful("our claim did not get into the journal".to_owned()))
+        }
+    }
+
+    /// Whether the journal is whole, and what the topics of legs hold beyond it.
+    async fn read_topics(&mut self, session: &mut Session<C::Producer>) -> Result<(), Fault> {
+        self.follower.ledger.check().map_err(|what| JournalFault::Inconsistent { what })?;
+        session.out_offsets = self.follower.ledger.head.out_offsets.clone();
+        if self.follower.ledger.head.genesis.is_none() {
+            return if self.decision == Some(Decision::Adopt) { Ok(()) } else { self.check_out_is_empty().await };
+        }
+        if hooks::is_mutant(Mutant::ProgressFirst) {
+            return Ok(());
+        }
+        let Session { producer, claim, .. } = session;
+        let (codec, beat) = (Arc::clone(&self.follower.codec), self.terms.beat);
+        let (adopted, out_offsets) = claim::repeated_during(producer, &codec, claim, beat, self.read_back()).await?;
+        (session.adopted, session.out_offsets) = (adopted, out_offsets);
+        Ok(())
     }
 
     /// Gives way if another process has claimed since we looked last: starting again would fence it, and it us, for ever.
@@ -160,17 +190,11 @@ impl<C: Cluster, V: View> Owner<C, V> {
         Ok(())
     }
 
-    /// Commits a claim; gives its nonce and where it lies.
-    pub(super) async fn claim(
-        &self,
-        producer: &mut C::Producer,
-        delivery: Delivery,
-        is_released: bool,
-    ) -> Result<(Nonce, Claim, i64), Fault> {
-        let nonce = Nonce(self.clock.nonce());
+    /// A claim of this process.
+    fn new_claim(&self, delivery: Delivery, is_released: bool) -> Claim {
         let identity = &self.terms.identity;
-        let claim = Claim {
-            nonce,
+        Claim {
+            nonce: Nonce(self.clock.nonce()),
             process: identity.process,
             instance: identity.instance,
             host: identity.host.clone(),
@@ -180,15 +204,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
             beat_ms: u32::try_from(self.terms.beat.as_millis()).unwrap_or(u32::MAX),
             is_released,
             at: self.clock.now(),
-        };
-        let (key, payload) = self.follower.codec.encode(&Record::Claim(claim.clone()));
-        let message = Message { destination: Destination::Journal, key, payload, timestamp: None, headers: Vec::new() };
-        let in_doubt = |error: ProducerError| Fault::Doubtful(error.to_string());
-        producer.begin().await.map_err(in_doubt)?;
-        let places = producer.send(std::slice::from_ref(&message), Packing::Shared).await.map_err(in_doubt)?;
-        producer.commit().await.map_err(in_doubt)?;
-        let offset = places.first().map(|place| place.offset).unwrap_or_default();
-        Ok((nonce, claim, offset))
+        }
     }
 
     /// Whether the journal is one of this cluster.
@@ -269,9 +285,9 @@ impl<C: Cluster, V: View> Owner<C, V> {
     ///
     /// With it the design is clean even if no doubtful commit is ever noticed: whatever came through of
     /// a torn transaction is found here before anything is published.
-    async fn read_back(&self, session: &mut Session<C::Producer>) -> Result<(), Fault> {
+    async fn read_back(&self) -> Result<(Vec<PageDraft>, OutOffsets), Fault> {
         let known = self.follower.ledger.head.out_offsets.clone();
-        session.out_offsets = OutOffsets::default();
+        let mut out_offsets = OutOffsets::default();
         let mut found = Vec::new();
         for topic in [OutTopic::Legs, OutTopic::DeadLetters] {
             let all = self.follower.cluster.ends(topic.into()).await?;
@@ -286,12 +302,12 @@ impl<C: Cluster, V: View> Owner<C, V> {
                     found.extend(self.unknown(chunk, topic == OutTopic::DeadLetters).await?);
                 }
             }
-            all.iter().for_each(|ends| session.out_offsets.raise(topic, ends.partition, ends.high));
+            all.iter().for_each(|ends| out_offsets.raise(topic, ends.partition, ends.high));
         }
-        if !hooks::is_mutant(Mutant::NoAdoption) {
-            session.adopted = pages_of(found, self.decision == Some(Decision::Adopt));
+        if hooks::is_mutant(Mutant::NoAdoption) {
+            found.clear();
         }
-        Ok(())
+        Ok((pages_of(found, self.decision == Some(Decision::Adopt)), out_offsets))
     }
 
     /// Which of these records are ours and not in the journal.

@@ -25,6 +25,9 @@ use crate::store::View;
 /// How many entries a page holds at most: 24 bytes each, so some 120 kB.
 pub(super) const PAGE_ENTRIES_MAX: usize = 5_000;
 
+/// How many adopted pages go into one transaction: some 6 MB.
+const ADOPTED_AT_ONCE_MAX: usize = 50;
+
 /// How many pages are forgotten in one transaction: each costs a record.
 const FORGOTTEN_AT_ONCE_MAX: usize = 500;
 
@@ -180,7 +183,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
         session: &mut Session<C::Producer>,
         mut draft: Draft<'_>,
     ) -> Result<Vec<(i64, Record)>, CommitError> {
-        let writer = (session.delivery == Delivery::AtLeastOnce).then_some(session.claim);
+        let writer = (session.delivery == Delivery::AtLeastOnce).then_some(session.claim.nonce);
         let head = &self.follower.ledger.head;
         // Tests kill transactions that hold legs; beats would make the count a matter of time.
         let point = if draft.messages.is_empty() { |_: &str| {} } else { hooks::point };
@@ -198,7 +201,10 @@ impl<C: Cluster, V: View> Owner<C, V> {
         point("legs-acknowledged");
 
         // What the read-back has adopted comes before any progress that speaks of what was read back.
-        let adopted = std::mem::take(&mut session.adopted);
+        // While some of it is left, they are not accounted for.
+        let rest = session.adopted.split_off(session.adopted.len().min(ADOPTED_AT_ONCE_MAX));
+        let adopted = std::mem::replace(&mut session.adopted, rest);
+        let accounted = if session.adopted.is_empty() { out_offsets.clone() } else { head.out_offsets.clone() };
         let (mut seq, mut chain) = (head.last_seq, head.chain);
         let mut records: Vec<Record> = draft.genesis.take().into_iter().collect();
         if let Some(Record::Genesis(genesis)) = records.first() {
@@ -214,14 +220,14 @@ impl<C: Cluster, V: View> Owner<C, V> {
             self.apply_too_early(&records).await?;
         }
         // From here on a refusal speaks of our own records, not of any row.
-        self.send_status(session, &mut draft, &out_offsets).await.map_err(doubt)?;
+        self.send_status(session, &mut draft, &accounted).await.map_err(doubt)?;
         let forgettable = self.forgettable();
         journal.extend(self.write_journal(session, records).await.map_err(doubt)?);
         point("page-sent");
 
         let mut last: Vec<Record> = draft.forgotten_units.drain(..).map(Record::UnitForgotten).collect();
         if !hooks::is_mutant(Mutant::ProgressFirst) {
-            last.extend(self.progress_records(&draft, seq, chain, &out_offsets));
+            last.extend(self.progress_records(&draft, seq, chain, &accounted));
         }
         journal.extend(self.write_journal(session, last).await.map_err(doubt)?);
         // After what says that the pages are no longer needed.

@@ -6,6 +6,8 @@
 //! | `stopped` | it was stopped on purpose |
 //! | fresh, `ok`, `complete_to` moves on, nothing published | no calls |
 //! | fresh, `source_…` | the API is down, the connector is not |
+//!
+//! No state speaks of a degraded sink: a status takes the same way as the legs, so that silence says it.
 
 use super::dedupe::Counts;
 use super::journal::{Delivery, Nonce, OutOffsets};

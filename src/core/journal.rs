@@ -308,6 +308,24 @@ pub struct UnitProgress {
 }
 
 impl UnitProgress {
+    /// Takes in what another writer has written of the same unit and generation: the greater of each.
+    pub fn join(&mut self, other: &Self) {
+        self.progress.complete_to = self.progress.complete_to.max(other.progress.complete_to);
+        self.progress.final_to = self.progress.final_to.max(other.progress.final_to);
+        self.progress.floor = self.progress.floor.max(other.progress.floor);
+        other.progress.coverage.windows().iter().for_each(|window| self.progress.coverage.add(*window));
+        self.source = other.source;
+        if other.last_seq >= self.last_seq {
+            (self.last_seq, self.chain) = (other.last_seq, other.chain);
+        }
+        self.oldest_needed_seq = self.oldest_needed_seq.max(other.oldest_needed_seq);
+        self.out_offsets.raise_all(&other.out_offsets);
+        if other.counts.fetched() >= self.counts.fetched() {
+            self.counts = other.counts;
+        }
+        self.change = other.change.clone().or_else(|| self.change.take());
+    }
+
     /// Whether it was ever read: a unit of a new journal is known before its start is.
     pub fn is_started(&self) -> bool {
         self.change.is_some()

@@ -153,7 +153,18 @@ impl Ledger {
         }
         // Each progress speaks of all partitions, so the newest alone counts: an operator may have lowered it.
         self.head.out_offsets = progress.out_offsets.clone();
-        self.head.units.insert(progress.unit.clone(), progress.clone());
+        let is_union = self.is_union();
+        match self.head.units.get_mut(&progress.unit) {
+            // Two writers may have been at it: what either has read is read.
+            Some(known) if is_union && known.generation >= progress.generation => {
+                if known.generation == progress.generation {
+                    known.join(progress);
+                }
+            }
+            _ => {
+                self.head.units.insert(progress.unit.clone(), progress.clone());
+            }
+        }
         self.drop_forgotten();
         Ok(())
     }

@@ -118,9 +118,21 @@ pub(crate) struct Pass {
     pub(crate) ended: Option<UtcMillis>,
 }
 
+/// How the API as a whole fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mood {
+    /// It answers, but for the faults of the seed.
+    Well,
+    /// It does not answer.
+    Down,
+    /// It refuses the credentials.
+    Refusing,
+    /// It answers 429 to everything.
+    Limiting,
+}
+
 struct State {
-    is_down: bool,
-    is_refusing: bool,
+    mood: Mood,
     ahead_ms: i64,
     passes: Vec<Pass>,
     /// By life and unit: the newest pass.
@@ -145,8 +157,7 @@ impl Api {
         let bounds = run.throw(|dice| *dice.pick(&[Bounds::Inclusive, Bounds::Exclusive, Bounds::WholeSeconds]));
         let rows_max = run.throw(|dice| dice.between(3, 25) as usize);
         run.note(format_args!("api: {} legs, {bounds:?}, {rows_max} rows a page, {:?}", legs.len(), setting));
-        let state =
-            State { is_down: false, is_refusing: false, ahead_ms: 0, passes: Vec::new(), reading: BTreeMap::new() };
+        let state = State { mood: Mood::Well, ahead_ms: 0, passes: Vec::new(), reading: BTreeMap::new() };
         Arc::new(Self { run, setting, bounds, rows_max, legs, state: Mutex::new(state) })
     }
 
@@ -160,16 +171,10 @@ impl Api {
         self.state().passes.clone()
     }
 
-    /// Makes it unreachable or not.
-    pub(crate) fn set_down(&self, is_down: bool) {
-        self.state().is_down = is_down;
-        self.run.note(format_args!("api {}", if is_down { "goes away" } else { "is back" }));
-    }
-
-    /// Makes it refuse the credentials or not.
-    pub(crate) fn set_refusing(&self, is_refusing: bool) {
-        self.state().is_refusing = is_refusing;
-        self.run.note(format_args!("api {} us", if is_refusing { "refuses" } else { "accepts" }));
+    /// Changes how it fares.
+    pub(crate) fn set_mood(&self, mood: Mood) {
+        self.state().mood = mood;
+        self.run.note(format_args!("api is {mood:?}"));
     }
 
     /// Sets its clock so far ahead of the true time.
@@ -354,19 +359,19 @@ impl SimSource {
         let is_lost = api.run.is_faulty(api.setting.unreachable);
         let is_answer_lost = api.run.is_faulty(api.setting.unreachable);
         let is_limited = api.run.is_faulty(api.setting.rate_limited);
-        let (is_down, is_refusing, ahead_ms) = {
+        let (mood, ahead_ms) = {
             let state = api.state();
-            (state.is_down, state.is_refusing, state.ahead_ms)
+            (state.mood, state.ahead_ms)
         };
-        if is_lost || is_down {
+        if is_lost || mood == Mood::Down {
             sleep(api.run.throw(|dice| dice.millis(10, 5_000))).await;
             life.cross().await;
             return Err(SourceError::unreachable("no answer from the simulated API"));
         }
         let date = UtcMillis::new(api.run.now().as_millis() + ahead_ms).floor_second();
-        let answer = if is_refusing {
+        let answer = if mood == Mood::Refusing {
             Err(SourceError::refused("the simulated API refuses the key"))
-        } else if is_limited {
+        } else if is_limited || mood == Mood::Limiting {
             let after = api.run.throw(|dice| dice.chance(0.7).then(|| dice.millis(1_000, 20_000)));
             Err(SourceError::rate_limited("429 from the simulated API", after))
         } else {

@@ -66,7 +66,7 @@ use call_legs::core::journal::Delivery;
 use call_legs::hooks::Mutant;
 
 use broker::Flavor;
-use scenario::{Outcome, simulate};
+use scenario::{Outcome, Play, all_kinds, one_by_one, simulate};
 use world::Plan;
 
 /// How many seeds a plain `cargo test` runs.
@@ -87,6 +87,7 @@ fn report(seed: u64, outcome: &Outcome) -> String {
 fn first_failure(
     seeds: std::ops::Range<u64>,
     mutant: Option<Mutant>,
+    play: Play,
     change: impl Fn(&mut Plan) + Sync,
 ) -> Option<(u64, Outcome)> {
     let next = std::sync::atomic::AtomicU64::new(seeds.start);
@@ -100,7 +101,7 @@ fn first_failure(
                     if seed >= seeds.end || !seed::lock(&failed).is_empty() {
                         return;
                     }
-                    let outcome = simulate(seed, false, mutant, &change);
+                    let outcome = simulate(seed, false, mutant, play, &change);
                     if !outcome.wrong.is_empty() {
                         seed::lock(&failed).insert(seed, outcome);
                     }
@@ -111,34 +112,41 @@ fn first_failure(
     failed.into_inner().unwrap().pop_first()
 }
 
-fn holds(seeds: u64, change: impl Fn(&mut Plan) + Sync) {
+fn holds(seeds: u64, play: Play, change: impl Fn(&mut Plan) + Sync) {
     if let Some(seed) = number("CALL_LEGS_SEED") {
-        let outcome = simulate(seed, true, None, change);
+        let outcome = simulate(seed, true, None, play, change);
         assert!(outcome.wrong.is_empty(), "{}", outcome.wrong.join("\n"));
         return;
     }
-    if let Some((seed, outcome)) = first_failure(0..number("CALL_LEGS_SEEDS").unwrap_or(seeds), None, change) {
+    if let Some((seed, outcome)) = first_failure(0..number("CALL_LEGS_SEEDS").unwrap_or(seeds), None, play, change) {
         panic!("{}", report(seed, &outcome));
     }
 }
 
 #[test]
 fn exactly_once_holds() {
-    holds(SEEDS, |_| {});
+    holds(SEEDS, all_kinds, |_| {});
 }
 
 #[test]
 fn a_seed_decides_everything() {
     for seed in 0..6 {
-        let (first, second) = (simulate(seed, false, None, |_| {}), simulate(seed, false, None, |_| {}));
+        let (first, second) =
+            (simulate(seed, false, None, all_kinds, |_| {}), simulate(seed, false, None, all_kinds, |_| {}));
         assert_eq!(first.trace, second.trace, "seed {seed}");
     }
+}
+
+/// Quiet, blind and stopped can be told apart by whoever has the feed alone.
+#[test]
+fn the_feed_tells_what_is_wrong() {
+    holds(SEEDS / 5, one_by_one, |_| {});
 }
 
 /// A cluster without transactions, or one that only pretends to have them: the self-test finds out, and nothing is lost.
 #[test]
 fn at_least_once_loses_nothing() {
-    holds(SEEDS / 2, |plan| {
+    holds(SEEDS / 2, all_kinds, |plan| {
         plan.delivery = Delivery::AtLeastOnce;
         plan.flavor = Flavor::NoTransactions;
     });
@@ -154,7 +162,7 @@ fn doubtful_weather(plan: &mut Plan) {
 /// Shows that a mutant of the design would not pass: some seed notices it. Gives what was noticed.
 fn caught(mutant: Mutant, change: impl Fn(&mut Plan) + Sync) -> Vec<String> {
     let seeds = number("CALL_LEGS_SEEDS").unwrap_or(MUTANT_SEEDS);
-    match first_failure(0..seeds, Some(mutant), change) {
+    match first_failure(0..seeds, Some(mutant), all_kinds, change) {
         Some((seed, outcome)) => {
             eprintln!("{mutant:?} is caught by seed {seed}: {}", outcome.wrong.join("; "));
             outcome.wrong
@@ -165,7 +173,7 @@ fn caught(mutant: Mutant, change: impl Fn(&mut Plan) + Sync) -> Vec<String> {
 
 #[test]
 fn the_design_holds_in_the_weather_that_catches_mutants() {
-    holds(SEEDS / 2, doubtful_weather);
+    holds(SEEDS / 2, all_kinds, doubtful_weather);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use call_legs::source::{Failure, Source};
 use call_legs::store::{StoreError, View};
 use proptest::prelude::*;
 
-use crate::api::{Api, Setting, Sort};
+use crate::api::{Api, Mood, Setting, Sort};
 use crate::broker::{Broker, Fate, Flavor, Refusal, Writer};
 use crate::cluster::{Kafka, SimCluster, SimProducer, Weather};
 use crate::disk::Disk;
@@ -589,9 +589,9 @@ async fn the_api_fails_in_every_way() {
     }
     run.heal(true);
     assert_eq!(source.fetch("pbx0", &bounds, Some("No Data")).await.unwrap_err().failure, Failure::Cursor);
-    api.set_refusing(true);
+    api.set_mood(Mood::Refusing);
     assert_eq!(source.log_in().await.unwrap_err().failure, Failure::Refused);
-    api.set_refusing(false);
+    api.set_mood(Mood::Well);
     api.set_ahead_ms(120_000);
     source.log_in().await.unwrap();
     let skew = source.skew().unwrap();

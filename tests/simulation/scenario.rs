@@ -1,10 +1,13 @@
 //! A run from its seed to its verdict.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use call_legs::hooks::{Mutant, with_mutant};
 
+use crate::api::Mood;
 use crate::connector::{AvroCodec, program};
 use crate::invariants::Checker;
 use crate::seed::{Run, sleep};
@@ -20,8 +23,18 @@ pub(crate) struct Outcome {
     pub(crate) tail: String,
 }
 
+/// What happens in a run; gives what is wrong.
+pub(crate) type Play =
+    for<'a> fn(&'a mut World, &'a mut Checker<AvroCodec>) -> Pin<Box<dyn Future<Output = Vec<String>> + 'a>>;
+
 /// Runs a seed on this thread; `change` may change its plan.
-pub(crate) fn simulate(seed: u64, is_printing: bool, mutant: Option<Mutant>, change: impl Fn(&mut Plan)) -> Outcome {
+pub(crate) fn simulate(
+    seed: u64,
+    is_printing: bool,
+    mutant: Option<Mutant>,
+    play: Play,
+    change: impl Fn(&mut Plan),
+) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime");
     with_mutant(mutant, || {
@@ -39,12 +52,83 @@ pub(crate) fn simulate(seed: u64, is_printing: bool, mutant: Option<Mutant>, cha
     })
 }
 
-async fn play(world: &mut World, checker: &mut Checker<AvroCodec>) -> Vec<String> {
+/// All kinds of trouble, then none: what must always hold, and what must hold in the end.
+pub(crate) fn all_kinds<'a>(
+    world: &'a mut World,
+    checker: &'a mut Checker<AvroCodec>,
+) -> Pin<Box<dyn Future<Output = Vec<String>> + 'a>> {
+    Box::pin(play_all_kinds(world, checker))
+}
+
+/// One kind of trouble after the other: what the feed says meanwhile.
+pub(crate) fn one_by_one<'a>(
+    world: &'a mut World,
+    checker: &'a mut Checker<AvroCodec>,
+) -> Pin<Box<dyn Future<Output = Vec<String>> + 'a>> {
+    Box::pin(play_one_by_one(world, checker))
+}
+
+async fn start_all(world: &mut World) {
     for number in 0..world.processes.len() {
         world.start(number, None);
         let pause = world.run.throw(|dice| dice.millis(0, 20_000));
         sleep(pause).await;
     }
+}
+
+async fn play_one_by_one(world: &mut World, checker: &mut Checker<AvroCodec>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    // No states at all: the feed must show that nobody writes it.
+    let mut expect = |world: &World, when: &str, states: &[&str]| {
+        let differs = checker.check_feed(world, states);
+        if states.is_empty() && !differs.iter().any(|what| what.contains(" old")) {
+            wrong.push(format!("{when}, and the feed looks fresh"));
+        } else if !states.is_empty() {
+            wrong.extend(differs.into_iter().map(|what| format!("{when}: {what}")));
+        }
+    };
+    let well = ["ok", "catching_up"];
+    // Longer than the longest pause between two polls.
+    let soon = world.plan.interval + Duration::from_secs(360);
+    world.run.heal(true);
+    start_all(world).await;
+    sleep(soon).await;
+    expect(world, "at first", &well);
+    for (mood, state) in
+        [(Mood::Down, "source_unreachable"), (Mood::Refusing, "source_auth"), (Mood::Limiting, "source_rate_limited")]
+    {
+        world.api.set_mood(mood);
+        sleep(soon).await;
+        expect(world, "the API is not well", &[state]);
+        for number in 0..world.processes.len() {
+            world.kill(number).await;
+        }
+        sleep(world.plan.beat * 3 + Duration::from_secs(1)).await;
+        expect(world, "nobody runs", &[]);
+        start_all(world).await;
+        sleep(soon).await;
+        expect(world, "the API is still not well", &[state]);
+        world.api.set_mood(Mood::Well);
+        sleep(soon).await;
+        expect(world, "the API is well again", &well);
+    }
+    world.api.set_ahead_ms(3_600_000);
+    sleep(soon).await;
+    expect(world, "the API's clock is wrong", &["clock_skew"]);
+    world.api.set_ahead_ms(0);
+    sleep(soon).await;
+    expect(world, "the API's clock is right again", &well);
+    world.kafka.set_up(false);
+    sleep(world.plan.beat * 4).await;
+    expect(world, "the brokers are away", &[]);
+    world.kafka.set_up(true);
+    sleep(soon).await;
+    expect(world, "the brokers are back", &well);
+    wrong
+}
+
+async fn play_all_kinds(world: &mut World, checker: &mut Checker<AvroCodec>) -> Vec<String> {
+    start_all(world).await;
     for _ in 0..world.plan.steps {
         world.step().await;
         world.reap_all();

@@ -15,7 +15,7 @@ use chrono_tz::Tz;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Api, Setting, SimSource};
+use crate::api::{Api, Mood, Setting, SimSource};
 use crate::broker::{Broker, Flavor, Happened};
 use crate::cluster::{Kafka, SimCluster, Weather};
 use crate::disk::{Disk, SimView, nonce};
@@ -356,14 +356,15 @@ impl World {
                 self.wait(1_000, 60_000).await;
             }
             72..77 => {
-                self.api.set_down(true);
+                self.api.set_mood(Mood::Down);
                 self.wait(1_000, 600_000).await;
-                self.api.set_down(false);
+                self.api.set_mood(Mood::Well);
             }
             77..80 => {
-                self.api.set_refusing(true);
+                let mood = self.run.throw(|dice| *dice.pick(&[Mood::Refusing, Mood::Limiting]));
+                self.api.set_mood(mood);
                 self.wait(1_000, 600_000).await;
-                self.api.set_refusing(false);
+                self.api.set_mood(Mood::Well);
             }
             80..84 => self.jump(number).await,
             84..88 => {
@@ -458,8 +459,7 @@ impl World {
         if !self.kafka.is_up() {
             self.kafka.set_up(true);
         }
-        self.api.set_down(false);
-        self.api.set_refusing(false);
+        self.api.set_mood(Mood::Well);
         self.api.set_ahead_ms(0);
         for number in 0..self.processes.len() {
             self.processes[number].wall.set_ahead_ms(0);
