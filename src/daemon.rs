@@ -162,6 +162,7 @@ async fn connector(
         timestamp: config.kafka.timestamp,
         time_basis: config.source.time_basis,
         delays,
+        revisions: config.policy.revisions,
     };
     Ok(Some(Connector {
         source,

@@ -11,14 +11,15 @@ use super::personal::Personal;
 use super::reader::Reader;
 use super::rule;
 use super::section::{
-    Admin, Avro, Credentials, Delivery, Framing, Kafka, Log, LogFormat, MessageTimestamp, Poll, Properties, Registry,
-    Source, State, TimeBasis,
+    Admin, Avro, Credentials, Delivery, Framing, Kafka, Log, LogFormat, MessageTimestamp, Policy, Poll, Properties,
+    Registry, Revisions, Source, State, TimeBasis,
 };
 
 /// The sections, typed.
 pub(super) struct Sections {
     pub(super) source: Source,
     pub(super) poll: Poll,
+    pub(super) policy: Policy,
     pub(super) kafka: Kafka,
     pub(super) avro: Avro,
     pub(super) state: State,
@@ -30,6 +31,7 @@ pub(super) struct Sections {
 pub(super) fn sections(r: &mut Reader) -> Option<Sections> {
     let source = source(r);
     let poll = poll(r);
+    let policy = policy(r);
     let kafka = kafka(r);
     let avro = avro(r);
     let state = state(r);
@@ -41,7 +43,16 @@ pub(super) fn sections(r: &mut Reader) -> Option<Sections> {
     if let (Some(poll), Some(state)) = (&poll, &state) {
         horizon_covers_overlap(r, poll, state);
     }
-    Some(Sections { source: source?, poll: poll?, kafka: kafka?, avro: avro?, state: state?, admin: admin?, log: log? })
+    Some(Sections {
+        source: source?,
+        poll: poll?,
+        policy: policy?,
+        kafka: kafka?,
+        avro: avro?,
+        state: state?,
+        admin: admin?,
+        log: log?,
+    })
 }
 
 /// The API's own limit on rows in a page.
@@ -160,6 +171,15 @@ fn poll(r: &mut Reader) -> Option<Poll> {
         clock_tolerance: clock_tolerance?,
         start_from: start_from?,
     })
+}
+
+fn policy(r: &mut Reader) -> Option<Policy> {
+    let revisions = r.or_default(
+        "policy.revisions",
+        "ignore",
+        rule::one_of([("ignore", Revisions::Ignore), ("publish", Revisions::Publish)]),
+    );
+    Some(Policy { revisions: revisions? })
 }
 
 /// More than a cluster takes without special care; Kafka itself documents no limit.

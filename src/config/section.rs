@@ -80,6 +80,22 @@ pub struct Poll {
     pub start_from: Option<StartFrom>,
 }
 
+/// `[policy]`: what becomes of legs that are not simply new.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// What becomes of a leg whose content changed after it was published.
+    pub revisions: Revisions,
+}
+
+/// What becomes of a leg whose content changed after it was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revisions {
+    /// Counted.
+    Ignore,
+    /// Published again with the next revision, once for each change.
+    Publish,
+}
+
 /// `[kafka]`: the topic and the way to it.
 #[derive(Clone, Debug)]
 pub struct Kafka {

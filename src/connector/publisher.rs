@@ -16,7 +16,7 @@ use super::takeover::IDENTITY_HEADER;
 use super::transaction::{CommitError, Draft, PAGE_ENTRIES_MAX, PageDraft};
 use crate::clock::Clock;
 use crate::codec::{Framing, LegEncoder};
-use crate::config::{MessageTimestamp, TimeBasis};
+use crate::config::{MessageTimestamp, Revisions, TimeBasis};
 use crate::core::dead_letter::Reason;
 use crate::core::dedupe::{Counts, Seen, Verdict, classify};
 use crate::core::feed::{UnitFeed, state};
@@ -63,6 +63,8 @@ pub struct RecordTerms {
     pub time_basis: TimeBasis,
     /// Settle, overlap and horizon.
     pub delays: Delays,
+    /// What becomes of a leg whose content changed after it was published.
+    pub revisions: Revisions,
 }
 
 /// Publishes for all units.
@@ -95,6 +97,14 @@ pub(super) struct Read<'a> {
     pub(super) asked: Window,
     /// When the page was received.
     pub(super) seen_at: UtcMillis,
+}
+
+/// A row that cannot be published.
+struct DeadRow {
+    row: usize,
+    reason: Reason,
+    /// By when it may be forgotten; without a time of its own not before all of its window.
+    at: UtcMillis,
 }
 
 /// A chunk of rows, classified and encoded.
@@ -439,7 +449,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                         legs.push((row, KeyHash::of_leg(&leg), leg, at));
                     }
                 }
-                Row::Dead(reason) => dead.push((row, reason)),
+                Row::Dead(reason) => dead.push(DeadRow { row, reason, at: last_of(read.piece.window) }),
                 Row::Unfinished => batch.counts.unfinished += 1,
             }
         }
@@ -450,28 +460,47 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             let stored = stored.map(|known| known.seen).filter(|_| !self.is_expired_by_mutant(at));
             let seen = in_batch.get(&key).copied().or(stored);
             let fingerprint = Fingerprint::of_leg(&leg);
-            let now_seen = Seen { fingerprint: Some(fingerprint), revision: seen.map_or(0, |seen| seen.revision) };
-            let entry = Entry { key, seen: now_seen };
-            match self.classify(seen, fingerprint, at, read) {
-                Verdict::Duplicate => batch.counts.duplicate += 1,
-                Verdict::BeyondHorizon => batch.counts.beyond_horizon += 1,
-                Verdict::Revised => {
-                    batch.counts.revised += 1;
-                    in_batch.insert(key, now_seen);
-                    batch.page.add(entry, within(at, read.piece.window), false);
+            let verdict = self.classify(seen, fingerprint, at, read);
+            match verdict {
+                Verdict::Duplicate => {
+                    batch.counts.duplicate += 1;
+                    continue;
                 }
-                Verdict::New => match self.refusal(rows[row]).map_or_else(|| self.encode(&leg, entry, at, read), Err) {
+                Verdict::BeyondHorizon => {
+                    batch.counts.beyond_horizon += 1;
+                    continue;
+                }
+                Verdict::New | Verdict::Revised => {}
+            }
+            let published = seen.map(|seen| seen.revision);
+            // After the last number a leg keeps changing in silence, but for the count.
+            let next = match (published, self.terms.revisions) {
+                (None, _) => Some(0),
+                (Some(_), Revisions::Ignore) => None,
+                (Some(revision), Revisions::Publish) => revision.checked_add(1),
+            };
+            let revision = next.or(published).unwrap_or_default();
+            let entry = Entry { key, seen: Seen { fingerprint: Some(fingerprint), revision } };
+            if next.is_some() {
+                match self.refusal(rows[row]).map_or_else(|| self.encode(&leg, entry, at, read), Err) {
                     Ok(message) => {
-                        batch.counts.published += 1;
-                        batch.counts.late += u64::from(at < self.final_to(read.unit));
-                        in_batch.insert(key, now_seen);
-                        batch.page.add(entry, within(at, read.piece.window), false);
-                        batch.disconnected.push(leg.disconnected);
                         batch.messages.push(message);
                         batch.rows.push(row);
                     }
-                    Err(reason) => dead.push((row, reason)),
-                },
+                    Err(reason) => {
+                        dead.push(DeadRow { row, reason, at: within(at, read.piece.window) });
+                        continue;
+                    }
+                }
+            }
+            in_batch.insert(key, entry.seen);
+            batch.page.add(entry, within(at, read.piece.window), false);
+            if verdict == Verdict::New {
+                batch.counts.published += 1;
+                batch.counts.late += u64::from(at < self.final_to(read.unit));
+                batch.disconnected.push(leg.disconnected);
+            } else {
+                batch.counts.revised += 1;
             }
         }
         batch.counts.dead = dead.len() as u64;
@@ -556,34 +585,34 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         &self,
         batch: &mut Batch,
         rows: &[&[u8]],
-        dead: Vec<(usize, Reason)>,
+        dead: Vec<DeadRow>,
         read: Read<'_>,
         unburied: &BTreeSet<usize>,
     ) -> Result<(), Fault> {
         if dead.is_empty() {
             return Ok(());
         }
-        let keys: Vec<KeyHash> = dead.iter().map(|(row, _)| KeyHash::of_dead_row(rows[*row])).collect();
+        let keys: Vec<KeyHash> = dead.iter().map(|dead| KeyHash::of_dead_row(rows[dead.row])).collect();
         let stored = self.owner.follower.find(keys.clone()).await?;
         let mut in_batch = BTreeSet::new();
-        for ((key, stored), (row, reason)) in keys.into_iter().zip(stored).zip(dead) {
-            if stored.is_some() || unburied.contains(&row) || !in_batch.insert(key) {
+        for ((key, stored), dead) in keys.into_iter().zip(stored).zip(dead) {
+            if stored.is_some() || unburied.contains(&dead.row) || !in_batch.insert(key) {
                 continue;
             }
             let entry = Entry { key, seen: Seen { fingerprint: None, revision: 0 } };
-            batch.messages.push(self.dead_letter(entry, rows[row], reason, read));
-            batch.rows.push(row);
-            batch.page.add(entry, read.piece.window.start, true);
+            batch.messages.push(self.dead_letter(entry, rows[dead.row], &dead, read));
+            batch.rows.push(dead.row);
+            batch.page.add(entry, dead.at, true);
         }
         Ok(())
     }
 
-    fn dead_letter(&self, entry: Entry, raw: &[u8], reason: Reason, read: Read<'_>) -> Message {
+    fn dead_letter(&self, entry: Entry, raw: &[u8], dead: &DeadRow, read: Read<'_>) -> Message {
         let row_hash: String = entry.key.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut headers = self.headers(entry, read.piece.window.start, read);
+        let mut headers = self.headers(entry, dead.at, read);
         headers.extend([
-            ("call-legs-error-code", reason.code().into()),
-            ("call-legs-error-message", reason.to_string().into()),
+            ("call-legs-error-code", dead.reason.code().into()),
+            ("call-legs-error-message", dead.reason.to_string().into()),
             ("call-legs-unit", read.unit.into()),
             ("call-legs-window", format!("{}/{}", read.piece.window.start, read.piece.window.end).into()),
             ("call-legs-row-bytes", raw.len().to_string().into()),
@@ -797,5 +826,9 @@ fn acknowledged(status: &StatusBoard) {
 /// By when an identity may be forgotten: a time outside the window, which the API's filter should not
 /// let through, counts as the window's edge.
 fn within(at: UtcMillis, window: Window) -> UtcMillis {
-    at.clamp(window.start, UtcMillis::new(window.end.as_millis() - 1).max(window.start))
+    at.clamp(window.start, last_of(window))
+}
+
+fn last_of(window: Window) -> UtcMillis {
+    UtcMillis::new(window.end.as_millis() - 1).max(window.start)
 }

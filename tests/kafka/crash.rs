@@ -3,12 +3,13 @@
 //! Whatever happens, a read_committed consumer finds no leg missing and none twice, and the view equals the journal.
 
 use std::os::unix::process::ExitStatusExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use call_legs::sandbox::Sandbox;
 
 use super::rig::{Rig, assert_complete, identities, sandbox_settings};
 use super::support::kafka::{Kafka, kafka};
+use super::watch::Watch;
 
 /// Where it dies: before anything is published, and in the third transaction that holds legs.
 const POINTS: [&str; 9] = [
@@ -24,6 +25,9 @@ const POINTS: [&str; 9] = [
 ];
 
 const LEGS: u64 = 90;
+
+/// Transactions that nobody interrupts are open for less.
+const EXPECTED_MIN: Duration = Duration::from_millis(300);
 
 fn rig(sandbox: Sandbox, bootstrap: &str) -> Rig {
     Rig::new(sandbox, bootstrap, &["source.page_size = 10"])
@@ -107,5 +111,23 @@ async fn killed_while_the_broker_restarts() {
         broker.start();
         let _daemon = rig.start();
         assert_exactly_once(&rig, broker.bootstrap(), &format!("{point}, the broker restarted")).await;
+    }
+}
+
+/// What a transaction has left open keeps read_committed consumers waiting: until the owner is back, or until
+/// the brokers end it.
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_wait_for_the_next_owner_or_for_the_brokers_whichever_comes_first() {
+    // The transaction's time-out, the brokers' round every ten seconds, and as much again.
+    const STALL_MAX: Duration = Duration::from_secs(50);
+    for is_restarted in [true, false] {
+        let rig = rig(sandbox().await, kafka().bootstrap());
+        let watch = Watch::start(kafka().bootstrap(), &rig.topic, 3);
+        die(&rig, "legs-acknowledged:3");
+        let _daemon = is_restarted.then(|| rig.start());
+        let died = Instant::now();
+        rig.until("an end of the wait", async || watch.stalls().iter().any(|stall| *stall > EXPECTED_MIN)).await;
+        eprintln!("restarted: {is_restarted}: readers waited for {:?}", watch.stalls().last());
+        assert!(died.elapsed() < STALL_MAX, "{:?}", watch.stalls());
     }
 }

@@ -9,6 +9,7 @@
 //! | `state` | what operators can ask of the journal, and what is refused until they decide |
 //! | `commands` | `check`, `tail`, `schema`, the exit codes, health and readiness |
 //! | `soak` | kills at random, for as long as one likes |
+//! | `watch` | for how long readers wait for what is in a topic |
 //! | `rig` | a sandbox, a topic of its own, a configuration and the child process, for all of them |
 
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test, and where")]
@@ -24,3 +25,4 @@ mod records;
 mod rig;
 mod soak;
 mod state;
+mod watch;

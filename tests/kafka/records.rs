@@ -1,8 +1,10 @@
 //! What arrives in Kafka, seen by a consumer that shares no code with the connector.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use call_legs::sandbox::dataset::DatasetSettings;
 use call_legs::sandbox::{Sandbox, Settings};
 use serde_json::{Value, json};
 
@@ -101,6 +103,49 @@ async fn confluent_framing_goes_through_a_real_registry() {
     let registered = rig.run(&["schema", "--register"]);
     let subject = format!("{}-value: schema id ", rig.topic);
     assert!(String::from_utf8_lossy(&registered.stdout).starts_with(&subject), "{registered:?}");
+}
+
+/// Also across a restart that has lost the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_leg_is_published_again_with_the_next_revision_once_a_change() {
+    let mut settings = sandbox_settings(0, Duration::from_secs(3600));
+    let changes =
+        DatasetSettings { rate: 4.0, revised_share: 0.5, revised_within: Duration::from_secs(12), ..settings.dataset };
+    settings.dataset = changes;
+    let sandbox = Sandbox::start(settings).await.unwrap();
+    let rig = Rig::new(sandbox, kafka().bootstrap(), &["policy.revisions = \"publish\"", "poll.start_from = \"now\""]);
+    let revised = async || rig.metric("call_legs_rows_total", "result=\"revised\"").await;
+    let daemon = rig.start();
+    rig.until("changed legs", async || revised().await >= 20.0).await;
+    daemon.kill();
+    std::fs::remove_dir_all(rig.state_dir().join("store")).unwrap();
+    let daemon = rig.start();
+    rig.until("more changed legs", async || revised().await >= 20.0).await;
+    daemon.terminate();
+
+    let messages = read_topic_with_java(
+        kafka().bootstrap(),
+        &rig.topic,
+        Framing::SingleObject { schemas: &[Path::new(SCHEMA)] },
+        Isolation::ReadCommitted,
+    );
+    let mut legs: BTreeMap<String, Vec<&Value>> = BTreeMap::new();
+    for message in &messages {
+        let identity = message["headers"]["call-legs-identity"]["hex"].as_str().unwrap();
+        legs.entry(identity.to_owned()).or_default().push(&message["value"]);
+    }
+    let is_changed = |leg: &Value| leg["accountCode"] == "AC-4711";
+    for revisions in legs.values() {
+        for (number, leg) in revisions.iter().enumerate() {
+            assert_eq!(leg["ingest"]["revision"], number, "in order and without a gap");
+        }
+        assert!(revisions.windows(2).all(|pair| is_changed(pair[0]) != is_changed(pair[1])), "each says something new");
+    }
+    assert!(
+        legs.values().filter(|revisions| revisions.len() > 1).count() >= 30,
+        "changed before and after the restart"
+    );
+    assert!(legs.values().any(|revisions| revisions.len() > 2), "some changed back");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,78 +3,21 @@
 //! `CALL_LEGS_SOAK_MINUTES` makes it longer than the half minute that every test run has. The seed is
 //! printed, and `CALL_LEGS_SOAK_SEED` sets it; what the machine's scheduler adds is not repeated by it.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use call_legs::sandbox::dataset::DatasetSettings;
 use call_legs::sandbox::{Sandbox, Settings};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::rig::{Daemon, Rig, identities, sandbox_settings};
 use super::support::kafka::Kafka;
+use super::watch::Watch;
 
 const FAULTS: &str = "429=1%,500=2%,503=1%,reset=2%,cut=2%,html=1%,empty=1%,garbage=1%";
 
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a whole number")))
-}
-
-/// Watches for how long records lie in a topic before a read_committed consumer can have them.
-struct Watch {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Duration>>,
-}
-
-impl Watch {
-    fn start(bootstrap: &str, topic: &str, partitions: i32) -> Self {
-        let consumer = |isolation: &str| -> BaseConsumer {
-            let mut config = ClientConfig::new();
-            config.set("bootstrap.servers", bootstrap).set("isolation.level", isolation);
-            config.create().unwrap()
-        };
-        let (committed, all) = (consumer("read_committed"), consumer("read_uncommitted"));
-        let (stop, topic) = (Arc::new(AtomicBool::new(false)), topic.to_owned());
-        let is_stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            let mut stalls = Vec::new();
-            let mut since: BTreeMap<i32, (i64, Instant)> = BTreeMap::new();
-            let end = |consumer: &BaseConsumer, partition| {
-                consumer.fetch_watermarks(&topic, partition, Duration::from_secs(5)).ok().map(|(_, end)| end)
-            };
-            while !is_stopped.load(Ordering::Relaxed) {
-                for partition in 0..partitions {
-                    let (Some(high), Some(stable)) = (end(&all, partition), end(&committed, partition)) else {
-                        continue;
-                    };
-                    match since.get(&partition) {
-                        Some((at, _)) if *at == stable && stable < high => {}
-                        known => {
-                            stalls.extend(known.map(|(_, began)| began.elapsed()));
-                            since.remove(&partition);
-                            if stable < high {
-                                since.insert(partition, (stable, Instant::now()));
-                            }
-                        }
-                    }
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            stalls.sort();
-            stalls
-        });
-        Self { stop, thread }
-    }
-
-    fn stop(self) -> Vec<Duration> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,7 +87,7 @@ async fn nothing_is_lost_and_nothing_repeated_whatever_is_killed() {
         expected.len(),
         started.elapsed()
     );
-    let stalls = watch.stop();
+    let stalls = watch.stalls();
     eprintln!(
         "readers stalled {} times that could be seen: median {:?}, longest {:?}",
         stalls.len(),

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use call_legs::core::identity::KeyHash;
+use call_legs::core::identity::{Fingerprint, KeyHash};
 use call_legs::core::query::QueryBounds;
 use call_legs::core::skew::Skew;
 use call_legs::core::time::{UtcMillis, Window};
@@ -55,6 +55,8 @@ pub(crate) struct TrueLeg {
     pub(crate) under_way: Option<UtcMillis>,
     /// The identity; of rubbish, that of its dead letter.
     pub(crate) key: KeyHash,
+    /// Its content before and after it is revised; of a leg.
+    pub(crate) contents: Option<[Fingerprint; 2]>,
     /// What a dead letter of it would be called, in each of its versions.
     pub(crate) dead_keys: Vec<KeyHash>,
     /// Orders rows of one start time.
@@ -320,6 +322,11 @@ fn leg(dice: &mut Dice, unit: &str, number: u64, disconnected: UtcMillis, overla
     } else {
         (regular(talk_ms), regular(talk_ms + 1))
     };
+    let fingerprint = |raw: &str| match row(raw.as_bytes()) {
+        Row::Leg(leg) => Some(Fingerprint::of_leg(&leg)),
+        Row::Unfinished | Row::Dead(_) => None,
+    };
+    let contents = fingerprint(&first).zip(fingerprint(&second)).map(|(first, second)| [first, second]);
     let key = match row(first.as_bytes()) {
         Row::Leg(leg) => KeyHash::of_leg(&leg),
         Row::Unfinished | Row::Dead(_) => KeyHash::of_dead_row(first.as_bytes()),
@@ -334,6 +341,7 @@ fn leg(dice: &mut Dice, unit: &str, number: u64, disconnected: UtcMillis, overla
         revised,
         under_way,
         key,
+        contents,
         dead_keys,
         number,
         first,

@@ -57,6 +57,7 @@ async fn run(parts: Parts) -> Result<(), String> {
             timestamp: MessageTimestamp::Disconnect,
             time_basis: TimeBasis::Disconnect,
             delays: plan.delays,
+            revisions: plan.revisions,
         },
         pace: Pace {
             interval: plan.interval,

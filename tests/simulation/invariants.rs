@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use call_legs::config::Revisions;
 use call_legs::core::identity::KeyHash;
 use call_legs::core::journal::{Delivery, OutTopic, Record, Trace, UnitProgress};
 use call_legs::core::ledger::Ledger;
@@ -162,6 +163,7 @@ impl<C: Codec> Checker<C> {
             Err(error) => wrong.push(format!("I5: {error}")),
         }
         seen.check_once(&mut wrong);
+        seen.check_revisions(&mut wrong);
         seen.check_complete(&mut wrong);
         seen.check_promises(&mut wrong);
         seen.check_late(&self.codec, &mut wrong);
@@ -357,6 +359,58 @@ impl<'a> Seen<'a> {
                 wrong.push(format!("I14: twice, and not for a write in flight: {first:?} and {out:?}"));
             }
         }
+    }
+
+    /// I1 of revisions: none but where they are wanted, one for each change, numbered in order, and none missing
+    /// where the changed leg was read and what was read with it is accounted for.
+    fn check_revisions(&self, wrong: &mut Vec<String>) {
+        let is_wanted = self.world.plan.revisions == Revisions::Publish;
+        let mut newest: BTreeMap<(u32, KeyHash), &Out> = BTreeMap::new();
+        for &out in self.out.iter().filter(|out| out.topic == OutTopic::Legs) {
+            let before = newest.insert((out.trace.generation, out.key), out).map(|before| before.trace.seen.revision);
+            let revision = out.trace.seen.revision;
+            let is_next = before.map_or(0, |before| before + 1) == revision;
+            if self.is_exact && !is_next || revision > u8::from(is_wanted) {
+                wrong.push(format!("I1: after revision {before:?} there is {out:?}"));
+            }
+        }
+        if !is_wanted || !self.is_exact {
+            return;
+        }
+        for leg in self.world.api.legs().iter().filter(|leg| leg.sort == Sort::Leg) {
+            let (Some(revised), Some([_, content])) = (leg.revised, leg.contents) else { continue };
+            let Some(out) = newest.range((0, leg.key)..).find(|((_, key), _)| *key == leg.key).map(|(_, out)| out)
+            else {
+                continue;
+            };
+            let is_forgotten = || {
+                let floors = self.progress().filter(|(_, progress)| progress.unit == leg.unit);
+                floors.map(|(_, progress)| progress.progress.floor).max().is_some_and(|floor| leg.disconnected < floor)
+            };
+            if out.trace.seen.fingerprint == Some(content) || is_forgotten() {
+                continue;
+            }
+            let has_read =
+                |pass: &&Pass| pass.unit == leg.unit && revised <= pass.begun && pass.window.contains(leg.disconnected);
+            // Reads of one window never overlap: with the next one begun, everything of this one is published.
+            let published = self.passes.iter().filter(has_read).find(|pass| {
+                let follows = |next: &&Pass| {
+                    next.life == pass.life
+                        && pass.ended.is_some_and(|ended| ended <= next.begun)
+                        && self.stored_at(out) < next.begun
+                };
+                self.passes.iter().filter(has_read).any(|next| follows(&next))
+            });
+            if let Some(pass) = published {
+                wrong.push(format!("I1: {pass:?} has read {leg:?} changed, and it is not published"));
+            }
+        }
+    }
+
+    fn stored_at(&self, out: &Out) -> UtcMillis {
+        let topic = if out.topic == OutTopic::Legs { Destination::Legs } else { Destination::DeadLetters };
+        let stored = self.broker.partitions[&(topic, out.partition)].record(out.offset);
+        stored.map(|stored| stored.at).unwrap_or_default()
     }
 
     fn created(&self, writer: Writer) -> Option<Event> {
@@ -654,7 +708,12 @@ impl<'a> Seen<'a> {
             let transaction = stored.and_then(|stored| stored.transaction);
             transaction.and_then(|number| self.broker.transactions[&number].decided).unwrap_or(entry.event)
         };
-        let Some(claim) = claims.rfind(|entry| before.0 < entry.event && decided(entry) < before.1) else { return };
+        // Its own claim came after whatever it has read back with it, also where its init was seen earlier by a late copy.
+        let own = self.journal.iter().rfind(|entry| {
+            entry.writer.life == writer.life && entry.event < before.1 && matches!(entry.record, Record::Claim(_))
+        });
+        let since = own.map_or(before.0, |own| own.event.max(before.0));
+        let Some(claim) = claims.rfind(|entry| since < entry.event && decided(entry) < before.1) else { return };
         let newest = self.feed.iter().rfind(|shown| shown.writer.life == claim.writer.life && shown.event < init.0);
         let released = self.journal.iter().filter(is_foreign).any(|entry| {
             entry.event >= claim.event && matches!(&entry.record, Record::Claim(claim) if claim.is_released)

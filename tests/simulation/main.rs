@@ -62,6 +62,8 @@ mod scenario;
 mod seed;
 mod world;
 
+use std::time::Duration;
+
 use call_legs::core::journal::Delivery;
 use call_legs::hooks::Mutant;
 
@@ -141,6 +143,15 @@ fn a_seed_decides_everything() {
 #[test]
 fn the_feed_tells_what_is_wrong() {
     holds(SEEDS / 5, one_by_one, |_| {});
+}
+
+/// A window longer than what is remembered: a row without a time must not be forgotten before its window is.
+#[test]
+fn a_row_without_a_time_is_buried_once() {
+    holds(SEEDS / 5, all_kinds, |plan| {
+        plan.delays.horizon = plan.delays.overlap;
+        plan.window_max = Duration::from_secs(4 * 3600);
+    });
 }
 
 /// A cluster without transactions, or one that only pretends to have them: the self-test finds out, and nothing is lost.

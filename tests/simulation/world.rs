@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use call_legs::clock::Clock;
+use call_legs::config::Revisions;
 use call_legs::core::journal::{Delivery, Nonce};
 use call_legs::core::time::UtcMillis;
 use call_legs::core::watermark::Delays;
@@ -37,6 +38,8 @@ pub(crate) struct Plan {
     pub(crate) flavor: Flavor,
     /// Settle, overlap and horizon.
     pub(crate) delays: Delays,
+    /// What becomes of changed legs.
+    pub(crate) revisions: Revisions,
     /// From poll to poll.
     pub(crate) interval: Duration,
     /// The longest window.
@@ -78,6 +81,7 @@ impl Plan {
                 overlap,
                 horizon: overlap * dice.between(1, 4) as u32,
             },
+            revisions: *dice.pick(&[Revisions::Ignore, Revisions::Publish]),
             interval: second * dice.between(10, 60) as u32,
             window_max: second * dice.between(300, 3600) as u32,
             beat: second * 10,

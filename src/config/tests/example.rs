@@ -34,6 +34,7 @@ const CONTRACT: &[&str] = &[
     "poll.max_window",
     "poll.clock_tolerance",
     "poll.start_from",
+    "policy.revisions",
     "kafka.bootstrap_servers",
     "kafka.topic",
     "kafka.partitions",

@@ -119,6 +119,7 @@ fn the_effective_settings_are_complete_and_in_the_documented_order() {
             "poll.max_window = 1h",
             "poll.clock_tolerance = 60s",
             "poll.start_from = not set",
+            "policy.revisions = ignore",
             "kafka.bootstrap_servers = kafka:9092",
             "kafka.topic = call-legs",
             "kafka.partitions = 6",
