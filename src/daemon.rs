@@ -162,6 +162,7 @@ async fn connector(
         timestamp: config.kafka.timestamp,
         time_basis: config.source.time_basis,
         delays,
+        apart_max: config.poll.interval * 3,
         revisions: config.policy.revisions,
     };
     Ok(Some(Connector {
@@ -175,6 +176,7 @@ async fn connector(
             interval: config.poll.interval,
             window_max: config.poll.max_window,
             clock_tolerance: config.poll.clock_tolerance,
+            sweeps: config.sweeps.clone(),
             time_zone: config.source.time_zone,
             delays,
         },

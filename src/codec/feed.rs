@@ -7,7 +7,7 @@ use serde::ser::{Serialize, SerializeTuple, Serializer};
 
 use super::framing::Framing;
 use super::schema;
-use super::values::{CountsRecord, OffsetsArray, record};
+use super::values::{CountsRecord, OffsetsArray, long, millis, record};
 use crate::core::feed::UnitFeed;
 use crate::core::time::UtcMillis;
 
@@ -58,12 +58,32 @@ impl Serialize for Status<'_> {
             &feed.host,
             feed.delivery.as_str(),
             &feed.version,
+            &Some(Lateness(feed)),
+        )
+    }
+}
+
+struct Lateness<'a>(&'a UnitFeed);
+
+impl Serialize for Lateness<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let UnitFeed { lateness, recommended, .. } = self.0;
+        record!(
+            serializer,
+            &long(lateness.samples()),
+            &long(lateness.by_overlap),
+            &long(lateness.by_sweep),
+            &lateness.closest.map(millis),
+            &recommended.map(|recommended| millis(recommended.overlap)),
+            &recommended.map(|recommended| recommended.confidence),
         )
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::collection::btree_map;
     use proptest::prelude::*;
     use serde_json::json;
@@ -72,6 +92,7 @@ mod tests {
     use crate::codec::Decoder;
     use crate::core::dedupe::Counts;
     use crate::core::journal::{Delivery, Nonce, OutOffsets, OutTopic};
+    use crate::core::lateness::{self, Recommendation};
 
     fn own() -> Framing {
         Framing::SingleObject { fingerprint: schema::status().crc64_avro() }
@@ -114,6 +135,14 @@ mod tests {
             host: "host-1.example".to_owned(),
             delivery: Delivery::AtLeastOnce,
             version: "0.1.0".to_owned(),
+            lateness: lateness::Lateness {
+                buckets: vec![60, 0, 9, 1],
+                by_overlap: 7,
+                by_sweep: 1,
+                unmeasured: 12,
+                closest: Some(Duration::from_millis(90_500)),
+            },
+            recommended: Some(Recommendation { overlap: Duration::from_secs(2700), confidence: 0.0625 }),
         }
     }
 
@@ -150,6 +179,14 @@ mod tests {
             "host": feed.host,
             "delivery": feed.delivery.as_str(),
             "version": feed.version,
+            "lateness": {
+                "samples": feed.lateness.samples(),
+                "byOverlap": feed.lateness.by_overlap,
+                "bySweep": feed.lateness.by_sweep,
+                "closestToEdgeMs": feed.lateness.closest.map(millis),
+                "recommendedOverlapMs": feed.recommended.map(|recommended| millis(recommended.overlap)),
+                "confidence": feed.recommended.map(|recommended| recommended.confidence),
+            },
         })
     }
 
@@ -159,6 +196,9 @@ mod tests {
         let delivery = prop_oneof![Just(Delivery::ExactlyOnce), Just(Delivery::AtLeastOnce)];
         let counts = proptest::collection::vec(0..1_u64 << 60, 8);
         let numbers = (any::<[i64; 4]>(), any::<Option<i64>>(), any::<[u32; 2]>());
+        let lateness =
+            (proptest::collection::vec(1..1_u64 << 40, 0..9), any::<Option<u32>>(), any::<Option<(u32, u16)>>());
+        let delivery = (delivery, lateness);
         (any::<[String; 4]>(), numbers, counts, offsets, any::<[u8; 16]>(), delivery).prop_map(
             |(
                 [unit, state, host, version],
@@ -166,7 +206,7 @@ mod tests {
                 counts,
                 out_offsets,
                 owner,
-                delivery,
+                (delivery, (buckets, closest, recommended)),
             )| {
                 let [complete_to, final_to, since, at] = instants.map(UtcMillis::new);
                 UnitFeed {
@@ -194,6 +234,17 @@ mod tests {
                     host,
                     delivery,
                     version,
+                    lateness: lateness::Lateness {
+                        by_overlap: buckets.iter().sum(),
+                        by_sweep: buckets.len() as u64,
+                        buckets,
+                        unmeasured: 0,
+                        closest: closest.map(|millis| Duration::from_millis(millis.into())),
+                    },
+                    recommended: recommended.map(|(millis, confidence)| Recommendation {
+                        overlap: Duration::from_millis(millis.into()),
+                        confidence: f64::from(confidence) / 65_536.0,
+                    }),
                 }
             },
         )

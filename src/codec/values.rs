@@ -2,6 +2,8 @@
 //!
 //! Records are serialised by position, as in [`super::encode`]: fields in the schema's order.
 
+use std::time::Duration;
+
 use serde::ser::{Serialize, SerializeSeq, Serializer};
 
 use crate::core::dedupe::Counts;
@@ -28,6 +30,11 @@ pub(super) const fn role(topic: OutTopic) -> &'static str {
 /// A number as Avro's `long`. No count comes near the largest.
 pub(super) fn long(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A duration as Avro's `long`, in milliseconds.
+pub(super) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// `bytes`; serde takes a slice for a list otherwise.

@@ -14,11 +14,13 @@ use super::section::{
     Admin, Avro, Credentials, Delivery, Framing, Kafka, Log, LogFormat, MessageTimestamp, Policy, Poll, Properties,
     Registry, Revisions, Source, State, TimeBasis,
 };
+use crate::core::planner::Sweep;
 
 /// The sections, typed.
 pub(super) struct Sections {
     pub(super) source: Source,
     pub(super) poll: Poll,
+    pub(super) sweeps: Vec<Sweep>,
     pub(super) policy: Policy,
     pub(super) kafka: Kafka,
     pub(super) avro: Avro,
@@ -31,6 +33,7 @@ pub(super) struct Sections {
 pub(super) fn sections(r: &mut Reader) -> Option<Sections> {
     let source = source(r);
     let poll = poll(r);
+    let sweeps = sweeps(r);
     let policy = policy(r);
     let kafka = kafka(r);
     let avro = avro(r);
@@ -43,9 +46,11 @@ pub(super) fn sections(r: &mut Reader) -> Option<Sections> {
     if let (Some(poll), Some(state)) = (&poll, &state) {
         horizon_covers_overlap(r, poll, state);
     }
+    let sweeps = sweeps.map(|given| within_horizon(r, given, state.as_ref()));
     Some(Sections {
         source: source?,
         poll: poll?,
+        sweeps: sweeps?,
         policy: policy?,
         kafka: kafka?,
         avro: avro?,
@@ -171,6 +176,62 @@ fn poll(r: &mut Reader) -> Option<Poll> {
         clock_tolerance: clock_tolerance?,
         start_from: start_from?,
     })
+}
+
+/// The sweeps where none are given: every, lookback.
+const SWEEPS: [[&str; 2]; 3] = [["1h", "6h"], ["6h", "24h"], ["24h", "7d"]];
+
+/// What was given, or `None` for the default ladder.
+fn sweeps(r: &mut Reader) -> Option<Option<Vec<Sweep>>> {
+    let must = "be tables such as [[sweeps]] with every = \"1h\" (1s to 30d) and lookback = \"6h\" (1s to 730d, whole seconds), \
+                no two with the same lookback; or sweeps = [] for none";
+    let given = r.tables("sweeps", ["every", "lookback"], must)?;
+    r.list("sweeps", "");
+    let Some(given) = given else { return Some(None) };
+    let sweeps: Option<Vec<Sweep>> = given.iter().map(sweep).collect();
+    let sweeps = sweeps.filter(|sweeps| {
+        let lookbacks: Vec<String> = sweeps.iter().map(|sweep| sweep.lookback.as_secs().to_string()).collect();
+        are_unique(&lookbacks)
+    });
+    if sweeps.is_none() {
+        r.problem("sweeps", &format!("must {must}"));
+    }
+    sweeps.map(Some)
+}
+
+fn sweep([every, lookback]: &[String; 2]) -> Option<Sweep> {
+    let every = rule::duration("1s", "30d").read(every)?;
+    let lookback = rule::whole_seconds("1s", "730d").read(lookback)?;
+    Some(Sweep { every, lookback })
+}
+
+/// A sweep finds nothing new where identities are no longer remembered: given ones are refused, those of the default
+/// ladder left out.
+fn within_horizon(r: &mut Reader, given: Option<Vec<Sweep>>, state: Option<&State>) -> Vec<Sweep> {
+    let horizon = state.map_or(Duration::MAX, |state| state.horizon);
+    let sweeps = match given {
+        Some(sweeps) => {
+            if sweeps.iter().any(|sweep| sweep.lookback > horizon) {
+                r.problem(
+                    "sweeps",
+                    "must not look back further than state.horizon: \
+                     an older leg could not be told from one that was published and forgotten",
+                );
+            }
+            sweeps
+        }
+        None => {
+            let ladder = SWEEPS.iter().filter_map(|texts| sweep(&texts.map(str::to_owned)));
+            ladder.filter(|sweep| sweep.lookback <= horizon).collect()
+        }
+    };
+    let shown = |sweep: &Sweep| {
+        let Sweep { every, lookback } = sweep;
+        format!("every {} {} back", humantime::format_duration(*every), humantime::format_duration(*lookback))
+    };
+    let shown = sweeps.iter().map(shown).collect::<Vec<_>>().join(", ");
+    r.show("sweeps", if shown.is_empty() { "none".to_owned() } else { shown });
+    sweeps
 }
 
 fn policy(r: &mut Reader) -> Option<Policy> {

@@ -39,6 +39,7 @@ pub use section::{
 };
 pub use start_from::{HISTORY_MAX, Start, StartFrom};
 
+use crate::core::planner::Sweep;
 use keys::Sections;
 use layer::Merged;
 use reader::Reader;
@@ -50,6 +51,8 @@ pub struct Config {
     pub source: Source,
     /// What is read when.
     pub poll: Poll,
+    /// Slower re-reads of what polls have read for the last time.
+    pub sweeps: Vec<Sweep>,
     /// What becomes of legs that are not simply new.
     pub policy: Policy,
     /// The topic and the way to it.
@@ -96,10 +99,10 @@ impl Config {
         let mut reader = Reader::new(merged, problems);
         let sections = keys::sections(&mut reader);
         let (settings, warnings) = reader.finish().map_err(ConfigError::new)?;
-        let Some(Sections { source, poll, policy, kafka, avro, state, admin, log }) = sections else {
+        let Some(Sections { source, poll, sweeps, policy, kafka, avro, state, admin, log }) = sections else {
             return Err(ConfigError::from("the configuration could not be read".to_owned()));
         };
-        Ok(Self { source, poll, policy, kafka, avro, state, admin, log, settings, warnings })
+        Ok(Self { source, poll, sweeps, policy, kafka, avro, state, admin, log, settings, warnings })
     }
 
     /// Tries to read every file that holds a secret or certificates.

@@ -121,6 +121,41 @@ impl Reader {
         self.or_missing(key, None)
     }
 
+    /// The tables of the array `key`, each with just these `names`, their values as texts; file only.
+    ///
+    /// `must` completes "`key` must …" for anything else.
+    pub(super) fn tables<const N: usize>(
+        &mut self,
+        key: &'static str,
+        names: [&str; N],
+        must: &str,
+    ) -> Option<Option<Vec<[String; N]>>> {
+        self.known.push(key.to_owned());
+        let Some(value) = self.merged.value(key) else {
+            return Some(None);
+        };
+        let row = |table: &Value| {
+            let table = table.as_dict().filter(|table| table.len() == N)?;
+            let texts: Option<Vec<String>> =
+                names.iter().map(|name| table.get(*name)?.as_str().map(str::to_owned)).collect();
+            texts?.try_into().ok()
+        };
+        let tables: Option<Vec<[String; N]>> = match value {
+            Value::Array(_, items) => items.iter().map(row).collect(),
+            _ => None,
+        };
+        if tables.is_none() {
+            self.problem(key, &format!("must {must}"));
+        }
+        tables.map(Some)
+    }
+
+    /// Lists `key` among the effective settings.
+    pub(super) fn list(&mut self, key: &str, value: &str) {
+        let origin = self.merged.place(key).unwrap_or_else(|| "default".to_owned());
+        self.settings.push(Setting { key: key.to_owned(), value: value.to_owned(), origin });
+    }
+
     /// The secret `key`, or `key` with `_file`, which must be given.
     pub(super) fn required_secret(&mut self, key: &'static str) -> Option<Secret> {
         let value = self.secret(key)?;
@@ -303,11 +338,6 @@ impl Reader {
             Some(place) => format!("{shown} (from {place})"),
             None => shown.to_string(),
         }
-    }
-
-    fn list(&mut self, key: &str, value: &str) {
-        let origin = self.merged.place(key).unwrap_or_else(|| "default".to_owned());
-        self.settings.push(Setting { key: key.to_owned(), value: value.to_owned(), origin });
     }
 }
 

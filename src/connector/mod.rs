@@ -16,6 +16,8 @@
 //! | file | holds |
 //! |---|---|
 //! | `poller` | one unit's loop |
+//! | `sweeper` | one unit's slower re-reads |
+//! | `reader` | one window read whole, page by page |
 //! | `publisher` | rows to transactions; beats |
 //! | `owner`, `takeover` | who may write: standing by, claim, read-back, what follows a doubtful answer |
 //! | `claim` | the records by which a process owns the journal |
@@ -31,6 +33,8 @@ mod order;
 mod owner;
 mod poller;
 mod publisher;
+mod reader;
+mod sweeper;
 mod takeover;
 mod transaction;
 
@@ -53,6 +57,7 @@ use crate::clock::Clock;
 use crate::config::StartFrom;
 use crate::core::feed::BEATS_MISSED_MAX;
 use crate::core::ledger::Ledger;
+use crate::core::planner::Sweep;
 use crate::core::time::UtcMillis;
 use crate::core::watermark::{Delays, Progress};
 use crate::sink::Cluster;
@@ -63,6 +68,8 @@ use fault::Fault;
 use owner::Owner;
 use poller::Poller;
 use publisher::Publisher;
+use reader::{Traffic, WindowReader};
+use sweeper::Sweeper;
 
 /// The unit that stands for every PBX of the account.
 const ALL_PBXES: &str = "allpbxes";
@@ -80,6 +87,8 @@ pub struct Pace {
     pub time_zone: Tz,
     /// Settle, overlap and horizon.
     pub delays: Delays,
+    /// Slower re-reads.
+    pub sweeps: Vec<Sweep>,
 }
 
 /// What ends the connector; everything else it works through.
@@ -264,19 +273,22 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
     /// Polls every unit, and beats, until told to stop or until one of them gives up.
     async fn work(&mut self, publisher: &Arc<Mutex<Publisher<C, V>>>, stop: &CancellationToken) -> Result<(), Fault> {
         let mut workers = JoinSet::new();
+        let traffic = Traffic::default();
         for unit in &self.terms.units {
-            let poller = Poller {
+            let reader = WindowReader {
                 unit: unit.clone(),
-                start_from: self.start_from,
                 source: Arc::clone(&self.source),
                 publisher: Arc::clone(publisher),
                 clock: Arc::clone(&self.clock),
                 pace: self.pace.clone(),
                 status: self.status.clone(),
                 metrics: Arc::clone(&self.metrics),
+                traffic: traffic.clone(),
                 stop: stop.clone(),
             };
-            workers.spawn(poller.run());
+            let sweeper = Sweeper { reader: reader.clone(), sweeps: self.pace.sweeps.clone() };
+            workers.spawn(Poller { reader, start_from: self.start_from }.run());
+            workers.spawn(sweeper.run());
         }
         workers.spawn(beat(Arc::clone(publisher), self.terms.beat, stop.clone()));
         loop {

@@ -3,7 +3,7 @@
 //! One for all units. Whatever is doubtful is looked at again: after a take-over the rows are
 //! classified anew against what the journal then says, so that what came through is not sent twice.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,10 @@ use crate::core::dead_letter::Reason;
 use crate::core::dedupe::{Counts, Seen, Verdict, classify};
 use crate::core::feed::{UnitFeed, state};
 use crate::core::identity::{Fingerprint, KeyHash};
-use crate::core::journal::{Chain, Change, ChangeKind, Delivery, Entry, OutOffsets, Record, Trace, UnitProgress};
+use crate::core::journal::{
+    Chain, Change, ChangeKind, Delivery, Entry, OutOffsets, Record, Swept, Trace, UnitProgress,
+};
+use crate::core::lateness::{self, Found, Lateness};
 use crate::core::ledger::Ledger;
 use crate::core::leg::{How, Ingest, Leg, Value, position};
 use crate::core::planner::Piece;
@@ -29,9 +32,9 @@ use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::{Delays, Progress};
 use crate::hooks::{self, Mutant};
 use crate::sink::{Cluster, Destination, Message, Packing};
-use crate::source::wire::{self, Page, Row};
+use crate::source::wire::{self, Row};
 use crate::store::View;
-use crate::telemetry::metrics::{UnitLabel, UnitResultLabels};
+use crate::telemetry::metrics::{UnitFoundLabels, UnitLabel, UnitResultLabels};
 use crate::telemetry::{Metrics, StatusBoard};
 
 /// When a transaction counts as overdue; a broker's restart takes about as long.
@@ -49,6 +52,12 @@ const ALONE_MAX: usize = 100;
 /// How many bytes of rows go into one transaction at most; as Avro they are less.
 const CHUNK_BYTES_MAX: usize = 8 << 20;
 
+/// Less of the overlap left than this part of it is worth a warning.
+const NEAR_THE_EDGE: u32 = 5;
+
+/// After how long it is said again.
+const WARNED_AGAIN: Duration = Duration::from_secs(3600);
+
 /// How many such rows are remembered.
 const REFUSED_KEPT_MAX: usize = 10_000;
 
@@ -63,6 +72,8 @@ pub struct RecordTerms {
     pub time_basis: TimeBasis,
     /// Settle, overlap and horizon.
     pub delays: Delays,
+    /// A leg between whose two bounds of lateness there is more was found after a pause, and is no measure.
+    pub apart_max: Duration,
     /// What becomes of a leg whose content changed after it was published.
     pub revisions: Revisions,
 }
@@ -82,6 +93,8 @@ pub(super) struct Publisher<C: Cluster, V> {
     /// Rows that the brokers have refused for their content, by the hash of their bytes: each refusal
     /// costs a transaction and a take-over, so they are not offered again for a while.
     refused: HashMap<KeyHash, (Reason, Instant)>,
+    /// When it was said of a unit that its legs come near the overlap's edge.
+    warned: BTreeMap<String, Instant>,
     /// Whether this process has begun the journal.
     pub(super) has_begun: bool,
 }
@@ -103,7 +116,7 @@ pub(super) struct Read<'a> {
 struct DeadRow {
     row: usize,
     reason: Reason,
-    /// By when it may be forgotten; without a time of its own not before all of its window.
+    /// By when it may be forgotten; without a time of its own not before all that the query has asked for.
     at: UtcMillis,
 }
 
@@ -115,7 +128,17 @@ struct Batch {
     rows: Vec<usize>,
     /// When the new legs were disconnected.
     disconnected: Vec<UtcMillis>,
+    lateness: Lateness,
+    /// Every row, by its leg's identity or its own hash.
+    seen: Vec<KeyHash>,
     page: PageDraft,
+}
+
+/// What a pass over a window's pages has seen.
+#[derive(Debug, Default)]
+pub(super) struct Sightings {
+    /// Distinct rows.
+    pub(super) rows: HashSet<KeyHash>,
 }
 
 impl<C: Cluster, V: View> Publisher<C, V> {
@@ -127,8 +150,19 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         metrics: Arc<Metrics>,
     ) -> Self {
         let encoder = LegEncoder::new();
-        let (uncommitted, told, refused) = (BTreeMap::new(), BTreeMap::new(), HashMap::new());
-        Self { owner, terms, encoder, clock, status, metrics, uncommitted, told, refused, has_begun: false }
+        Self {
+            owner,
+            terms,
+            encoder,
+            clock,
+            status,
+            metrics,
+            uncommitted: BTreeMap::new(),
+            told: BTreeMap::new(),
+            refused: HashMap::new(),
+            warned: BTreeMap::new(),
+            has_begun: false,
+        }
     }
 
     /// Gives the journal up without another word.
@@ -176,32 +210,50 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         &self.owner.follower.ledger
     }
 
-    /// Publishes what is new on a page, and counts every row.
-    pub(super) async fn publish(&mut self, page: &Page, read: Read<'_>) -> Result<Counts, Fault> {
-        let mut counts = Counts::default();
-        let rows: Vec<&[u8]> = page.rows().collect();
-        let mut rest = rows.as_slice();
-        while !rest.is_empty() {
-            if self.owner.stop.is_cancelled() {
-                return Err(Fault::Stopped);
-            }
-            let (chunk, others) = rest.split_at(chunk_length(rest));
-            counts += self.publish_chunk(chunk, read).await?;
-            rest = others;
-        }
-        Ok(counts)
+    /// Commits what a read of `window`, begun at `begun` and finished, says of a unit's progress, and gives that;
+    /// `None` when the unit was rewound meanwhile, so that the read says nothing any more.
+    pub(super) async fn advance(
+        &mut self,
+        unit: &str,
+        generation: u32,
+        window: Window,
+        begun: UtcMillis,
+    ) -> Result<Option<Progress>, Fault> {
+        let delays = self.terms.delays;
+        self.alter(unit, generation, |unit| unit.progress.advance(window, begun, &delays)).await
     }
 
-    /// Commits how far a unit has come; `false` when it was rewound meanwhile, so that the read says nothing any more.
-    pub(super) async fn advance(&mut self, unit: &str, generation: u32, progress: &Progress) -> Result<bool, Fault> {
+    /// Commits that a sweep was done; `None` as in [`Self::advance`].
+    pub(super) async fn note_swept(
+        &mut self,
+        unit: &str,
+        generation: u32,
+        swept: Swept,
+    ) -> Result<Option<Progress>, Fault> {
+        self.alter(unit, generation, |unit| unit.note_swept(swept)).await
+    }
+
+    /// Commits a change of a unit's progress, where it changes anything, and gives what it then is.
+    async fn alter(
+        &mut self,
+        unit: &str,
+        generation: u32,
+        change: impl Fn(&mut UnitProgress),
+    ) -> Result<Option<Progress>, Fault> {
         loop {
             self.owner.own().await?;
             let Some(known) = self.progress(unit).filter(|known| known.generation == generation) else {
-                return Ok(false);
+                return Ok(None);
             };
-            let advanced = UnitProgress { progress: progress.clone(), ..self.with_uncommitted(known) };
-            if self.commit_progress(vec![advanced]).await? {
-                return Ok(true);
+            let mut altered = known.clone();
+            change(&mut altered);
+            if altered == *known {
+                return Ok(Some(altered.progress));
+            }
+            let progress = altered.progress.clone();
+            let altered = self.with_uncommitted(&altered);
+            if self.commit_progress(vec![altered]).await? {
+                return Ok(Some(progress));
             }
         }
     }
@@ -326,7 +378,18 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         }
     }
 
-    async fn publish_chunk(&mut self, rows: &[&[u8]], read: Read<'_>) -> Result<Counts, Fault> {
+    /// The rows that go into the next transaction, at most `rows_max`, and those that do not.
+    pub(super) fn split<'a, 'b>(&self, rows: &'a [&'b [u8]], rows_max: usize) -> (&'a [&'b [u8]], &'a [&'b [u8]]) {
+        rows.split_at(chunk_length(rows).min(rows_max))
+    }
+
+    /// Publishes what is new of some rows in one transaction, counts every row, and takes note of what was seen.
+    pub(super) async fn publish(
+        &mut self,
+        rows: &[&[u8]],
+        read: Read<'_>,
+        sightings: &mut Sightings,
+    ) -> Result<Counts, Fault> {
         // By row: not even the dead letters take it.
         let mut unburied = BTreeSet::new();
         let mut packing = Packing::Shared;
@@ -343,11 +406,13 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             if batch.page.is_empty() && batch.messages.is_empty() {
                 self.note_uncommitted(read.unit, batch.counts);
                 self.note_published(&batch, read, None);
+                sightings.rows.extend(&batch.seen);
                 return Ok(batch.counts);
             }
             let unit = self.progress(read.unit).cloned().unwrap_or_else(|| self.unstarted(read.unit));
             let mut unit = self.with_uncommitted(&unit);
             unit.counts += batch.counts;
+            unit.lateness.add(&batch.lateness);
             let counts_after = unit.counts;
             let draft = Draft {
                 feeds: vec![self.feed(&unit)],
@@ -361,6 +426,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 Ok(()) => {
                     self.uncommitted.remove(read.unit);
                     self.note_published(&batch, read, Some(started));
+                    sightings.rows.extend(&batch.seen);
                     return Ok(batch.counts);
                 }
                 Err(CommitError::Content(positions)) => {
@@ -371,7 +437,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                         // One acknowledgement a record must fit into a transaction's time.
                         let mut counts = Counts::default();
                         for part in rows.chunks(ALONE_MAX) {
-                            counts += Box::pin(self.publish_chunk(part, read)).await?;
+                            counts += Box::pin(self.publish(part, read, sightings)).await?;
                         }
                         return Ok(counts);
                     }
@@ -386,6 +452,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                         acknowledged(&self.status);
                         self.uncommitted.remove(read.unit);
                         self.note_published(&batch, read, Some(started));
+                        sightings.rows.extend(&batch.seen);
                         return Ok(batch.counts);
                     }
                 }
@@ -435,6 +502,8 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             messages: Vec::new(),
             rows: Vec::new(),
             disconnected: Vec::new(),
+            lateness: Lateness::default(),
+            seen: Vec::with_capacity(rows.len()),
             page: PageDraft::new(read.unit.to_owned(), generation),
         };
         let mut legs = Vec::with_capacity(rows.len());
@@ -442,15 +511,26 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         for (row, raw) in rows.iter().enumerate() {
             match wire::row(raw) {
                 Row::Leg(leg) => {
-                    let at = self.time_of(&leg);
+                    let (at, key) = (self.time_of(&leg), KeyHash::of_leg(&leg));
+                    batch.seen.push(key);
                     if read.asked.contains(at) && !read.piece.window.contains(at) {
                         batch.counts.outside += 1;
                     } else {
-                        legs.push((row, KeyHash::of_leg(&leg), leg, at));
+                        legs.push((row, key, leg, at));
                     }
                 }
-                Row::Dead(reason) => dead.push(DeadRow { row, reason, at: last_of(read.piece.window) }),
-                Row::Unfinished => batch.counts.unfinished += 1,
+                Row::Dead(reason) => {
+                    batch.seen.push(KeyHash::of_dead_row(raw));
+                    if self.is_maybe_forgotten(read) {
+                        batch.counts.beyond_horizon += 1;
+                    } else {
+                        dead.push(DeadRow { row, reason, at: last_of(read.asked) });
+                    }
+                }
+                Row::Unfinished => {
+                    batch.seen.push(KeyHash::of_dead_row(raw));
+                    batch.counts.unfinished += 1;
+                }
             }
         }
         let stored = self.owner.follower.find(legs.iter().map(|(_, key, _, _)| *key).collect()).await?;
@@ -499,6 +579,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 batch.counts.published += 1;
                 batch.counts.late += u64::from(at < self.final_to(read.unit));
                 batch.disconnected.push(leg.disconnected);
+                self.note_lateness(&mut batch.lateness, at, read);
             } else {
                 batch.counts.revised += 1;
             }
@@ -506,6 +587,34 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         batch.counts.dead = dead.len() as u64;
         self.bury(&mut batch, rows, dead, read, unburied).await?;
         Ok(batch)
+    }
+
+    /// Whether a row without a time may have been buried and forgotten: the floor moves while an older period is read.
+    fn is_maybe_forgotten(&self, read: Read<'_>) -> bool {
+        let is_older = matches!(read.piece.how, How::Sweep | How::Backfill);
+        let Some(unit) = self.progress(read.unit).filter(|_| is_older) else { return false };
+        read.asked.start < unit.progress.floor && unit.progress.coverage.contains(last_of(read.piece.window))
+    }
+
+    /// How late a new leg was, as far as this read can tell.
+    fn note_lateness(&self, lateness: &mut Lateness, at: UtcMillis, read: Read<'_>) {
+        let Some(unit) = self.progress(read.unit) else { return };
+        let Progress { complete_to, final_to, .. } = unit.progress;
+        // The newest live read that came to its end began this long after what it made complete.
+        let looked = complete_to.plus(self.terms.delays.settle);
+        match read.piece.how {
+            How::Poll | How::CatchUp => {
+                let found = if at < complete_to { Found::ByOverlap } else { Found::AtOnce };
+                let at_most = lateness::at_most(at, looked, read.seen_at, self.terms.apart_max);
+                if found == Found::ByOverlap && at_most.is_some() {
+                    lateness.note_left(at.since(final_to));
+                }
+                lateness.note(found, at_most);
+            }
+            // However long ago the sweep before was: it was too late for the polls.
+            How::Sweep => lateness.note(Found::BySweep, Some(read.seen_at.since(at))),
+            How::Backfill => {}
+        }
     }
 
     fn classify(&self, seen: Option<Seen>, fingerprint: Fingerprint, at: UtcMillis, read: Read<'_>) -> Verdict {
@@ -560,7 +669,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             key: leg.call_id().as_bytes().to_vec(),
             payload: Some(payload),
             timestamp,
-            headers: self.headers(entry, at, read),
+            headers: self.headers(entry, within(at, read.piece.window), read),
         };
         if message.size_bytes() <= cluster.message_bytes_max(Destination::Legs) {
             Ok(message)
@@ -574,7 +683,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             journal: Trace::journal_tag(&self.owner.terms.journal),
             seen: entry.seen,
             generation: self.progress(read.unit).map_or(0, |unit| unit.generation),
-            at: within(at, read.piece.window),
+            at,
             unit: read.unit.to_owned(),
         };
         vec![(IDENTITY_HEADER, entry.key.0.to_vec()), (Trace::HEADER, trace.to_bytes())]
@@ -684,6 +793,8 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             oldest_needed_seq: 0,
             out_offsets: OutOffsets::default(),
             counts: Counts::default(),
+            lateness: Lateness::default(),
+            sweeps: Vec::new(),
             change: None,
         }
     }
@@ -737,6 +848,8 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             host: identity.host.clone(),
             delivery: status.delivery.unwrap_or(Delivery::AtLeastOnce),
             version: identity.version.clone(),
+            lateness: unit.lateness.clone(),
+            recommended: unit.lateness.recommend(self.terms.delays.settle),
         }
     }
 
@@ -753,15 +866,51 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         let label = UnitLabel { unit: unit.to_owned() };
         self.metrics.complete_to.get_or_create(&label).set(known.progress.complete_to.as_seconds_f64());
         self.metrics.final_to.get_or_create(&label).set(known.progress.final_to.as_seconds_f64());
+        if let Some(recommended) = known.lateness.recommend(self.terms.delays.settle) {
+            self.metrics.recommended_overlap.get_or_create(&label).set(recommended.overlap.as_secs_f64());
+        }
+        if let Some(closest) = known.lateness.closest {
+            self.metrics.overlap_left.get_or_create(&label).set(closest.as_secs_f64());
+        }
+    }
+
+    /// Counts how late a batch's legs were, and warns before the overlap is too short.
+    fn note_late(&mut self, lateness: &Lateness, unit: &str) {
+        let histogram = self.metrics.lateness.get_or_create(&UnitLabel { unit: unit.to_owned() });
+        for (bucket, count) in lateness.buckets.iter().enumerate() {
+            (0..*count).for_each(|_| histogram.observe(lateness::edge(bucket).as_secs_f64()));
+        }
+        for (by, count) in [("overlap", lateness.by_overlap), ("sweep", lateness.by_sweep)] {
+            if count > 0 {
+                let labels = UnitFoundLabels { unit: unit.to_owned(), by };
+                self.metrics.found_late.get_or_create(&labels).inc_by(count);
+            }
+        }
+        let Some(left) = lateness.closest.filter(|left| *left < self.terms.delays.overlap / NEAR_THE_EDGE) else {
+            return;
+        };
+        if self.warned.get(unit).is_some_and(|warned| warned.elapsed() < WARNED_AGAIN) {
+            return;
+        }
+        self.warned.insert(unit.to_owned(), Instant::now());
+        let known = self.progress(unit).and_then(|unit| unit.lateness.recommend(self.terms.delays.settle));
+        tracing::warn!(
+            unit,
+            left_s = left.as_secs(),
+            overlap_s = self.terms.delays.overlap.as_secs(),
+            recommended_s = known.map(|known| known.overlap.as_secs()),
+            "a leg turned up near the edge of poll.overlap: later ones are found by sweeps only; raise poll.overlap"
+        );
     }
 
     /// Counts a chunk's rows, and how fresh its legs were when Kafka had them.
-    fn note_published(&self, batch: &Batch, read: Read<'_>, started: Option<Instant>) {
+    fn note_published(&mut self, batch: &Batch, read: Read<'_>, started: Option<Instant>) {
         self.status.update_unit(read.unit, |status| status.counts += batch.counts);
         for (result, count) in batch.counts.named() {
             let labels = UnitResultLabels { unit: read.unit.to_owned(), result };
             self.metrics.rows.get_or_create(&labels).inc_by(count);
         }
+        self.note_late(&batch.lateness, read.unit);
         let Some(started) = started else { return };
         self.metrics.publish_duration.observe(started.elapsed().as_secs_f64());
         if read.piece.how == How::Poll {

@@ -16,6 +16,7 @@ use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::{
     Chain, Delivery, Entry, Nonce, OutOffsets, OutTopic, Page, Record, Seq, UnitProgress, page_key,
 };
+use crate::core::lateness::Lateness;
 use crate::core::time::UtcMillis;
 use crate::core::watermark::Progress;
 use crate::hooks::{self, Mutant};
@@ -77,6 +78,8 @@ impl PageDraft {
             oldest_needed_seq: 0,
             out_offsets: OutOffsets::default(),
             counts: Counts::default(),
+            lateness: Lateness::default(),
+            sweeps: Vec::new(),
             change: None,
         });
     }

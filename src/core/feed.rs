@@ -11,13 +11,14 @@
 
 use super::dedupe::Counts;
 use super::journal::{Delivery, Nonce, OutOffsets};
+use super::lateness::{Lateness, Recommendation};
 use super::time::UtcMillis;
 
 /// How many beats may be missing before an owner counts as gone.
 pub const BEATS_MISSED_MAX: u32 = 3;
 
 /// One unit's status.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct UnitFeed {
     /// The unit, which is also the record's key.
     pub unit: String,
@@ -49,6 +50,10 @@ pub struct UnitFeed {
     pub delivery: Delivery,
     /// The program's version.
     pub version: String,
+    /// How late the unit's legs are.
+    pub lateness: Lateness,
+    /// The overlap that would find nearly all of them.
+    pub recommended: Option<Recommendation>,
 }
 
 /// The states that a unit's status can name; readers must expect others.

@@ -12,12 +12,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::dedupe::{Counts, Seen};
 use super::identity::{Fingerprint, KeyHash};
+use super::lateness::Lateness;
 use super::time::UtcMillis;
 use super::watermark::Progress;
 
@@ -303,8 +305,21 @@ pub struct UnitProgress {
     pub out_offsets: OutOffsets,
     /// What became of all rows since the unit's first start.
     pub counts: Counts,
+    /// How late its legs are.
+    pub lateness: Lateness,
+    /// When which sweep was last done, shortest first.
+    pub sweeps: Vec<Swept>,
     /// The newest deliberate change.
     pub change: Option<Change>,
+}
+
+/// A sweep that was read whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Swept {
+    /// How far before the final watermark it began.
+    pub lookback: Duration,
+    /// When it began, by the owner's clock.
+    pub at: UtcMillis,
 }
 
 impl UnitProgress {
@@ -322,8 +337,27 @@ impl UnitProgress {
         self.out_offsets.raise_all(&other.out_offsets);
         if other.counts.fetched() >= self.counts.fetched() {
             self.counts = other.counts;
+            self.lateness = other.lateness.clone();
         }
+        other.sweeps.iter().for_each(|swept| self.note_swept(*swept));
         self.change = other.change.clone().or_else(|| self.change.take());
+    }
+
+    /// Takes note of a sweep: it has also done what shorter ones do.
+    pub fn note_swept(&mut self, swept: Swept) {
+        let known = self.sweeps.iter().position(|known| known.lookback == swept.lookback);
+        if known.is_none() {
+            self.sweeps.push(swept);
+            self.sweeps.sort_by_key(|known| known.lookback);
+        }
+        for known in self.sweeps.iter_mut().filter(|known| known.lookback <= swept.lookback) {
+            known.at = known.at.max(swept.at);
+        }
+    }
+
+    /// When everything from `lookback` before the final watermark on was last swept.
+    pub fn last_swept(&self, lookback: Duration) -> Option<UtcMillis> {
+        self.sweeps.iter().filter(|swept| lookback <= swept.lookback).map(|swept| swept.at).max()
     }
 
     /// Whether it was ever read: a unit of a new journal is known before its start is.

@@ -245,6 +245,7 @@ mod tests {
     use super::*;
     use crate::core::dedupe::{Counts, Seen};
     use crate::core::identity::{Fingerprint, KeyHash};
+    use crate::core::lateness::Lateness;
     use std::time::Duration;
 
     const DELAYS: Delays =
@@ -294,6 +295,8 @@ mod tests {
             oldest_needed_seq: 1,
             out_offsets: OutOffsets::default(),
             counts: Counts::default(),
+            lateness: Lateness::default(),
+            sweeps: Vec::new(),
             change: None,
         }
     }

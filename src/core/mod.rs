@@ -10,6 +10,7 @@ pub mod dedupe;
 pub mod feed;
 pub mod identity;
 pub mod journal;
+pub mod lateness;
 pub mod ledger;
 pub mod leg;
 pub mod pagination;

@@ -109,7 +109,8 @@ impl Scroll {
         }
     }
 
-    fn total(&self) -> Option<u64> {
+    /// How many rows there should be, as far as announced.
+    pub fn total(&self) -> Option<u64> {
         match (self.first_total, self.newest_total) {
             (Some(first), Some(newest)) => Some(first.min(newest)),
             (first, newest) => first.or(newest),

@@ -15,6 +15,7 @@ use super::{Remembered, SledView, StoreError, View};
 use crate::core::dedupe::{Counts, Seen};
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::{Entry, Nonce, OutOffsets, Page, Record, Seq, UnitProgress};
+use crate::core::lateness::Lateness;
 use crate::core::ledger::Ledger;
 use crate::core::time::UtcMillis;
 use crate::core::watermark::{Delays, Progress};
@@ -100,6 +101,8 @@ impl Model {
             oldest_needed_seq,
             out_offsets: OutOffsets::default(),
             counts: Counts::default(),
+            lateness: Lateness::default(),
+            sweeps: Vec::new(),
             change: None,
         }));
     }

@@ -30,6 +30,15 @@ pub struct UnitResultLabels {
     pub result: &'static str,
 }
 
+/// Which unit, and by which read a late leg was found.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct UnitFoundLabels {
+    /// An entry of `source.pbx_ids`.
+    pub unit: String,
+    /// `overlap` or `sweep`.
+    pub by: &'static str,
+}
+
 /// How it publishes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct DeliveryLabel {
@@ -55,6 +64,14 @@ pub struct Metrics {
     pub publish_duration: Histogram,
     /// `call_legs_freshness_seconds{unit}`
     pub freshness: Family<UnitLabel, Histogram>,
+    /// `call_legs_lateness_seconds{unit}`
+    pub lateness: Family<UnitLabel, Histogram>,
+    /// `call_legs_found_late_total{unit,by}`
+    pub found_late: Family<UnitFoundLabels, Counter>,
+    /// `call_legs_recommended_overlap_seconds{unit}`
+    pub recommended_overlap: Family<UnitLabel, Seconds>,
+    /// `call_legs_overlap_left_seconds{unit}`
+    pub overlap_left: Family<UnitLabel, Seconds>,
     /// `call_legs_complete_to_timestamp_seconds{unit}`
     pub complete_to: Family<UnitLabel, Seconds>,
     /// `call_legs_final_to_timestamp_seconds{unit}`
@@ -80,6 +97,10 @@ impl Default for Metrics {
             source_request_duration: Family::new_with_constructor(|| Histogram::new(REQUEST_SECONDS)),
             publish_duration: seconds_of(&PUBLISH_SECONDS)(),
             freshness: Family::new_with_constructor(|| Histogram::new(FRESHNESS_SECONDS)),
+            lateness: Family::new_with_constructor(|| Histogram::new(LATENESS_SECONDS)),
+            found_late: Family::default(),
+            recommended_overlap: Family::default(),
+            overlap_left: Family::default(),
             complete_to: Family::default(),
             final_to: Family::default(),
             last_poll_ok: Family::default(),
@@ -97,6 +118,7 @@ impl Default for Metrics {
 const REQUEST_SECONDS: [f64; 9] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 const PUBLISH_SECONDS: [f64; 10] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5, 10.0, 60.0];
 const FRESHNESS_SECONDS: [f64; 10] = [15.0, 30.0, 60.0, 120.0, 180.0, 300.0, 600.0, 1800.0, 7200.0, 86_400.0];
+const LATENESS_SECONDS: [f64; 10] = [30.0, 60.0, 120.0, 300.0, 900.0, 1800.0, 3600.0, 21_600.0, 86_400.0, 604_800.0];
 
 impl Metrics {
     fn register(&mut self) {
@@ -129,6 +151,29 @@ impl Metrics {
             "Time from a leg's disconnect to Kafka's acknowledgement, of legs found by the newest window",
             Unit::Seconds,
             self.freshness.clone(),
+        );
+        registry.register_with_unit(
+            "lateness",
+            "Time from a leg's disconnect to when it was first seen in the API, sampled by polls and sweeps",
+            Unit::Seconds,
+            self.lateness.clone(),
+        );
+        registry.register(
+            "found_late",
+            "Legs that were not there when their time was first read: found by the overlap, or by a sweep after it",
+            self.found_late.clone(),
+        );
+        registry.register_with_unit(
+            "recommended_overlap",
+            "The poll.overlap that finds 99.9 % of all legs if they go on being as late as they were",
+            Unit::Seconds,
+            self.recommended_overlap.clone(),
+        );
+        registry.register_with_unit(
+            "overlap_left",
+            "How much of the overlap was left when the latest leg was found thanks to it",
+            Unit::Seconds,
+            self.overlap_left.clone(),
         );
         registry.register_with_unit(
             "complete_to_timestamp",

@@ -57,6 +57,7 @@ async fn run(parts: Parts) -> Result<(), String> {
             timestamp: MessageTimestamp::Disconnect,
             time_basis: TimeBasis::Disconnect,
             delays: plan.delays,
+            apart_max: plan.interval * 3,
             revisions: plan.revisions,
         },
         pace: Pace {
@@ -65,6 +66,7 @@ async fn run(parts: Parts) -> Result<(), String> {
             clock_tolerance: plan.clock_tolerance,
             time_zone: plan.zone,
             delays: plan.delays,
+            sweeps: plan.sweeps.clone(),
         },
         start_from: Some(StartFrom::Ago(plan.start_ago)),
         status: StatusBoard::default(),

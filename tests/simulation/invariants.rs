@@ -22,7 +22,7 @@ use call_legs::core::time::UtcMillis;
 use call_legs::sink::{Destination, Message};
 use call_legs::store::Remembered;
 
-use crate::api::{Pass, Sort};
+use crate::api::{Pass, Sort, TrueLeg};
 use crate::broker::{Broker, Event, Happened, Slot, Stored, Writer};
 use crate::world::World;
 
@@ -183,6 +183,40 @@ impl<C: Codec> Checker<C> {
         let seen = self.seen(world, &broker);
         seen.check_caught_up(&mut wrong);
         seen.check_feed(&["ok", "catching_up"], &mut wrong);
+        wrong
+    }
+
+    /// What those that run have read, by polls or sweeps, is published, as far as it is still remembered.
+    pub(crate) fn check_read(&mut self, world: &World) -> Vec<String> {
+        let broker = world.kafka.broker();
+        self.decode(&broker);
+        let seen = self.seen(world, &broker);
+        let published = seen.first_events();
+        let alive: BTreeSet<u32> =
+            (0..world.processes.len()).filter_map(|number| world.life(number)).map(|life| life.number).collect();
+        let some_time_ago = world.run.now().minus(Duration::from_secs(60));
+        let mut floors: BTreeMap<&str, UtcMillis> = BTreeMap::new();
+        for (_, progress) in seen.progress() {
+            let floor = floors.entry(&progress.unit).or_default();
+            *floor = progress.progress.floor.max(*floor);
+        }
+        let unread = |leg: &&TrueLeg| {
+            leg.sort == Sort::Leg
+                && !published.contains_key(&leg.key)
+                && floors.get(leg.unit.as_str()).is_some_and(|floor| *floor <= leg.disconnected)
+        };
+        let mut wrong = Vec::new();
+        for leg in world.api.legs().iter().filter(unread) {
+            if let Some(pass) = seen.passes.iter().find(|pass| {
+                alive.contains(&pass.life)
+                    && pass.unit == leg.unit
+                    && pass.window.contains(leg.disconnected)
+                    && leg.visible <= pass.begun
+                    && pass.ended.is_some_and(|ended| ended < some_time_ago)
+            }) {
+                wrong.push(format!("I2: {pass:?} has read {leg:?}, and it was never published"));
+            }
+        }
         wrong
     }
 
@@ -516,12 +550,16 @@ impl<'a> Seen<'a> {
     /// I4: what appears where all was final says that it is late.
     fn check_late(&self, codec: &impl Codec, wrong: &mut Vec<String>) {
         let mut progress = self.progress().peekable();
-        let mut newest: BTreeMap<&str, &UnitProgress> = BTreeMap::new();
+        let mut newest: BTreeMap<&str, (u64, &UnitProgress)> = BTreeMap::new();
         for out in self.out.iter().filter(|out| out.topic == OutTopic::Legs) {
-            while let Some((_, next)) = progress.next_if(|(entry, _)| entry.event < out.event) {
-                newest.insert(&next.unit, next);
+            while let Some((entry, next)) = progress.next_if(|(entry, _)| entry.event < out.event) {
+                newest.insert(&next.unit, (entry.writer.producer, next));
             }
-            let Some(known) = newest.get(out.trace.unit.as_str()) else { continue };
+            let Some((producer, known)) = newest.get(out.trace.unit.as_str()) else { continue };
+            // Without fencing what was in flight may arrive after a newer owner has gone on.
+            if !self.is_exact && *producer > out.writer.producer {
+                continue;
+            }
             let at = out.trace.at;
             let is_final = known.generation == out.trace.generation
                 && at < known.progress.final_to

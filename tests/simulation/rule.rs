@@ -9,6 +9,7 @@ use std::time::Duration;
 use call_legs::core::dedupe::{Counts, Seen, Verdict, classify};
 use call_legs::core::identity::{Fingerprint, KeyHash};
 use call_legs::core::journal::{Chain, Entry, Genesis, Nonce, OutOffsets, Page, Record, UnitProgress};
+use call_legs::core::lateness::Lateness;
 use call_legs::core::ledger::Ledger;
 use call_legs::core::time::{UtcMillis, Window};
 use call_legs::core::watermark::{Delays, Progress};
@@ -96,6 +97,8 @@ impl Reader {
             oldest_needed_seq,
             out_offsets: OutOffsets::default(),
             counts: Counts::default(),
+            lateness: Lateness::default(),
+            sweeps: Vec::new(),
             change: None,
         }));
     }

@@ -153,6 +153,7 @@ async fn play_all_kinds(world: &mut World, checker: &mut Checker<AvroCodec>) -> 
         world.start(number, None);
     }
     sleep(Duration::from_secs(300)).await;
+    wrong.extend(checker.check_read(world));
     for number in 0..world.processes.len() {
         if !world.stop(number, Duration::from_secs(60)).await {
             wrong.push("a process does not stop within a minute, without any trouble".to_owned());

@@ -9,6 +9,7 @@ use std::time::Duration;
 use call_legs::clock::Clock;
 use call_legs::config::Revisions;
 use call_legs::core::journal::{Delivery, Nonce};
+use call_legs::core::planner::Sweep;
 use call_legs::core::time::UtcMillis;
 use call_legs::core::watermark::Delays;
 use call_legs::sink::Destination;
@@ -46,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) window_max: Duration,
     /// The owner writes something at least this often.
     pub(crate) beat: Duration,
+    /// Slower re-reads.
+    pub(crate) sweeps: Vec<Sweep>,
     /// How far clocks may be apart.
     pub(crate) clock_tolerance: Duration,
     /// Whether clocks jump at all.
@@ -85,6 +88,13 @@ impl Plan {
             interval: second * dice.between(10, 60) as u32,
             window_max: second * dice.between(300, 3600) as u32,
             beat: second * 10,
+            sweeps: (0..dice.between(0, 3))
+                .map(|rung| Sweep {
+                    every: second * dice.between(60, 600) as u32,
+                    // Never further than the horizon, which is an overlap or more.
+                    lookback: overlap / 2 * (rung as u32 + 1),
+                })
+                .collect(),
             clock_tolerance: second * 30,
             has_clock_jumps: dice.chance(0.3),
             start_ago: second * dice.between(0, 1800) as u32,

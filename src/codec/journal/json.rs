@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::codec::values::{COUNT_NAMES, counts_in_order, role};
+use crate::codec::values::{COUNT_NAMES, counts_in_order, millis, role};
 use crate::core::dedupe::Counts;
 use crate::core::journal::{Nonce, OutOffsets, Record};
 
@@ -63,6 +63,16 @@ pub fn to_json(record: &Record) -> Json {
             "oldestNeededSeq": unit.oldest_needed_seq,
             "outOffsets": out_offsets(&unit.out_offsets),
             "counts": counts(&unit.counts),
+            "lateness": {
+                "samples": unit.lateness.samples(),
+                "byOverlap": unit.lateness.by_overlap,
+                "bySweep": unit.lateness.by_sweep,
+                "unmeasured": unit.lateness.unmeasured,
+                "closestMs": unit.lateness.closest.map(millis),
+            },
+            "sweeps": unit.sweeps.iter().map(|swept| {
+                json!({"lookbackMs": millis(swept.lookback), "at": swept.at.to_string()})
+            }).collect::<Vec<_>>(),
             "change": unit.change.as_ref().map(|change| {
                 json!({"what": change.what.as_str(), "at": change.at.to_string()})
             }),

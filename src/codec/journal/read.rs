@@ -3,6 +3,8 @@
 //! Data that only a bug or damage can have written are refused: coverage out of order, counts that
 //! do not add up, a partition listed twice. Keys and headers are the parent's matter.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 use crate::codec::datum::{DatumError, DatumReader};
@@ -11,8 +13,10 @@ use crate::core::coverage::Coverage;
 use crate::core::dedupe::Counts;
 use crate::core::identity::KeyHash;
 use crate::core::journal::{
-    Chain, Change, ChangeKind, Claim, Delivery, Entry, Genesis, Nonce, OutOffsets, OutTopic, Page, Record, UnitProgress,
+    Chain, Change, ChangeKind, Claim, Delivery, Entry, Genesis, Nonce, OutOffsets, OutTopic, Page, Record, Swept,
+    UnitProgress,
 };
+use crate::core::lateness::{BUCKETS, Lateness};
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::Progress;
 
@@ -29,6 +33,10 @@ pub(super) enum ReadError {
     Partition,
     #[error("its counts do not add up")]
     Counts,
+    #[error("its measures of lateness cannot be")]
+    Lateness,
+    #[error("its sweeps are not in ascending order")]
+    Sweeps,
 }
 
 pub(super) fn genesis(datum: &[u8]) -> Result<Record, ReadError> {
@@ -107,6 +115,8 @@ pub(super) fn progress(datum: &[u8]) -> Result<Record, ReadError> {
         oldest_needed_seq: reader.number()?,
         out_offsets: out_offsets(&mut reader)?,
         counts: counts(&mut reader)?,
+        lateness: lateness(&mut reader)?,
+        sweeps: sweeps(&mut reader)?,
         change: reader.nullable(change)?,
     };
     reader.end()?;
@@ -178,6 +188,45 @@ fn counts(reader: &mut DatumReader<'_>) -> Result<Counts, ReadError> {
     };
     let sum = counts.named().iter().try_fold(0_u64, |sum, (_, count)| sum.checked_add(*count));
     if sum == Some(fetched) { Ok(counts) } else { Err(ReadError::Counts) }
+}
+
+fn lateness(reader: &mut DatumReader<'_>) -> Result<Lateness, ReadError> {
+    let mut buckets: Vec<u64> = Vec::new();
+    reader.items(|item| {
+        if buckets.len() == BUCKETS {
+            return Err(ReadError::Lateness);
+        }
+        buckets.push(item.number()?);
+        Ok(())
+    })?;
+    let is_sum_known = buckets.iter().try_fold(0_u64, |sum, count| sum.checked_add(*count)).is_some();
+    if buckets.last() == Some(&0) || !is_sum_known {
+        return Err(ReadError::Lateness);
+    }
+    Ok(Lateness {
+        buckets,
+        by_overlap: reader.number()?,
+        by_sweep: reader.number()?,
+        unmeasured: reader.number()?,
+        closest: reader.nullable(duration)?,
+    })
+}
+
+fn sweeps(reader: &mut DatumReader<'_>) -> Result<Vec<Swept>, ReadError> {
+    let mut sweeps: Vec<Swept> = Vec::new();
+    reader.items(|item| {
+        let swept = Swept { lookback: duration(item)?, at: instant(item)? };
+        if sweeps.last().is_some_and(|before| swept.lookback <= before.lookback) {
+            return Err(ReadError::Sweeps);
+        }
+        sweeps.push(swept);
+        Ok(())
+    })?;
+    Ok(sweeps)
+}
+
+fn duration(reader: &mut DatumReader<'_>) -> Result<Duration, ReadError> {
+    Ok(Duration::from_millis(reader.number()?))
 }
 
 fn change(reader: &mut DatumReader<'_>) -> Result<Change, ReadError> {

@@ -1,5 +1,7 @@
 //! The journal's codec against itself, against the Avro library and against its golden bytes.
 
+use std::time::Duration;
+
 use apache_avro::reader::datum::GenericDatumReader;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -11,8 +13,9 @@ use crate::core::coverage::Coverage;
 use crate::core::dedupe::{Counts, Seen};
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::{
-    Chain, Change, ChangeKind, Claim, Delivery, Entry, Genesis, OutOffsets, OutTopic, Page, UnitProgress,
+    Chain, Change, ChangeKind, Claim, Delivery, Entry, Genesis, OutOffsets, OutTopic, Page, Swept, UnitProgress,
 };
+use crate::core::lateness::{BUCKETS, Lateness};
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::Progress;
 
@@ -100,6 +103,17 @@ fn progress() -> Record {
             outside: 1,
             late: 6,
         },
+        lateness: Lateness {
+            buckets: vec![60, 0, 9, 1],
+            by_overlap: 7,
+            by_sweep: 1,
+            unmeasured: 12,
+            closest: Some(Duration::from_millis(90_500)),
+        },
+        sweeps: vec![
+            Swept { lookback: Duration::from_secs(21_600), at: at(3000) },
+            Swept { lookback: Duration::from_secs(86_400), at: at(-9) },
+        ],
         change: Some(Change { what: ChangeKind::Rewound, at: at(-10) }),
     })
 }
@@ -392,6 +406,23 @@ fn pages() -> impl Strategy<Value = Page> {
     })
 }
 
+fn all_lateness() -> impl Strategy<Value = Lateness> {
+    let closest = proptest::option::of((0..1_u64 << 40).prop_map(Duration::from_millis));
+    (vec(0..1_u64 << 40, 0..BUCKETS - 1), 1..1_u64 << 40, [naturals(), naturals(), naturals()], closest).prop_map(
+        |(mut buckets, last, [by_overlap, by_sweep, unmeasured], closest)| {
+            buckets.push(last);
+            Lateness { buckets, by_overlap, by_sweep, unmeasured, closest }
+        },
+    )
+}
+
+fn all_sweeps() -> impl Strategy<Value = Vec<Swept>> {
+    btree_map(0..1_u64 << 40, instants(), 0..4).prop_map(|sweeps| {
+        let swept = |(lookback, at)| Swept { lookback: Duration::from_millis(lookback), at };
+        sweeps.into_iter().map(swept).collect()
+    })
+}
+
 fn all_progress() -> impl Strategy<Value = UnitProgress> {
     let what = prop_oneof![
         Just(ChangeKind::Started),
@@ -405,8 +436,10 @@ fn all_progress() -> impl Strategy<Value = UnitProgress> {
     let progress = (instants(), instants(), instants(), coverage)
         .prop_map(|(complete_to, final_to, floor, coverage)| Progress { complete_to, final_to, floor, coverage });
     let numbers = (any::<u32>(), any::<u64>(), naturals(), naturals(), any::<[u8; 16]>());
+    let change = (change, all_lateness(), all_sweeps());
     (any::<String>(), numbers, progress, all_offsets(), all_counts(), change).prop_map(
-        |(unit, (generation, source, last_seq, oldest_needed_seq, chain), progress, out_offsets, counts, change)| {
+        |(unit, numbers, progress, out_offsets, counts, (change, lateness, sweeps))| {
+            let (generation, source, last_seq, oldest_needed_seq, chain) = numbers;
             UnitProgress {
                 unit,
                 generation,
@@ -417,6 +450,8 @@ fn all_progress() -> impl Strategy<Value = UnitProgress> {
                 oldest_needed_seq,
                 out_offsets,
                 counts,
+                lateness,
+                sweeps,
                 change,
             }
         },

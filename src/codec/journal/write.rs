@@ -4,9 +4,10 @@
 
 use serde::ser::{Serialize, SerializeSeq, SerializeTuple, Serializer};
 
-use crate::codec::values::{Bytes, CountsRecord, OffsetsArray, long, record};
+use crate::codec::values::{Bytes, CountsRecord, OffsetsArray, long, millis, record};
 use crate::core::coverage::Coverage;
-use crate::core::journal::{Claim, Entry, Genesis, Page, UnitProgress};
+use crate::core::journal::{Claim, Entry, Genesis, Page, Swept, UnitProgress};
+use crate::core::lateness::Lateness;
 
 pub(super) struct GenesisRecord<'a>(pub(super) &'a Genesis);
 
@@ -105,8 +106,39 @@ impl Serialize for ProgressRecord<'_> {
             &long(unit.oldest_needed_seq),
             &OffsetsArray(&unit.out_offsets),
             &CountsRecord(&unit.counts),
+            &LatenessRecord(&unit.lateness),
+            &SweepsArray(&unit.sweeps),
             &unit.change.as_ref().map(|change| (change.what.as_str(), change.at.as_millis())),
         )
+    }
+}
+
+struct LatenessRecord<'a>(&'a Lateness);
+
+impl Serialize for LatenessRecord<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let lateness = self.0;
+        let buckets: Vec<i64> = lateness.buckets.iter().copied().map(long).collect();
+        record!(
+            serializer,
+            &buckets,
+            &long(lateness.by_overlap),
+            &long(lateness.by_sweep),
+            &long(lateness.unmeasured),
+            &lateness.closest.map(millis),
+        )
+    }
+}
+
+struct SweepsArray<'a>(&'a [Swept]);
+
+impl Serialize for SweepsArray<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut array = serializer.serialize_seq(Some(self.0.len()))?;
+        for swept in self.0 {
+            array.serialize_element(&(millis(swept.lookback), swept.at.as_millis()))?;
+        }
+        array.end()
     }
 }
 

@@ -34,6 +34,7 @@ const CONTRACT: &[&str] = &[
     "poll.max_window",
     "poll.clock_tolerance",
     "poll.start_from",
+    "sweeps",
     "policy.revisions",
     "kafka.bootstrap_servers",
     "kafka.topic",
@@ -109,7 +110,11 @@ fn the_example_mentions_every_key_of_the_contract_and_no_other() {
     let table: Table = uncommented().parse().unwrap();
     let mentioned: BTreeSet<String> = table
         .iter()
-        .flat_map(|(section, keys)| keys.as_table().unwrap().keys().map(move |key| format!("{section}.{key}")))
+        .flat_map(|(section, keys)| match keys.as_table() {
+            Some(keys) => keys.keys().map(|key| format!("{section}.{key}")).collect(),
+            // An array of tables is one key.
+            None => vec![section.clone()],
+        })
         .collect();
     let contract: BTreeSet<String> = CONTRACT.iter().map(|&key| key.to_owned()).collect();
     assert_eq!(mentioned, contract);

@@ -109,6 +109,26 @@ fn values_in_the_file() {
             "poll.start_from (from c.toml, line 1) must be \"now\", a time ago such as \"now-24h\", or an instant in RFC 3339 such as \"2026-01-31T00:00:00Z\"",
         ),
         (
+            "sweeps = \"1h\"",
+            "sweeps (from c.toml, line 1) must be tables such as [[sweeps]] with every = \"1h\" (1s to 30d) and lookback = \"6h\" (1s to 730d, whole seconds), no two with the same lookback; or sweeps = [] for none",
+        ),
+        (
+            "sweeps = [{every = \"1h\"}]",
+            "sweeps (from c.toml, line 1) must be tables such as [[sweeps]] with every = \"1h\" (1s to 30d) and lookback = \"6h\" (1s to 730d, whole seconds), no two with the same lookback; or sweeps = [] for none",
+        ),
+        (
+            "sweeps = [{every = \"1h\", lookback = \"0s\"}]",
+            "sweeps (from c.toml, line 1) must be tables such as [[sweeps]] with every = \"1h\" (1s to 30d) and lookback = \"6h\" (1s to 730d, whole seconds), no two with the same lookback; or sweeps = [] for none",
+        ),
+        (
+            "sweeps = [{every = \"1h\", lookback = \"6h\"}, {every = \"2h\", lookback = \"6h\"}]",
+            "sweeps (from c.toml, line 1) must be tables such as [[sweeps]] with every = \"1h\" (1s to 30d) and lookback = \"6h\" (1s to 730d, whole seconds), no two with the same lookback; or sweeps = [] for none",
+        ),
+        (
+            "sweeps = [{every = \"1h\", lookback = \"9d\"}]",
+            "sweeps (from c.toml, line 1) must not look back further than state.horizon: an older leg could not be told from one that was published and forgotten",
+        ),
+        (
             "kafka.bootstrap_servers = \"\"",
             "kafka.bootstrap_servers (from c.toml, line 1) must name one or more brokers, such as \"kafka-1:9092,kafka-2:9092\" or [\"kafka-1:9092\", \"kafka-2:9092\"]",
         ),

@@ -1,0 +1,360 @@
+//! One window, read whole: its pages fetched one after the other, each published while the next is on its way.
+//!
+//! How a request is repeated and when it is given up is decided here; what is read and what follows from it
+//! is the matter of `poller` and `sweeper`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Pace;
+use super::fault::Fault;
+use super::publisher::{Publisher, Read, Sightings};
+use crate::clock::Clock;
+use crate::core::dedupe::Counts;
+use crate::core::journal::UnitProgress;
+use crate::core::leg::How;
+use crate::core::pagination::{PageMeta, Scroll, Step};
+use crate::core::planner::Piece;
+use crate::core::query::{QueryBounds, query_bounds};
+use crate::core::retry::Backoff;
+use crate::core::time::{UtcMillis, Window};
+use crate::sink::Cluster;
+use crate::source::{Failure, Page, Recovery, Source, SourceError};
+use crate::store::View;
+use crate::telemetry::metrics::{UnitLabel, UnitResultLabels};
+use crate::telemetry::status::UnitState;
+use crate::telemetry::{Metrics, StatusBoard};
+
+/// How often a request is sent before the read is given up and the unit pauses.
+const ATTEMPTS_MAX: u32 = 6;
+
+/// Between attempts at the same request.
+const REQUEST_BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), max: Duration::from_secs(30) };
+
+/// A longer pause within a poll is shown and not only counted.
+const WORTH_SHOWING: Duration = Duration::from_secs(10);
+
+/// How many rows of an older period go into one transaction: then a poll that is due comes first.
+const OLD_ROWS_MAX: usize = 1_000;
+
+/// Between reads while the source does not answer.
+const UNREACHABLE_BACKOFF: Backoff = Backoff { first: Duration::from_secs(5), max: Duration::from_secs(60) };
+
+/// Between reads while the source refuses us: an operator has to act, and logins may be counted.
+const REFUSED_BACKOFF: Backoff = Backoff { first: Duration::from_secs(5), max: Duration::from_secs(300) };
+
+/// Why a read was given up.
+pub(super) enum ReadError {
+    Source(SourceError),
+    /// The unit was rewound while it was read: what was planned is void.
+    Replaced,
+    Fault(Fault),
+}
+
+impl From<SourceError> for ReadError {
+    fn from(error: SourceError) -> Self {
+        Self::Source(error)
+    }
+}
+
+impl From<Fault> for ReadError {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// Live reads come first: whoever reads an older period waits with every request while one is under way.
+#[derive(Clone, Default)]
+pub(super) struct Traffic(Arc<Live>);
+
+#[derive(Default)]
+struct Live {
+    reads: AtomicUsize,
+    ended: Notify,
+}
+
+/// A live read that is under way.
+pub(super) struct LiveRead(Arc<Live>);
+
+impl Traffic {
+    /// Begins a live read, which ends when the value is dropped.
+    pub(super) fn begin_live(&self) -> LiveRead {
+        self.0.reads.fetch_add(1, Ordering::SeqCst);
+        LiveRead(Arc::clone(&self.0))
+    }
+
+    /// Returns when no live read is under way.
+    async fn quiet(&self) {
+        loop {
+            let ended = self.0.ended.notified();
+            if self.0.reads.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+impl Drop for LiveRead {
+    fn drop(&mut self) {
+        if self.0.reads.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.ended.notify_waiters();
+        }
+    }
+}
+
+/// Reads windows of one unit.
+pub(super) struct WindowReader<S, C: Cluster, V> {
+    pub(super) unit: String,
+    pub(super) source: Arc<S>,
+    pub(super) publisher: Arc<Mutex<Publisher<C, V>>>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) pace: Pace,
+    pub(super) status: StatusBoard,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) traffic: Traffic,
+    pub(super) stop: CancellationToken,
+}
+
+impl<S, C: Cluster, V> Clone for WindowReader<S, C, V> {
+    fn clone(&self) -> Self {
+        Self {
+            unit: self.unit.clone(),
+            source: Arc::clone(&self.source),
+            publisher: Arc::clone(&self.publisher),
+            clock: Arc::clone(&self.clock),
+            pace: self.pace.clone(),
+            status: self.status.clone(),
+            metrics: Arc::clone(&self.metrics),
+            traffic: self.traffic.clone(),
+            stop: self.stop.clone(),
+        }
+    }
+}
+
+/// What is read, for whom, and what came of it so far.
+pub(super) struct Pass<'a> {
+    pub(super) piece: Piece,
+    /// The unit's generation when the read was planned.
+    pub(super) generation: u32,
+    /// What became of the rows, summed up over all passes.
+    pub(super) counts: &'a mut Counts,
+    /// What the newest pass has seen.
+    pub(super) sightings: Sightings,
+}
+
+impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
+    /// The unit's progress as it is now.
+    pub(super) async fn progress(&self) -> Option<UnitProgress> {
+        self.publisher.lock().await.progress(&self.unit).cloned()
+    }
+
+    /// Reads a piece, once more if the first pass was not whole.
+    pub(super) async fn read(&self, pass: &mut Pass<'_>) -> Result<Step, ReadError> {
+        let window = pass.piece.window;
+        let bounds = query_bounds(window, self.pace.time_zone).ok_or_else(|| {
+            SourceError::refused(format!("window {window} is outside the calendar: check this machine's clock"))
+        })?;
+        match self.read_once(pass, &bounds).await {
+            Ok((Step::Broken(fault), _)) => {
+                tracing::info!(unit = self.unit, %window, %fault, "reading the window again");
+            }
+            // Rows that move from page to page are seen twice, and may hide others that were not seen at all.
+            Ok((_, Some(total))) if (pass.sightings.rows.len() as u64) < total => {
+                let rows = pass.sightings.rows.len();
+                tracing::info!(unit = self.unit, %window, rows, total, "rows came twice: reading the window again");
+            }
+            Err(ReadError::Source(error)) if error.recovery == Recovery::Reread => {
+                tracing::info!(unit = self.unit, %window, %error, "reading the window again");
+            }
+            ended => return ended.map(|(step, _)| step),
+        }
+        // Where a row comes twice once more, the API has it twice.
+        self.read_once(pass, &bounds).await.map(|(step, _)| step)
+    }
+
+    /// One pass over a window's pages; gives how it ended, and how many rows there should have been.
+    async fn read_once(&self, pass: &mut Pass<'_>, bounds: &QueryBounds) -> Result<(Step, Option<u64>), ReadError> {
+        pass.sightings = Sightings::default();
+        let (pages, received) = mpsc::channel(1);
+        let is_live = matches!(pass.piece.how, How::Poll | How::CatchUp);
+        let (fetched, published) =
+            tokio::join!(self.scroll(bounds, pages, is_live), self.publish_pages(pass, bounds.asked, received));
+        published?;
+        fetched
+    }
+
+    /// Fetches page after page.
+    async fn scroll(
+        &self,
+        bounds: &QueryBounds,
+        pages: mpsc::Sender<(Page, UtcMillis)>,
+        is_live: bool,
+    ) -> Result<(Step, Option<u64>), ReadError> {
+        let mut scroll = Scroll::default();
+        let mut cursor = None;
+        loop {
+            let page = self.fetch(bounds, cursor.as_deref(), is_live).await?;
+            tracing::debug!(unit = self.unit, rows = page.len(), total = page.total, "page");
+            let step = scroll.on_page(PageMeta { rows: page.len(), total: page.total, cursor: page.cursor.as_deref() });
+            if !page.is_empty() && pages.send((page, self.clock.now())).await.is_err() {
+                // The publishing side has given up and says why.
+                return Err(Fault::Stopped.into());
+            }
+            match step {
+                Step::Next(next) => cursor = Some(next),
+                end => return Ok((end, scroll.total())),
+            }
+        }
+    }
+
+    async fn publish_pages(
+        &self,
+        pass: &mut Pass<'_>,
+        asked: Window,
+        mut pages: mpsc::Receiver<(Page, UtcMillis)>,
+    ) -> Result<(), ReadError> {
+        let is_live = matches!(pass.piece.how, How::Poll | How::CatchUp);
+        while let Some((page, seen_at)) = pages.recv().await {
+            let read = Read { unit: &self.unit, piece: pass.piece, asked, seen_at };
+            let rows: Vec<&[u8]> = page.rows().collect();
+            let mut rest = rows.as_slice();
+            while !rest.is_empty() {
+                let mut publisher = self.publisher.lock().await;
+                // Told to stop, nothing new begins; what another unit has under way ends first.
+                if self.stop.is_cancelled() {
+                    return Err(Fault::Stopped.into());
+                }
+                if publisher.progress(&self.unit).is_none_or(|unit| unit.generation != pass.generation) {
+                    return Err(ReadError::Replaced);
+                }
+                let rows_max = if is_live { usize::MAX } else { OLD_ROWS_MAX };
+                let (chunk, others) = publisher.split(rest, rows_max);
+                *pass.counts += publisher.publish(chunk, read, &mut pass.sightings).await?;
+                rest = others;
+            }
+        }
+        Ok(())
+    }
+
+    /// One page, however often it has to be asked for within reason.
+    async fn fetch(&self, bounds: &QueryBounds, cursor: Option<&str>, is_live: bool) -> Result<Page, ReadError> {
+        let mut attempts = 0;
+        loop {
+            if !is_live {
+                self.until_stopped(self.traffic.quiet()).await?;
+            }
+            attempts += 1;
+            let sent = Instant::now();
+            let answer = self.until_stopped(self.source.fetch(&self.unit, bounds, cursor)).await?;
+            self.note_request(answer.as_ref().map_or_else(|error| error.failure.as_str(), |_| "ok"), sent);
+            match answer {
+                Ok(page) => return Ok(page),
+                Err(error) => self.pause_or_give_up(error, attempts, is_live).await?,
+            }
+        }
+    }
+
+    /// The newest second only: to hear from the source when there is nothing to read.
+    pub(super) async fn ask(&self, window: Window) -> Result<(), ReadError> {
+        let bounds = query_bounds(window, self.pace.time_zone)
+            .ok_or_else(|| SourceError::refused("the present is outside the calendar: check this machine's clock"))?;
+        self.fetch(&bounds, None, true).await.map(|_| ())
+    }
+
+    /// A token, however often it has to be asked for within reason.
+    pub(super) async fn log_in(&self) -> Result<(), ReadError> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match self.until_stopped(self.source.log_in()).await? {
+                Ok(()) => return Ok(()),
+                Err(error) => self.pause_or_give_up(error, attempts, true).await?,
+            }
+        }
+    }
+
+    /// Waits until the same request is worth sending again, or gives the error back.
+    async fn pause_or_give_up(&self, error: SourceError, attempts: u32, is_live: bool) -> Result<(), ReadError> {
+        let Recovery::Retry { after } = error.recovery else { return Err(error.into()) };
+        if attempts >= ATTEMPTS_MAX {
+            return Err(error.into());
+        }
+        let pause = after.unwrap_or_else(|| REQUEST_BACKOFF.pause(attempts, self.clock.dice()));
+        if pause >= WORTH_SHOWING && is_live {
+            tracing::warn!(unit = self.unit, again_in_s = pause.as_secs(), "waiting: {error}");
+            self.show(state_of(error.failure), &error.to_string());
+        } else {
+            tracing::debug!(unit = self.unit, %error, attempts, pause_ms = pause.as_millis(), "the request is sent again");
+        }
+        self.until_stopped(tokio::time::sleep(pause)).await
+    }
+
+    /// How long to wait after a read that failed, for the `failures`th time in a row.
+    pub(super) fn pause_after(&self, error: &SourceError, failures: u32) -> Duration {
+        let backoff = if error.failure == Failure::Refused { REFUSED_BACKOFF } else { UNREACHABLE_BACKOFF };
+        match error.recovery {
+            Recovery::Retry { after: Some(after) } => after,
+            _ => backoff.pause(failures, self.clock.dice()),
+        }
+    }
+
+    pub(super) async fn until_stopped<R>(&self, work: impl Future<Output = R>) -> Result<R, ReadError> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Fault::Stopped.into()),
+            result = work => Ok(result),
+        }
+    }
+
+    /// The smaller of the local and the server's time, when the local clock shows `local`.
+    pub(super) fn earlier_now(&self, local: UtcMillis) -> UtcMillis {
+        self.source.skew().map_or(local, |skew| skew.earlier_now(local))
+    }
+
+    pub(super) fn clocks_differ(&self) -> bool {
+        let skew = self.source.skew();
+        self.metrics.clock_skew.set(skew.map_or(0.0, |skew| skew.seconds()));
+        skew.is_some_and(|skew| skew.exceeds(self.pace.clock_tolerance))
+    }
+
+    pub(super) fn describe_skew(&self) -> String {
+        let seconds = self.source.skew().map_or(0.0, |skew| skew.seconds());
+        format!(
+            "the source's clock is {:.0} s {} ours, beyond poll.clock_tolerance: legs are published, the watermarks wait; check this machine's time synchronisation",
+            seconds.abs(),
+            if seconds > 0.0 { "ahead of" } else { "behind" }
+        )
+    }
+
+    /// Shows how the unit is.
+    pub(super) fn show(&self, state: UnitState, detail: &str) {
+        self.status.update_unit(&self.unit, |status| {
+            status.state = state;
+            detail.clone_into(&mut status.detail);
+        });
+    }
+
+    fn note_request(&self, result: &'static str, sent: Instant) {
+        self.metrics.source_requests.get_or_create(&UnitResultLabels { unit: self.unit.clone(), result }).inc();
+        self.metrics
+            .source_request_duration
+            .get_or_create(&UnitLabel { unit: self.unit.clone() })
+            .observe(sent.elapsed().as_secs_f64());
+    }
+}
+
+/// What a failure makes of a unit.
+pub(super) fn state_of(failure: Failure) -> UnitState {
+    match failure {
+        Failure::Refused => UnitState::SourceAuth,
+        Failure::RateLimited => UnitState::SourceRateLimited,
+        Failure::Cursor => UnitState::SourceIncomplete,
+        Failure::Unreachable => UnitState::SourceUnreachable,
+    }
+}

@@ -1,0 +1,111 @@
+//! Sweeps of one unit: slower re-reads of what polls have read for the last time, for legs that turned up later.
+//!
+//! ```text
+//!   floor        final_to - lookback                        final_to          now
+//!     │                 [────────── a sweep, in pieces ────────)[── the polls ──)
+//! ```
+//!
+//! A sweep never reads what a poll reads at the same time, and waits with every request while a poll of any
+//! unit is under way. One that is longer has also done what a shorter one would do.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::fault::Fault;
+use super::publisher::Sightings;
+use super::reader::{Pass, ReadError, WindowReader};
+use crate::core::dedupe::Counts;
+use crate::core::journal::{Swept, UnitProgress};
+use crate::core::pagination::Step;
+use crate::core::planner::{Sweep, next_sweep, remembered_from, sweep_pieces};
+use crate::sink::Cluster;
+use crate::source::{Source, SourceError};
+use crate::store::View;
+
+/// How often it looks whether a sweep is due, at most.
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(60);
+
+/// Sweeps one unit.
+pub(super) struct Sweeper<S, C: Cluster, V> {
+    pub(super) reader: WindowReader<S, C, V>,
+    pub(super) sweeps: Vec<Sweep>,
+}
+
+impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
+    /// Sweeps until told to stop.
+    pub(super) async fn run(self) -> Result<(), Fault> {
+        let shortest = self.sweeps.iter().map(|sweep| sweep.every).min();
+        let Some(shortest) = shortest else { return Ok(()) };
+        let mut failures = 0;
+        loop {
+            let mut pause = (shortest / 4).min(LOOK_EVERY_MAX);
+            match self.sweep_if_due().await {
+                Ok(()) => failures = 0,
+                Err(ReadError::Replaced) => {}
+                Err(ReadError::Source(error)) => {
+                    failures += 1;
+                    // The poll, which asks more often, says what is wrong with the source.
+                    tracing::debug!(unit = self.reader.unit, failures, %error, "the sweep failed; it is begun again");
+                    pause = self.reader.pause_after(&error, failures);
+                }
+                Err(ReadError::Fault(Fault::Stopped)) => return Ok(()),
+                Err(ReadError::Fault(fault)) => return Err(fault),
+            }
+            tokio::select! {
+                biased;
+                () = self.reader.stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn sweep_if_due(&self) -> Result<(), ReadError> {
+        let Some(unit) = self.reader.progress().await.filter(UnitProgress::is_started) else { return Ok(()) };
+        let now = self.reader.clock.now();
+        // A sweep that was never done is due one pace after the unit's own beginning: a first start has just read it all.
+        let begun = unit.change.as_ref().map_or(now, |change| change.at);
+        let last = |sweep: &Sweep| unit.last_swept(sweep.lookback).unwrap_or(begun);
+        let Some(sweep) = next_sweep(&self.sweeps, last, now) else { return Ok(()) };
+        let started = Instant::now();
+        let mut counts = Counts::default();
+        let pieces = sweep_pieces(&unit.progress, sweep.lookback, self.reader.pace.window_max);
+        for piece in pieces {
+            // What the floor has passed meanwhile can no longer be told from what was published.
+            let progress = self.reader.progress().await;
+            if progress.is_some_and(|unit| piece.window.start < remembered_from(&unit.progress)) {
+                continue;
+            }
+            let mut pass =
+                Pass { piece, generation: unit.generation, counts: &mut counts, sightings: Sightings::default() };
+            if let Step::Broken(fault) = self.reader.read(&mut pass).await? {
+                tracing::warn!(unit = self.reader.unit, window = %piece.window, %fault, "a window could not be swept whole; the sweep is begun again");
+                return Err(SourceError::unreachable(fault.to_string()).into());
+            }
+        }
+        let swept = Swept { lookback: sweep.lookback, at: now };
+        let mut publisher = self.reader.publisher.lock().await;
+        if publisher.note_swept(&self.reader.unit, unit.generation, swept).await?.is_none() {
+            return Err(ReadError::Replaced);
+        }
+        drop(publisher);
+        let (unit, took_s, lookback_s) = (&self.reader.unit, started.elapsed().as_secs(), sweep.lookback.as_secs());
+        let Counts { published, revised, duplicate, dead, beyond_horizon, .. } = counts;
+        if published > 0 {
+            tracing::warn!(
+                unit,
+                lookback_s,
+                took_s,
+                published,
+                revised,
+                duplicate,
+                dead,
+                beyond_horizon,
+                "sweep: legs were published that had turned up after the overlap; poll.overlap is too short for them"
+            );
+        } else {
+            tracing::info!(unit, lookback_s, took_s, published, revised, duplicate, dead, beyond_horizon, "sweep");
+        }
+        Ok(())
+    }
+}

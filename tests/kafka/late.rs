@@ -1,0 +1,64 @@
+//! Legs that turn up late: found by the overlap, found by a sweep, and measured.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use call_legs::sandbox::Sandbox;
+use call_legs::sandbox::dataset::DatasetSettings;
+use serde_json::Value;
+
+use super::rig::{Rig, identities, sandbox_settings};
+use super::support::kafka::kafka;
+
+/// The newest status of each unit.
+fn feed(rig: &Rig) -> BTreeMap<String, Value> {
+    let tailed = rig.run(&["tail", "--status", "--from-beginning", "--until-end"]);
+    let lines = String::from_utf8(tailed.stdout).unwrap();
+    let statuses = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    statuses.map(|status| (status["unit"].as_str().unwrap().to_owned(), status)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn legs_later_than_the_overlap_are_found_by_sweeps_once_and_measured() {
+    let mut settings = sandbox_settings(0, Duration::from_secs(3600));
+    let late = Duration::from_secs(30);
+    settings.dataset = DatasetSettings { rate: 6.0, late, late_share: 0.3, ..settings.dataset };
+    let sandbox = Sandbox::start(settings).await.unwrap();
+    let keys =
+        ["poll.overlap = \"5s\"", "poll.start_from = \"now-1m\"", "sweeps = [{every = \"3s\", lookback = \"10m\"}]"];
+    let rig = Rig::new(sandbox, kafka().bootstrap(), &keys);
+    let daemon = rig.start();
+    let found = async |by: &str| rig.metric("call_legs_found_late_total", &format!("by=\"{by}\"")).await;
+    rig.until("legs found by sweeps", async || found("sweep").await >= 30.0 && found("overlap").await >= 10.0).await;
+
+    // What is visible now is in the topic as soon as every unit was swept once more.
+    let expected = rig.true_identities();
+    let swept = || rig.log().matches("lookback_s=600").count();
+    let before = swept();
+    rig.until("two more sweeps of each unit", async || swept() >= before + 2 * 3).await;
+    let in_topic = identities(kafka().bootstrap(), &rig.topic).await;
+    assert!(expected.iter().all(|identity| in_topic.contains_key(identity)), "a leg that is visible is missing");
+    assert!(in_topic.values().all(|times| *times == 1), "each once");
+    daemon.terminate();
+
+    let tailed = rig.run(&["tail", "--from-beginning", "--until-end"]);
+    let lines = String::from_utf8(tailed.stdout).unwrap();
+    let legs: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let by_sweep: Vec<&Value> = legs.iter().filter(|leg| leg["ingest"]["how"] == "sweep").collect();
+    assert!(by_sweep.len() >= 30 && by_sweep.iter().all(|leg| leg["ingest"]["late"] == true));
+    assert!(legs.iter().filter(|leg| leg["ingest"]["how"] != "sweep").all(|leg| leg["ingest"]["late"] == false));
+
+    let mut counted = 0;
+    for status in feed(&rig).into_values() {
+        let lateness = &status["lateness"];
+        counted += lateness["bySweep"].as_u64().unwrap();
+        let recommended = lateness["recommendedOverlapMs"].as_u64().unwrap();
+        // Up to half a minute late, seen by a sweep some seconds after, and a bucket is up to a fifth too wide.
+        assert!((20_000..60_000).contains(&recommended), "{lateness}");
+        assert!(lateness["closestToEdgeMs"].as_u64().unwrap() < 5_000, "{lateness}");
+    }
+    assert_eq!(counted, by_sweep.len() as u64, "the feed counts what the records say");
+    let shown = String::from_utf8(rig.run(&["state", "show"]).stdout).unwrap();
+    assert!(shown.contains("% of all, with a confidence of") && shown.contains("swept 10m back"), "{shown}");
+    assert!(rig.log().contains("near the edge of poll.overlap"), "warned before sweeps are needed");
+}
