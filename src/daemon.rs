@@ -188,7 +188,7 @@ async fn connector(
 }
 
 /// A hash of what decides which legs the source shows: with other settings, what was read covers something else.
-fn source_fingerprint(source: &config::Source) -> u64 {
+pub fn source_fingerprint(source: &config::Source) -> u64 {
     let mut text = format!("{:?} {}", source.time_basis, source.simplified);
     for filter in [&source.callers, &source.callees, &source.callers_or_callees] {
         let mut values: Vec<&str> = filter.iter().map(String::as_str).collect();

@@ -15,6 +15,8 @@ pub enum Exit {
     Sink = 4,
     /// The state directory or the journal cannot be used, or belongs to another instance.
     State = 5,
+    /// The audit found differences, or could not compare everything.
+    Differences = 6,
 }
 
 impl From<Exit> for ExitCode {

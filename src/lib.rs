@@ -25,6 +25,7 @@
 //! | [`sink`] | Kafka: producers, committed records, topics, a reader for `tail` |
 //! | [`store`] | the view of the journal in sled; the state directory's lock, number and token |
 //! | [`codec`] | Avro: schemas, encoding, framing, the schema registry, decoding for `tail`; the journal's and the feed's bytes |
+//! | [`audit`] | the API and the topic compared leg by leg, for the command |
 //! | [`telemetry`], [`admin`] | metrics, status, logs; the port that shows them and takes orders |
 //! | [`config`] | file and environment, checked as a whole |
 //! | [`daemon`], [`cli`], [`error`] | the parts put together, the commands, the exit codes |
@@ -65,6 +66,7 @@
 //! published is known, whatever became of the state directory.
 
 pub mod admin;
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod codec;

@@ -1,5 +1,6 @@
 //! The command line: what the program can be asked to do.
 
+mod audit;
 mod check;
 mod demo;
 mod run;
@@ -34,9 +35,10 @@ Exit codes:
   0  stopped as asked
   1  internal: please report it
   2  command line or configuration
-  3  refused by the source (check)
+  3  refused by the source (check, audit)
   4  refused by Kafka or the schema registry
-  5  the state directory or the journal cannot be used, or another instance owns it";
+  5  the state directory or the journal cannot be used, or another instance owns it
+  6  the audit found differences, or could not compare the whole period";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -54,6 +56,13 @@ enum Command {
     /// clocks, the topics and the schema registry, with what to do about a failure. The exit code is
     /// that of the first failure.
     Check(ConfigArgs),
+    /// Compare the topic with the API leg by leg, for a period of disconnect time; changes nothing
+    ///
+    /// It reads the period from the API and both topics of legs from their beginnings, and works beside
+    /// a live daemon, with a request budget of its own. It prints a table per UTC day and unit, the first
+    /// differences and a verdict, and ends with exit code 6 unless all is equal. Of a row nothing is
+    /// printed but callId and legId.
+    Audit(audit::AuditArgs),
     /// Print the topic's legs, the status or the journal as JSON lines
     Tail(tail::TailArgs),
     /// Show the journal, compare the view with it, and change deliberately how far was read
@@ -95,6 +104,7 @@ async fn dispatch(command: Command) -> Result<(), Ended> {
         Command::Run(arguments) => run::run(&arguments.config, stop).await,
         Command::Demo(arguments) => demo::run(arguments, stop).await,
         Command::Check(arguments) => unless_stopped(check::run(&arguments.config), &stop).await,
+        Command::Audit(arguments) => unless_stopped(audit::run(arguments), &stop).await,
         Command::Tail(arguments) => tail::run(arguments, stop).await,
         Command::State(arguments) => unless_stopped(state::run(arguments), &stop).await,
         Command::Sandbox(arguments) => {

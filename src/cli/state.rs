@@ -74,7 +74,7 @@ enum StateCommand {
     Adopt(Place),
 }
 
-fn instant(text: &str) -> Result<StartFrom, String> {
+pub(super) fn instant(text: &str) -> Result<StartFrom, String> {
     StartFrom::parse(text).ok_or_else(|| "give an instant such as 2026-02-03T09:00:00Z, or now-6h".to_owned())
 }
 
@@ -139,7 +139,7 @@ async fn ask_owner(config: &Config, order: &Order) -> Result<Option<String>, End
 }
 
 /// For those who only read: no topic is created or changed.
-fn cluster(config: &Config) -> Result<KafkaCluster, Ended> {
+pub(super) fn cluster(config: &Config) -> Result<KafkaCluster, Ended> {
     let topics = Topics::assumed(&config.kafka.topic, &config.kafka.journal);
     KafkaCluster::new(&config.kafka, topics).or_exit(Exit::Sink)
 }

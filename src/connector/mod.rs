@@ -51,7 +51,7 @@ pub use fault::JournalFault;
 pub use follower::{read_journal, verify_view};
 pub use order::{Order, OrderError, preview_rewind};
 pub use owner::{Identity, Terms};
-pub use publisher::RecordTerms;
+pub use publisher::{RecordTerms, time_of};
 
 use crate::clock::Clock;
 use crate::config::StartFrom;

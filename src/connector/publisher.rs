@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use super::fault::Fault;
 use super::order::Order;
 use super::owner::{Decision, Owner};
-use super::takeover::IDENTITY_HEADER;
 use super::transaction::{CommitError, Draft, PAGE_ENTRIES_MAX, PageDraft};
 use crate::clock::Clock;
 use crate::codec::{Framing, LegEncoder};
@@ -511,7 +510,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         for (row, raw) in rows.iter().enumerate() {
             match wire::row(raw) {
                 Row::Leg(leg) => {
-                    let (at, key) = (self.time_of(&leg), KeyHash::of_leg(&leg));
+                    let (at, key) = (time_of(&leg, self.terms.time_basis), KeyHash::of_leg(&leg));
                     batch.seen.push(key);
                     if read.asked.contains(at) && !read.piece.window.contains(at) {
                         batch.counts.outside += 1;
@@ -633,14 +632,6 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         self.progress(unit).map_or(UtcMillis::new(i64::MIN), |unit| unit.progress.final_to)
     }
 
-    /// A leg's time on the axis that the windows are cut on.
-    fn time_of(&self, leg: &Leg<'_>) -> UtcMillis {
-        match (self.terms.time_basis, &leg.values[position::CONNECT_TIME]) {
-            (TimeBasis::Connect, Value::Integer(connected)) if *connected > 0 => UtcMillis::new(*connected),
-            _ => leg.disconnected,
-        }
-    }
-
     /// The message of a new leg, or why the topic cannot take it.
     fn encode(&self, leg: &Leg<'_>, entry: Entry, at: UtcMillis, read: Read<'_>) -> Result<Message, Reason> {
         let ingest = Ingest {
@@ -686,7 +677,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             at,
             unit: read.unit.to_owned(),
         };
-        vec![(IDENTITY_HEADER, entry.key.0.to_vec()), (Trace::HEADER, trace.to_bytes())]
+        vec![(KeyHash::HEADER, entry.key.0.to_vec()), (Trace::HEADER, trace.to_bytes())]
     }
 
     /// Adds to a batch what is not yet among the dead letters.
@@ -970,6 +961,14 @@ fn acknowledged(status: &StatusBoard) {
         status.publishing_since = None;
         status.sink_trouble = None;
     });
+}
+
+/// A leg's time on the axis that the windows are cut on.
+pub fn time_of(leg: &Leg<'_>, basis: TimeBasis) -> UtcMillis {
+    match (basis, &leg.values[position::CONNECT_TIME]) {
+        (TimeBasis::Connect, Value::Integer(connected)) if *connected > 0 => UtcMillis::new(*connected),
+        _ => leg.disconnected,
+    }
 }
 
 /// By when an identity may be forgotten: a time outside the window, which the API's filter should not

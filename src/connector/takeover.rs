@@ -19,9 +19,6 @@ use crate::sink::{
 };
 use crate::store::View;
 
-/// The header that holds a leg's or dead row's identity.
-pub(super) const IDENTITY_HEADER: &str = "call-legs-identity";
-
 /// How many records are looked up at once while the topics are read back.
 const LOOKED_UP_AT_ONCE: usize = 1_000;
 
@@ -316,7 +313,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
         let ours: Vec<Found> = records
             .iter()
             .filter_map(|record| {
-                let key = KeyHash(record.header(IDENTITY_HEADER)?.try_into().ok()?);
+                let key = KeyHash(record.header(KeyHash::HEADER)?.try_into().ok()?);
                 let trace = Trace::from_bytes(record.header(Trace::HEADER)?)?;
                 (trace.journal == tag).then_some(Found { key, trace, is_dead })
             })

@@ -18,6 +18,9 @@ use super::leg::{FIELDS, Leg, Value};
 pub struct KeyHash(pub [u8; 16]);
 
 impl KeyHash {
+    /// The header of records that holds it, as consumers know it.
+    pub const HEADER: &'static str = "call-legs-identity";
+
     /// The hash of a leg's identity.
     pub fn of_leg(leg: &Leg<'_>) -> Self {
         let mut hash = Sha256::new();

@@ -8,6 +8,7 @@
 //! | `late` | legs that turn up late: overlap, sweeps, what is measured of them |
 //! | `ownership` | two instances, a paused owner, state directories that are lost, damaged, old or foreign |
 //! | `state` | what operators can ask of the journal, and what is refused until they decide |
+//! | `audit` | that the audit finds a run equal, and every damage done to it |
 //! | `commands` | `check`, `tail`, `schema`, the exit codes, health and readiness |
 //! | `soak` | kills at random, for as long as one likes |
 //! | `watch` | for how long readers wait for what is in a topic |
@@ -18,6 +19,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod audit;
 mod commands;
 mod crash;
 mod faults;

@@ -1,0 +1,567 @@
+//! The audit: what the API shows of a period beside what the topic holds of it.
+//!
+//! ```text
+//!   journal ─▶ how far each unit was read ─┐
+//!   topic   ─▶ topic ─▶ records ───────────┼─▶ compare ─▶ findings ─▶ report
+//!   API     ─▶ api ──▶ rows ───────────────┘
+//! ```
+//!
+//! It only reads, claims nothing, and works beside a live owner. It trusts neither the connector's
+//! memory nor its counts: of the journal it takes what was promised, of the topic what a consumer
+//! sees, of the API what it shows now.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `compare` | what a difference is. Pure |
+//! | `content` | what a leg says, as hashes of an API row and of a record alike |
+//! | `topic`, `api` | the two sides, read |
+//! | `report` | the findings in words and as JSON |
+
+mod api;
+pub mod compare;
+pub mod content;
+pub mod report;
+mod topic;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono_tz::Tz;
+
+use self::api::{QUERY_MARGIN, UnitReading};
+use self::compare::{Comparison, Difference, Findings, Kind, Terms, UnitIndex, UnitTerms};
+pub use self::report::Report;
+use self::report::Unread;
+use self::topic::{Found, Scope};
+use crate::clock::Clock;
+use crate::codec::{DecodeError, Decoder};
+use crate::config::{self, Revisions, StartFrom, TimeBasis};
+use crate::connector::{ConnectorError, read_journal};
+use crate::core::journal::{Delivery, Trace, UnitProgress};
+use crate::core::ledger::Ledger;
+use crate::core::time::{UtcMillis, Window};
+use crate::sink::{Cluster, Destination, SinkError, topics};
+use crate::source::{Recovery, Source, SourceError};
+
+/// What is to be compared, and how the connector reads.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// From where; what the API no longer keeps is left out.
+    pub from: StartFrom,
+    /// To where; the first instant that is not compared.
+    pub to: StartFrom,
+    /// The units.
+    pub units: Vec<String>,
+    /// The journal's topic.
+    pub journal: String,
+    /// The topic of legs.
+    pub topic: String,
+    /// How long after a leg's disconnect the source may still be filling in.
+    pub settle: Duration,
+    /// The longest window read at once.
+    pub window_max: Duration,
+    /// The zone of the query's bounds.
+    pub time_zone: Tz,
+    /// On which of a leg's times the windows are cut.
+    pub time_basis: TimeBasis,
+    /// A hash of the settings that decide which legs the source shows.
+    pub source: u64,
+    /// What becomes of a leg that changes after it was published.
+    pub revisions: Revisions,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The period cannot be compared.
+    #[error("{0}")]
+    Period(String),
+    /// The API refuses, or does not answer.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Kafka refuses, or does not answer.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// The journal cannot be read.
+    #[error(transparent)]
+    Journal(#[from] ConnectorError),
+    /// Nothing was ever published.
+    #[error("kafka.journal: {0} holds no journal: nothing was published yet that could be compared")]
+    NoJournal(String),
+    /// The registry does not give the schema of a record.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+}
+
+/// How much was read, for whoever waits.
+#[derive(Debug, Default)]
+pub struct Progress {
+    records: AtomicU64,
+    rows: AtomicU64,
+    waiting_for: Mutex<Option<String>>,
+}
+
+impl Progress {
+    fn add_records(&self, count: usize) {
+        self.records.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    fn add_rows(&self, count: usize) {
+        self.rows.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    fn wait_for(&self, what: Option<String>) {
+        // A text is whole at every instant.
+        *self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+}
+
+/// How much was read, and what is waited for.
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (records, rows) = (self.records.load(Ordering::Relaxed), self.rows.load(Ordering::Relaxed));
+        write!(f, "{records} records of Kafka and {rows} rows of the API read")?;
+        match &*self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(what) => write!(f, "; waiting: {what}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A period that can be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Period {
+    window: Window,
+    /// What was asked for and the API no longer shows.
+    unavailable: Option<Window>,
+}
+
+impl Question {
+    /// What is to be compared of `units`, by `config`.
+    pub fn new(config: &config::Config, source: u64, units: Vec<String>, from: StartFrom, to: StartFrom) -> Self {
+        Self {
+            from,
+            to,
+            units,
+            journal: config.kafka.journal.clone(),
+            topic: config.kafka.topic.clone(),
+            settle: config.poll.settle,
+            window_max: config.poll.max_window,
+            time_zone: config.source.time_zone,
+            time_basis: config.source.time_basis,
+            source,
+            revisions: config.policy.revisions,
+        }
+    }
+
+    /// The period, when the present is `now`.
+    ///
+    /// # Errors
+    /// In words, when it is empty, or reaches into what the source may still be filling in.
+    fn period(&self, now: UtcMillis) -> Result<Period, AuditError> {
+        let (from, to) = (self.from.resolve(now), self.to.resolve(now));
+        let window = Window::new(from.at, to.at);
+        let settled = now.minus(self.settle).floor_second();
+        if to.clamped {
+            return Err(AuditError::Period(format!("--to: the API shows nothing before {}, two years ago", to.at)));
+        }
+        if window.is_empty() {
+            return Err(AuditError::Period(format!("--from and --to: the period {window} is empty")));
+        }
+        if window.end > settled {
+            return Err(AuditError::Period(format!(
+                "--to: {} lies after {settled}, up to where the source has settled (now less poll.settle): give an earlier one",
+                window.end
+            )));
+        }
+        let asked = match self.from {
+            StartFrom::At(instant) => instant,
+            StartFrom::Ago(span) => now.minus(span),
+        };
+        let unavailable = from.clamped.then(|| Window::new(asked, from.at));
+        Ok(Period { window, unavailable })
+    }
+
+    /// Refuses what can be refused without asking anyone.
+    ///
+    /// # Errors
+    /// When the period cannot be compared.
+    pub fn check(&self, now: UtcMillis) -> Result<(), AuditError> {
+        self.period(now).map(|_| ())
+    }
+}
+
+/// Compares, and says what was found.
+///
+/// # Errors
+/// When the period cannot be compared, or API, Kafka or registry refuse or do not answer.
+pub async fn run<S: Source, C: Cluster>(
+    question: &Question,
+    source: &S,
+    cluster: &C,
+    decoder: &Decoder,
+    clock: &dyn Clock,
+    progress: &Progress,
+) -> Result<Report, AuditError> {
+    // The login's answer tells the server's clock; the smaller reading counts, as it does in a poll.
+    api::log_in(source, clock, progress).await?;
+    let now = source.skew().map_or(clock.now(), |skew| skew.earlier_now(clock.now()));
+    let Period { window: period, unavailable } = question.period(now)?;
+    // Asked first, so that a Kafka that is away or a topic that is not there is not taken for a fault of the journal.
+    cluster.ends(Destination::Journal).await?;
+    let ledger = read_journal(cluster).await?;
+    if ledger.head.genesis.is_none() {
+        return Err(AuditError::NoJournal(question.journal.clone()));
+    }
+    let scope = Scope {
+        journal: Trace::journal_tag(&question.journal),
+        units: &question.units,
+        // A row outside its window counts as the window's edge, which may be another one here than when it was published.
+        kept: Window::new(period.start.minus(question.window_max), period.end.plus(question.window_max)),
+    };
+    let Found { records, cut, dead_cut, foreign } = topic::read(cluster, decoder, &scope, progress).await?;
+    let terms = Terms {
+        period,
+        units: question.units.iter().map(|name| unit_terms(name, &ledger)).collect(),
+        revisions: question.revisions,
+        cut: cut.clone(),
+    };
+    let mut comparison = Comparison::new(terms.clone(), records);
+    let mut unread = Vec::new();
+    for (index, unit) in (0..).zip(&terms.units) {
+        let reading = UnitReading {
+            source,
+            clock,
+            index,
+            name: &unit.name,
+            time_zone: question.time_zone,
+            time_basis: question.time_basis,
+            progress,
+        };
+        read_unit(&reading, &pieces(period, unit.due_to, question.window_max), &mut comparison, &mut unread).await?;
+    }
+    let mut findings = comparison.finish();
+    for difference in findings.differences.iter_mut().chain(&mut findings.revised) {
+        describe(cluster, decoder, difference).await?;
+    }
+    let notes = notes(
+        question,
+        &terms,
+        &ledger,
+        &findings,
+        &[(&question.topic, &cut), (&topics::dead_letters(&question.topic), &dead_cut)],
+        foreign,
+    );
+    Ok(Report {
+        period,
+        unavailable,
+        units: question.units.clone(),
+        topic: question.topic.clone(),
+        findings,
+        unread,
+        notes,
+    })
+}
+
+/// Reads a unit's windows. One that fails is noted; when the next one fails too, it is not the window.
+async fn read_unit<S: Source>(
+    reading: &UnitReading<'_, S>,
+    windows: &[Window],
+    comparison: &mut Comparison,
+    unread: &mut Vec<Unread>,
+) -> Result<(), SourceError> {
+    let mut has_failed = false;
+    for &window in windows {
+        let (reason, failed) = match reading.read(window, comparison).await {
+            Ok(None) => {
+                has_failed = false;
+                continue;
+            }
+            Ok(Some(reason)) => (reason, false),
+            Err(error) if error.recovery != Recovery::Refused && !has_failed => (error.to_string(), true),
+            Err(error) => return Err(error),
+        };
+        has_failed = failed;
+        comparison.see_unread(reading.index, window);
+        unread.push(Unread { unit: reading.index, window, reason });
+    }
+    Ok(())
+}
+
+/// The period in pieces, one of which ends where rows without a time cease to be due.
+fn pieces(period: Window, due_to: UtcMillis, window_max: Duration) -> Vec<Window> {
+    let cut = due_to.minus(QUERY_MARGIN);
+    let mut pieces = Vec::new();
+    let mut start = period.start;
+    while start < period.end {
+        let mut end = start.plus(window_max).min(period.end);
+        if start < cut {
+            end = end.min(cut);
+        }
+        pieces.push(Window::new(start, end));
+        start = end;
+    }
+    pieces
+}
+
+fn not_due(findings: &Findings, unit: UnitIndex) -> u64 {
+    findings.days.iter().filter(|((_, of), _)| *of == unit).map(|(_, tally)| tally.not_due).sum()
+}
+
+fn started<'a>(name: &str, ledger: &'a Ledger) -> Option<&'a UnitProgress> {
+    ledger.head.units.get(name).filter(|unit| unit.is_started())
+}
+
+fn unit_terms(name: &str, ledger: &Ledger) -> UnitTerms {
+    let progress = started(name, ledger).map(|unit| &unit.progress);
+    UnitTerms {
+        name: name.to_owned(),
+        due_to: progress.map_or(UtcMillis::new(i64::MIN), |progress| progress.final_to),
+        coverage: progress.map(|progress| progress.coverage.clone()).unwrap_or_default(),
+    }
+}
+
+/// Completes a difference by a second look at its record.
+async fn describe<C: Cluster>(cluster: &C, decoder: &Decoder, difference: &mut Difference) -> Result<(), AuditError> {
+    let Some(place) = difference.place else { return Ok(()) };
+    // Deleted since, or what cannot be decoded: then its place has to do.
+    let Some((parts, call_id, leg_id)) = topic::look_again(cluster, decoder, place).await? else { return Ok(()) };
+    difference.leg.get_or_insert((call_id, leg_id));
+    if let Some(expected) = &difference.expected {
+        difference.fields = expected.differing(&parts);
+    }
+    Ok(())
+}
+
+/// What a reader has to know to judge the findings.
+fn notes(
+    question: &Question,
+    terms: &Terms,
+    ledger: &Ledger,
+    findings: &Findings,
+    cut: &[(&str, &BTreeSet<i32>)],
+    foreign: u64,
+) -> Vec<String> {
+    let total = findings.total();
+    let mut notes = Vec::new();
+    for (index, unit) in (0..).zip(&terms.units) {
+        let name = &unit.name;
+        match started(name, ledger) {
+            None => notes.push(format!("unit {name} was never read: none of its legs is due")),
+            Some(known) => {
+                if not_due(findings, index) > 0 {
+                    notes.push(format!(
+                        "unit {name} is final up to {}: what lies after it is still read again, and not due",
+                        unit.due_to
+                    ));
+                }
+                if known.source != question.source {
+                    notes.push(format!(
+                        "unit {name} was read with other filters, simplified or time_basis than those of this configuration: what is missing or extra may come from that"
+                    ));
+                }
+            }
+        }
+    }
+    for (topic, partitions) in cut.iter().filter(|(_, partitions)| !partitions.is_empty()) {
+        let partitions: Vec<String> = partitions.iter().map(ToString::to_string).collect();
+        notes.push(format!(
+            "{topic}: the oldest records of partitions {} are no longer kept, by retention or on request: what is missing may have been published and deleted since",
+            partitions.join(", ")
+        ));
+    }
+    if total.never_read > 0 {
+        notes.push(format!(
+            "{} of the missing legs are of a time that the journal does not claim to have read, such as that before the unit's start: call-legs state show tells its coverage",
+            total.never_read
+        ));
+    }
+    if total.missing > total.never_read {
+        notes.push(format!(
+            "{} of the missing legs are of a time that was read: the API has shown them later than poll.overlap allows for, or they are no longer in the topic",
+            total.missing - total.never_read
+        ));
+    }
+    if total.unburied > 0 {
+        notes.push(
+            "rows that can be no leg count by their bytes: one that the API has changed since, or writes in another source.time_zone, is another row"
+                .to_owned(),
+        );
+    }
+    let is_at_least_once = ledger.head.claim.as_ref().is_some_and(|claim| claim.delivery == Delivery::AtLeastOnce);
+    if total.twice > 0 && is_at_least_once {
+        notes.push(
+            "the journal says at least once: a leg is there twice where the process died while its write was in flight"
+                .to_owned(),
+        );
+    }
+    if findings.differences.iter().any(|difference| difference.kind == Kind::Scattered) {
+        notes.push("a call's legs are in several partitions also where partitions were added to the topic".to_owned());
+    }
+    if foreign > 0 {
+        notes.push(format!("{foreign} records are not those of this journal's connector, and were not compared"));
+    }
+    notes
+}
+
+/// A unit's name in the report.
+fn unit_name(units: &[String], index: UnitIndex) -> &str {
+    units.get(usize::from(index)).map_or("?", String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use bytes::Bytes;
+
+    use super::compare::{Records, Tally};
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::core::query::QueryBounds;
+    use crate::core::skew::Skew;
+    use crate::source::wire::{self, Page};
+
+    fn at(seconds: i64) -> UtcMillis {
+        UtcMillis::new(seconds * 1_000)
+    }
+
+    fn question(from: StartFrom, to: StartFrom) -> Question {
+        Question {
+            from,
+            to,
+            units: vec!["a".to_owned()],
+            journal: "journal".to_owned(),
+            topic: "legs".to_owned(),
+            settle: Duration::from_secs(60),
+            window_max: Duration::from_secs(3600),
+            time_zone: Tz::UTC,
+            time_basis: TimeBasis::Disconnect,
+            source: 0,
+            revisions: Revisions::Ignore,
+        }
+    }
+
+    #[test]
+    fn periods_that_cannot_be_compared_are_refused_in_words() {
+        let now = at(2_000_000_000);
+        let period = |from, to| question(from, to).period(now);
+        let refusal = |from, to| period(from, to).unwrap_err().to_string();
+        let ago = |seconds| StartFrom::Ago(Duration::from_secs(seconds));
+        let days = |days: u64| ago(days * 86_400);
+        assert_eq!(
+            period(ago(600), ago(60)).unwrap(),
+            Period { window: Window::new(at(1_999_999_400), at(1_999_999_940)), unavailable: None }
+        );
+        assert!(refusal(ago(600), ago(59)).contains("less poll.settle"));
+        assert!(refusal(ago(600), StartFrom::At(at(2_100_000_000))).contains("less poll.settle"));
+        assert!(refusal(ago(600), ago(600)).contains("is empty"));
+        assert!(refusal(ago(600), ago(700)).contains("is empty"));
+        assert!(refusal(days(800), days(740)).contains("two years ago"));
+        let cut = period(days(731), days(700)).unwrap();
+        assert_eq!(cut.unavailable, Some(Window::new(now.minus(Duration::from_secs(731 * 86_400)), cut.window.start)));
+        assert_eq!(cut.window.length(), Duration::from_secs(30 * 86_400));
+    }
+
+    #[test]
+    fn pieces_cover_the_period_and_one_ends_where_rows_cease_to_be_due() {
+        let of = |from, to, due_to| {
+            let pieces = pieces(Window::new(at(from), at(to)), at(due_to), Duration::from_secs(100));
+            let seconds = |window: &Window| (window.start.as_millis() / 1_000, window.end.as_millis() / 1_000);
+            pieces.iter().map(seconds).collect::<Vec<(i64, i64)>>()
+        };
+        assert_eq!(of(0, 250, 1_000), [(0, 100), (100, 200), (200, 250)]);
+        assert_eq!(of(0, 250, 152), [(0, 100), (100, 150), (150, 250)]);
+        assert_eq!(of(0, 100, -50), [(0, 100)]);
+        let never_read = pieces(Window::new(at(0), at(10)), UtcMillis::new(i64::MIN), Duration::from_secs(100));
+        assert_eq!(never_read, [Window::new(at(0), at(10))]);
+    }
+
+    /// Answers as it was told to, one answer a request.
+    struct Scripted(Mutex<VecDeque<Result<&'static str, SourceError>>>);
+
+    impl Source for Scripted {
+        async fn log_in(&self) -> Result<(), SourceError> {
+            Ok(())
+        }
+
+        async fn fetch(&self, _: &str, _: &QueryBounds, _: Option<&str>) -> Result<Page, SourceError> {
+            let answer = self.0.lock().unwrap().pop_front().expect("no more requests than answers");
+            answer.map(|body| wire::page(Bytes::from_static(body.as_bytes())).unwrap())
+        }
+
+        fn skew(&self) -> Option<Skew> {
+            None
+        }
+    }
+
+    /// Two rows: one in the window, one in the margin after it.
+    const WHOLE: &str = r#"{"meta":{"totalRecordCount":2,"scrollId":"No Data"},"data":[
+        {"callId":"1","legId":"1","disconnectedTimeUTC":5000},{"callId":"2","legId":"1","disconnectedTimeUTC":10000}]}"#;
+    const SHORT: &str = r#"{"meta":{"totalRecordCount":9,"scrollId":"No Data"},"data":[
+        {"callId":"1","legId":"1","disconnectedTimeUTC":5000}]}"#;
+
+    /// Reads two windows of ten seconds; gives what was found, the windows that were not whole and how many answers were left.
+    async fn read(script: Vec<Result<&'static str, SourceError>>) -> Result<(Tally, usize, usize), SourceError> {
+        let source = Scripted(Mutex::new(script.into()));
+        let terms = Terms {
+            period: Window::new(at(0), at(20)),
+            units: vec![UnitTerms { name: "a".to_owned(), due_to: at(100), coverage: Default::default() }],
+            revisions: Revisions::Ignore,
+            cut: BTreeSet::new(),
+        };
+        let mut comparison = Comparison::new(terms, Records::default());
+        let progress = Progress::default();
+        let reading = UnitReading {
+            source: &source,
+            clock: &SystemClock,
+            index: 0,
+            name: "a",
+            time_zone: Tz::UTC,
+            time_basis: TimeBasis::Disconnect,
+            progress: &progress,
+        };
+        let mut unread = Vec::new();
+        let windows = [Window::new(at(0), at(10)), Window::new(at(10), at(20))];
+        read_unit(&reading, &windows, &mut comparison, &mut unread).await?;
+        let left = source.0.lock().unwrap().len();
+        Ok((comparison.finish().total(), unread.len(), left))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rows_in_the_margin_are_the_neighbours() {
+        let (total, ..) = read(vec![Ok(WHOLE), Ok(r#"{"data":[]}"#)]).await.unwrap();
+        assert_eq!(total.api, 1);
+        let (total, unread, left) = read(vec![Ok(WHOLE), Ok(WHOLE)]).await.unwrap();
+        assert_eq!(
+            (total.api, unread, left),
+            (2, 0, 0),
+            "the second window holds the other, and shows the first once more"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_that_does_not_add_up_is_read_once_more_and_then_reported() {
+        assert_eq!(read(vec![Ok(SHORT), Ok(WHOLE), Ok(WHOLE)]).await.unwrap().1, 0);
+        let (total, unread, left) = read(vec![Ok(SHORT), Ok(SHORT), Ok(WHOLE)]).await.unwrap();
+        assert_eq!((total.api, unread, left), (2, 1, 0), "what was shown counts all the same");
+        let refused_cursor = || Err(SourceError::cursor_refused("the cursor"));
+        assert_eq!(read(vec![refused_cursor(), Ok(WHOLE), Ok(WHOLE)]).await.unwrap().1, 0);
+        assert_eq!(read(vec![refused_cursor(), refused_cursor(), Ok(WHOLE)]).await.unwrap().1, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_are_repeated_and_one_window_may_fail_but_not_two() {
+        let away = || Err(SourceError::unreachable("away"));
+        let some = |count: usize| std::iter::repeat_with(away).take(count);
+        assert_eq!(read(some(8).chain([Ok(WHOLE), Ok(WHOLE)]).collect()).await.unwrap().1, 0);
+        let (_, unread, left) = read(some(9).chain([Ok(WHOLE)]).collect()).await.unwrap();
+        assert_eq!((unread, left), (1, 0));
+        assert_eq!(read(some(18).collect()).await.unwrap_err().to_string(), "away");
+        let refused = || Err(SourceError::refused("no"));
+        assert_eq!(read(vec![refused()]).await.unwrap_err().to_string(), "no", "at once");
+    }
+}
