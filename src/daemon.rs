@@ -164,6 +164,7 @@ async fn connector(
         delays,
         apart_max: config.poll.interval * 3,
         revisions: config.policy.revisions,
+        dead_ratio_max: config.dead_letter.max_ratio,
     };
     Ok(Some(Connector {
         source,

@@ -128,6 +128,7 @@ mod tests {
                 unfinished: 3,
                 beyond_horizon: 2,
                 outside: 1,
+                held: 8,
                 late: 6,
             },
             out_offsets: OutOffsets([((OutTopic::Legs, 5), 1_000_000), ((OutTopic::DeadLetters, 0), 3)].into()),
@@ -173,6 +174,7 @@ mod tests {
                 "unfinished": counts.unfinished,
                 "beyondHorizon": counts.beyond_horizon,
                 "outside": counts.outside,
+                "held": counts.held,
             },
             "outOffsets": offsets.collect::<Vec<_>>(),
             "owner": feed.owner.to_string(),
@@ -194,7 +196,7 @@ mod tests {
         let topic = prop_oneof![Just(OutTopic::Legs), Just(OutTopic::DeadLetters)];
         let offsets = btree_map((topic, any::<i32>()), any::<i64>(), 0..6).prop_map(OutOffsets);
         let delivery = prop_oneof![Just(Delivery::ExactlyOnce), Just(Delivery::AtLeastOnce)];
-        let counts = proptest::collection::vec(0..1_u64 << 60, 8);
+        let counts = proptest::collection::vec(0..1_u64 << 60, 9);
         let numbers = (any::<[i64; 4]>(), any::<Option<i64>>(), any::<[u32; 2]>());
         let lateness =
             (proptest::collection::vec(1..1_u64 << 40, 0..9), any::<Option<u32>>(), any::<Option<(u32, u16)>>());
@@ -227,6 +229,7 @@ mod tests {
                         unfinished: counts[4],
                         beyond_horizon: counts[5],
                         outside: counts[6],
+                        held: counts[8],
                         late: counts[7],
                     },
                     out_offsets,

@@ -10,13 +10,13 @@ use crate::core::dedupe::Counts;
 use crate::core::journal::{OutOffsets, OutTopic};
 
 /// The names of counts in the schemas, in their order.
-pub(super) const COUNT_NAMES: [&str; 9] =
-    ["fetched", "published", "duplicate", "revised", "late", "dead", "unfinished", "beyondHorizon", "outside"];
+pub(super) const COUNT_NAMES: [&str; 10] =
+    ["fetched", "published", "duplicate", "revised", "late", "dead", "unfinished", "beyondHorizon", "outside", "held"];
 
 /// The counts in the order of [`COUNT_NAMES`].
 pub(super) fn counts_in_order(counts: &Counts) -> [u64; COUNT_NAMES.len()] {
-    let &Counts { published, duplicate, revised, dead, unfinished, beyond_horizon, outside, late } = counts;
-    [counts.fetched(), published, duplicate, revised, late, dead, unfinished, beyond_horizon, outside]
+    let &Counts { published, duplicate, revised, dead, unfinished, beyond_horizon, outside, held, late } = counts;
+    [counts.fetched(), published, duplicate, revised, late, dead, unfinished, beyond_horizon, outside, held]
 }
 
 /// The topic's role in the journal and in the status.

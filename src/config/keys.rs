@@ -11,8 +11,8 @@ use super::personal::Personal;
 use super::reader::Reader;
 use super::rule;
 use super::section::{
-    Admin, Avro, Credentials, Delivery, Framing, Kafka, Log, LogFormat, MessageTimestamp, Policy, Poll, Properties,
-    Registry, Revisions, Source, State, TimeBasis,
+    Admin, Avro, Credentials, DeadLetter, Delivery, Framing, Kafka, Log, LogFormat, MessageTimestamp, Policy, Poll,
+    Properties, Registry, Revisions, Source, State, TimeBasis,
 };
 use crate::core::planner::Sweep;
 
@@ -22,6 +22,7 @@ pub(super) struct Sections {
     pub(super) poll: Poll,
     pub(super) sweeps: Vec<Sweep>,
     pub(super) policy: Policy,
+    pub(super) dead_letter: DeadLetter,
     pub(super) kafka: Kafka,
     pub(super) avro: Avro,
     pub(super) state: State,
@@ -35,6 +36,7 @@ pub(super) fn sections(r: &mut Reader) -> Option<Sections> {
     let poll = poll(r);
     let sweeps = sweeps(r);
     let policy = policy(r);
+    let dead_letter = dead_letter(r);
     let kafka = kafka(r);
     let avro = avro(r);
     let state = state(r);
@@ -52,6 +54,7 @@ pub(super) fn sections(r: &mut Reader) -> Option<Sections> {
         poll: poll?,
         sweeps: sweeps?,
         policy: policy?,
+        dead_letter: dead_letter?,
         kafka: kafka?,
         avro: avro?,
         state: state?,
@@ -241,6 +244,12 @@ fn policy(r: &mut Reader) -> Option<Policy> {
         rule::one_of([("ignore", Revisions::Ignore), ("publish", Revisions::Publish)]),
     );
     Some(Policy { revisions: revisions? })
+}
+
+fn dead_letter(r: &mut Reader) -> Option<DeadLetter> {
+    // Rows are rarely dead by themselves; more than one in twenty means that the API has changed.
+    let max_ratio = r.or_default("dead_letter.max_ratio", "0.05", rule::ratio());
+    Some(DeadLetter { max_ratio: max_ratio? })
 }
 
 /// More than a cluster takes without special care; Kafka itself documents no limit.

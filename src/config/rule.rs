@@ -36,6 +36,7 @@ type Parse<T> = Box<dyn Fn(&str) -> Option<T>>;
 enum Bare {
     Nothing,
     Integer,
+    Number,
     Boolean,
 }
 
@@ -54,6 +55,9 @@ impl<T: 'static> Rule<T> {
         match (value, self.bare) {
             (Value::String(_, text), _) => Some(text.trim().to_owned()),
             (Value::Num(_, number), Bare::Integer) => number.to_i128().map(|number| number.to_string()),
+            (Value::Num(_, number), Bare::Number) => {
+                number.to_i128().map(|whole| whole.to_string()).or(number.to_f64().map(|part| part.to_string()))
+            }
             (Value::Bool(_, flag), Bare::Boolean) => Some(flag.to_string()),
             _ => None,
         }
@@ -93,6 +97,12 @@ where
 {
     let must = format!("be a whole number between {} and {}", range.start(), range.end());
     Rule::new(must, move |text| text.parse().ok().filter(|number| range.contains(number))).or_bare(Bare::Integer)
+}
+
+/// A share, between 0 and 1.
+pub(super) fn ratio() -> Rule<f64> {
+    Rule::new("be a number between 0 and 1", |text| text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio)))
+        .or_bare(Bare::Number)
 }
 
 /// One of a few words.

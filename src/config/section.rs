@@ -80,6 +80,13 @@ pub struct Poll {
     pub start_from: Option<StartFrom>,
 }
 
+/// `[dead_letter]`: rows that cannot be legs.
+#[derive(Clone, Copy, Debug)]
+pub struct DeadLetter {
+    /// The share of the last 1,000 rows that may be dead before they are held back, 0 to 1.
+    pub max_ratio: f64,
+}
+
 /// `[policy]`: what becomes of legs that are not simply new.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {

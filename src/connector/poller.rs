@@ -101,6 +101,9 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
                     tracing::warn!(unit = self.reader.unit, window = %piece.window, %fault, "a window could not be read whole; it is read again with the next poll");
                     held.get_or_insert((UnitState::SourceIncomplete, format!("window {}: {fault}", piece.window)));
                 }
+                Ok(_) if pass.sightings.held > 0 => {
+                    held.get_or_insert((UnitState::SourceInvalid, describe_held(pass.sightings.held)));
+                }
                 Ok(_) if self.reader.clocks_differ() => {
                     held.get_or_insert((UnitState::ClockSkew, self.reader.describe_skew()));
                 }
@@ -166,11 +169,15 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
                 "ok"
             }
             PollEnd::Held(state, detail) => {
-                if state == UnitState::ClockSkew {
+                if state != UnitState::SourceIncomplete {
                     tracing::warn!(unit = self.reader.unit, "{detail}");
                 }
                 self.reader.show(state, &detail);
-                if state == UnitState::ClockSkew { "clock_skew" } else { "incomplete" }
+                match state {
+                    UnitState::ClockSkew => "clock_skew",
+                    UnitState::SourceInvalid => "invalid",
+                    _ => "incomplete",
+                }
             }
         };
         self.count_poll(result);
@@ -184,6 +191,7 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
             unfinished = counts.unfinished,
             beyond_horizon = counts.beyond_horizon,
             outside = counts.outside,
+            held = counts.held,
             late = counts.late,
             complete_to = progress.map(|progress| display(progress.complete_to)),
             final_to = progress.map(|progress| display(progress.final_to)),
@@ -209,4 +217,11 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
     fn count_poll(&self, result: &'static str) {
         self.reader.metrics.polls.get_or_create(&UnitResultLabels { unit: self.reader.unit.clone(), result }).inc();
     }
+}
+
+fn describe_held(held: u64) -> String {
+    format!(
+        "too many rows cannot be legs ({held} in one window, beyond dead_letter.max_ratio): they are held back and read again, \
+         legs are published, the watermarks wait; look whether the API has changed, or raise dead_letter.max_ratio to bury them"
+    )
 }

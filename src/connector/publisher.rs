@@ -16,7 +16,7 @@ use super::transaction::{CommitError, Draft, PAGE_ENTRIES_MAX, PageDraft};
 use crate::clock::Clock;
 use crate::codec::{Framing, LegEncoder};
 use crate::config::{MessageTimestamp, Revisions, TimeBasis};
-use crate::core::dead_letter::Reason;
+use crate::core::dead_letter::{Budget, Reason};
 use crate::core::dedupe::{Counts, Seen, Verdict, classify};
 use crate::core::feed::{UnitFeed, state};
 use crate::core::identity::{Fingerprint, KeyHash};
@@ -75,6 +75,8 @@ pub struct RecordTerms {
     pub apart_max: Duration,
     /// What becomes of a leg whose content changed after it was published.
     pub revisions: Revisions,
+    /// The share of a unit's newest rows that may be dead.
+    pub dead_ratio_max: f64,
 }
 
 /// Publishes for all units.
@@ -92,6 +94,8 @@ pub(super) struct Publisher<C: Cluster, V> {
     /// Rows that the brokers have refused for their content, by the hash of their bytes: each refusal
     /// costs a transaction and a take-over, so they are not offered again for a while.
     refused: HashMap<KeyHash, (Reason, Instant)>,
+    /// By unit: how many of its newest rows were dead.
+    budgets: HashMap<String, Budget>,
     /// When it was said of a unit that its legs come near the overlap's edge.
     warned: BTreeMap<String, Instant>,
     /// Whether this process has begun the journal.
@@ -130,6 +134,8 @@ struct Batch {
     lateness: Lateness,
     /// Every row, by its leg's identity or its own hash.
     seen: Vec<KeyHash>,
+    /// How many dead rows the unit may have after these.
+    budget: Budget,
     page: PageDraft,
 }
 
@@ -138,6 +144,15 @@ struct Batch {
 pub(super) struct Sightings {
     /// Distinct rows.
     pub(super) rows: HashSet<KeyHash>,
+    /// Dead rows that were held back.
+    pub(super) held: u64,
+}
+
+impl Sightings {
+    fn take(&mut self, batch: &Batch) {
+        self.rows.extend(&batch.seen);
+        self.held += batch.counts.held;
+    }
 }
 
 impl<C: Cluster, V: View> Publisher<C, V> {
@@ -159,6 +174,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             uncommitted: BTreeMap::new(),
             told: BTreeMap::new(),
             refused: HashMap::new(),
+            budgets: HashMap::new(),
             warned: BTreeMap::new(),
             has_begun: false,
         }
@@ -405,7 +421,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             if batch.page.is_empty() && batch.messages.is_empty() {
                 self.note_uncommitted(read.unit, batch.counts);
                 self.note_published(&batch, read, None);
-                sightings.rows.extend(&batch.seen);
+                sightings.take(&batch);
                 return Ok(batch.counts);
             }
             let unit = self.progress(read.unit).cloned().unwrap_or_else(|| self.unstarted(read.unit));
@@ -425,7 +441,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 Ok(()) => {
                     self.uncommitted.remove(read.unit);
                     self.note_published(&batch, read, Some(started));
-                    sightings.rows.extend(&batch.seen);
+                    sightings.take(&batch);
                     return Ok(batch.counts);
                 }
                 Err(CommitError::Content(positions)) => {
@@ -451,7 +467,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                         acknowledged(&self.status);
                         self.uncommitted.remove(read.unit);
                         self.note_published(&batch, read, Some(started));
-                        sightings.rows.extend(&batch.seen);
+                        sightings.take(&batch);
                         return Ok(batch.counts);
                     }
                 }
@@ -503,6 +519,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             disconnected: Vec::new(),
             lateness: Lateness::default(),
             seen: Vec::with_capacity(rows.len()),
+            budget: self.budget(read.unit),
             page: PageDraft::new(read.unit.to_owned(), generation),
         };
         let mut legs = Vec::with_capacity(rows.len());
@@ -583,7 +600,8 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 batch.counts.revised += 1;
             }
         }
-        batch.counts.dead = dead.len() as u64;
+        let is_dead: BTreeSet<usize> = dead.iter().map(|dead| dead.row).collect();
+        (0..rows.len()).for_each(|row| batch.budget.note(is_dead.contains(&row)));
         self.bury(&mut batch, rows, dead, read, unburied).await?;
         Ok(batch)
     }
@@ -593,6 +611,10 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         let is_older = matches!(read.piece.how, How::Sweep | How::Backfill);
         let Some(unit) = self.progress(read.unit).filter(|_| is_older) else { return false };
         read.asked.start < unit.progress.floor && unit.progress.coverage.contains(last_of(read.piece.window))
+    }
+
+    fn budget(&self, unit: &str) -> Budget {
+        self.budgets.get(unit).cloned().unwrap_or_else(|| Budget::new(self.terms.dead_ratio_max))
     }
 
     /// How late a new leg was, as far as this read can tell.
@@ -696,6 +718,11 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         let stored = self.owner.follower.find(keys.clone()).await?;
         let mut in_batch = BTreeSet::new();
         for ((key, stored), dead) in keys.into_iter().zip(stored).zip(dead) {
+            if stored.is_none() && batch.budget.is_exceeded() {
+                batch.counts.held += 1;
+                continue;
+            }
+            batch.counts.dead += 1;
             if stored.is_some() || unburied.contains(&dead.row) || !in_batch.insert(key) {
                 continue;
             }
@@ -896,6 +923,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
 
     /// Counts a chunk's rows, and how fresh its legs were when Kafka had them.
     fn note_published(&mut self, batch: &Batch, read: Read<'_>, started: Option<Instant>) {
+        self.budgets.insert(read.unit.to_owned(), batch.budget.clone());
         self.status.update_unit(read.unit, |status| status.counts += batch.counts);
         for (result, count) in batch.counts.named() {
             let labels = UnitResultLabels { unit: read.unit.to_owned(), result };

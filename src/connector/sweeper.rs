@@ -78,7 +78,11 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
             }
             let mut pass =
                 Pass { piece, generation: unit.generation, counts: &mut counts, sightings: Sightings::default() };
-            if let Step::Broken(fault) = self.reader.read(&mut pass).await? {
+            let step = self.reader.read(&mut pass).await?;
+            if pass.sightings.held > 0 {
+                return Err(SourceError::unreachable("too many rows cannot be legs").into());
+            }
+            if let Step::Broken(fault) = step {
                 tracing::warn!(unit = self.reader.unit, window = %piece.window, %fault, "a window could not be swept whole; the sweep is begun again");
                 return Err(SourceError::unreachable(fault.to_string()).into());
             }

@@ -1,6 +1,46 @@
-//! Rows that cannot be published as a leg: why, in words that hold nothing of the row.
+//! Rows that cannot be published as a leg: why, in words that hold nothing of the row, and how many are too many.
 
+use std::collections::VecDeque;
 use std::fmt;
+
+/// Over how many of the newest rows dead ones are counted.
+const ROWS: usize = 1_000;
+
+/// Fewer dead rows than this are never too many.
+const DEAD_MIN: usize = 20;
+
+/// How many of a unit's rows may be dead: beyond it the API is broken, and not some of its rows.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    ratio_max: f64,
+    newest: VecDeque<bool>,
+    dead: usize,
+}
+
+impl Budget {
+    /// Of the last 1,000 rows at most this share may be dead.
+    pub fn new(ratio_max: f64) -> Self {
+        Self { ratio_max, newest: VecDeque::with_capacity(ROWS), dead: 0 }
+    }
+
+    /// Takes note of the next row.
+    pub fn note(&mut self, is_dead: bool) {
+        if self.newest.len() == ROWS {
+            self.dead -= usize::from(self.newest.pop_front() == Some(true));
+        }
+        self.newest.push_back(is_dead);
+        self.dead += usize::from(is_dead);
+    }
+
+    /// Whether there are too many dead rows.
+    pub fn is_exceeded(&self) -> bool {
+        #[expect(clippy::cast_precision_loss, reason = "a thousand at most")]
+        let allowed = self.ratio_max * self.newest.len() as f64;
+        #[expect(clippy::cast_precision_loss, reason = "a thousand at most")]
+        let dead = self.dead as f64;
+        self.dead >= DEAD_MIN && dead > allowed
+    }
+}
 
 /// Why a row is a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,5 +88,31 @@ impl fmt::Display for Reason {
             Self::Timestamp => "the topic refuses the disconnect time as a timestamp (message.timestamp.before.max.ms, message.timestamp.after.max.ms)",
             Self::Invalid => "the brokers refuse the record as invalid",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(rows: impl IntoIterator<Item = bool>) -> Budget {
+        let mut budget = Budget::new(0.05);
+        rows.into_iter().for_each(|is_dead| budget.note(is_dead));
+        budget
+    }
+
+    #[test]
+    fn a_few_dead_rows_are_never_too_many() {
+        assert!(!after([true; 19]).is_exceeded());
+        assert!(after([true; 20]).is_exceeded());
+    }
+
+    #[test]
+    fn the_share_counts_over_the_newest_rows() {
+        let mixed = |good: usize, dead: usize| std::iter::repeat_n(false, good).chain(std::iter::repeat_n(true, dead));
+        assert!(!after(mixed(950, 50)).is_exceeded());
+        assert!(after(mixed(949, 51)).is_exceeded());
+        assert!(!after(mixed(0, 500).chain(mixed(1_000, 0))).is_exceeded(), "what was long ago is forgotten");
+        assert!(!Budget::new(1.0).is_exceeded());
     }
 }

@@ -57,6 +57,8 @@ pub struct Counts {
     pub unfinished: u64,
     /// Too old to be told from what was published and forgotten.
     pub beyond_horizon: u64,
+    /// Dead, and too many to be buried: the API is broken, and not some of its rows. Read again.
+    pub held: u64,
     /// In the margin by which the query reaches beyond its window: the neighbouring windows' rows.
     pub outside: u64,
     /// Of the published ones, those that lie in a period already called final; no count of its own.
@@ -65,7 +67,7 @@ pub struct Counts {
 
 impl Counts {
     /// Each count with its name in logs, metrics and summaries.
-    pub fn named(&self) -> [(&'static str, u64); 7] {
+    pub fn named(&self) -> [(&'static str, u64); 8] {
         [
             ("published", self.published),
             ("duplicate", self.duplicate),
@@ -74,6 +76,7 @@ impl Counts {
             ("unfinished", self.unfinished),
             ("beyond_horizon", self.beyond_horizon),
             ("outside", self.outside),
+            ("held", self.held),
         ]
     }
 
@@ -92,6 +95,7 @@ impl std::ops::AddAssign for Counts {
         self.unfinished += other.unfinished;
         self.beyond_horizon += other.beyond_horizon;
         self.outside += other.outside;
+        self.held += other.held;
         self.late += other.late;
     }
 }
@@ -142,9 +146,10 @@ mod tests {
             unfinished: 5,
             beyond_horizon: 6,
             outside: 7,
+            held: 8,
             late: 1,
         };
         counts += counts;
-        assert_eq!(counts.fetched(), 56, "a late leg is one of the published");
+        assert_eq!(counts.fetched(), 72, "a late leg is one of the published");
     }
 }

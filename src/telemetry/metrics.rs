@@ -123,10 +123,10 @@ const LATENESS_SECONDS: [f64; 10] = [30.0, 60.0, 120.0, 300.0, 900.0, 1800.0, 36
 impl Metrics {
     fn register(&mut self) {
         let Self { registry, .. } = self;
-        registry.register("rows", "Rows read from the API by what became of them: published, duplicate, revised, dead, unfinished, beyond_horizon, outside", self.rows.clone());
+        registry.register("rows", "Rows read from the API by what became of them: published, duplicate, revised, dead, unfinished, beyond_horizon, outside, held", self.rows.clone());
         registry.register(
             "polls",
-            "Polls by how they ended: ok, incomplete, clock_skew, unreachable, rate_limited, cursor_refused, refused",
+            "Polls by how they ended: ok, incomplete, invalid, clock_skew, unreachable, rate_limited, cursor_refused, refused",
             self.polls.clone(),
         );
         registry.register(

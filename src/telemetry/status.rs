@@ -33,6 +33,8 @@ pub enum UnitState {
     SourceRateLimited,
     /// The newest poll could not read its window whole: the watermarks wait.
     SourceIncomplete,
+    /// Too many rows cannot be legs: they are held back, the watermarks wait.
+    SourceInvalid,
     /// The server's clock and ours differ too much: legs are published, the watermarks wait.
     ClockSkew,
 }
@@ -48,6 +50,7 @@ impl UnitState {
             Self::SourceAuth => "source_auth",
             Self::SourceRateLimited => "source_rate_limited",
             Self::SourceIncomplete => "source_incomplete",
+            Self::SourceInvalid => "source_invalid",
             Self::ClockSkew => "clock_skew",
         }
     }

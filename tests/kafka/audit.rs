@@ -42,7 +42,7 @@ async fn after_changes() -> Rig {
     let settings = sandbox_settings(300, HOUR);
     let dataset = DatasetSettings { revised_share: 0.5, ..settings.dataset.clone() };
     let settings = Settings { dataset, faults: "garbage=10%".parse().unwrap(), ..settings };
-    let rig = rig_of(settings, &[]).await;
+    let rig = rig_of(settings, &["dead_letter.max_ratio = 1"]).await;
     run_once(&rig).await;
     rig.sandbox.set_now(rig.sandbox.now().plus(Duration::from_secs(1_200)));
     rig

@@ -5,7 +5,7 @@ use std::time::Duration;
 use call_legs::sandbox::dataset::DatasetSettings;
 use call_legs::sandbox::{Sandbox, Settings};
 
-use super::rig::{Rig, assert_complete, identities, sandbox_settings};
+use super::rig::{Rig, assert_complete, identities, read_committed, sandbox_settings};
 use super::support::kafka::{Kafka, kafka};
 use super::support::read_topic::{Framing, Isolation, read_topic_with_java};
 
@@ -142,4 +142,31 @@ async fn records_that_the_brokers_refuse_are_dead_letters_and_repeat_nothing() {
     );
     assert_eq!(legs.len() + dead.len(), 300, "each row is in exactly one of the topics");
     assert!(dead.iter().all(|message| message["headers"]["call-legs-error-code"]["text"] == "timestamp-refused"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_rubbish_is_held_back_until_it_is_allowed() {
+    let faults = "garbage=60%".parse().unwrap();
+    let settings = Settings { faults, ..sandbox_settings(300, Duration::from_secs(3600)) };
+    let mut rig = Rig::new(Sandbox::start(settings).await.unwrap(), kafka().bootstrap(), &[]);
+    let daemon = rig.start();
+    rig.until("rows held back", async || rig.metric("call_legs_polls_total", "result=\"invalid\"").await >= 6.0).await;
+    let (status, reason) = rig.page("/readyz").await.unwrap();
+    assert!(status == 503 && reason.contains("source_invalid") && reason.contains("dead_letter.max_ratio"), "{reason}");
+    let dead_letters = format!("{}.dead-letter", rig.topic);
+    let buried = read_committed(kafka().bootstrap(), &dead_letters).len();
+    assert!(buried < 60, "only those before there were too many, of each of three units: {buried}");
+    let published = identities(kafka().bootstrap(), &rig.topic).await.len();
+    assert!(published > 0, "legs are published all the same");
+    let whole = rig.metric("call_legs_polls_total", "unit=\"acme-east\",result=\"ok\"").await;
+    assert!(whole < 1.0, "and the watermarks wait");
+    daemon.terminate();
+
+    rig.set("dead_letter.max_ratio", "1");
+    let _daemon = rig.start();
+    rig.polled_whole(1).await;
+    assert!(read_committed(kafka().bootstrap(), &dead_letters).len() > buried);
+    let found = identities(kafka().bootstrap(), &rig.topic).await;
+    // Some rubbish is a leg all the same.
+    assert!(rig.true_identities().iter().all(|leg| found.contains_key(leg)) && found.values().all(|times| *times == 1));
 }

@@ -153,7 +153,7 @@ async fn rubbish_rows_become_dead_letters_once_and_their_neighbours_get_through(
     let faults = "garbage=10%".parse().unwrap();
     let sandbox =
         Sandbox::start(Settings { faults, ..sandbox_settings(300, Duration::from_secs(3600)) }).await.unwrap();
-    let rig = Rig::new(sandbox, kafka().bootstrap(), &["poll.overlap = \"2h\""]);
+    let rig = Rig::new(sandbox, kafka().bootstrap(), &["poll.overlap = \"2h\"", "dead_letter.max_ratio = 1"]);
     let _daemon = rig.start();
     rig.polled_whole(3).await;
 

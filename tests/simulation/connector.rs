@@ -59,6 +59,8 @@ async fn run(parts: Parts) -> Result<(), String> {
             delays: plan.delays,
             apart_max: plan.interval * 3,
             revisions: plan.revisions,
+            // A third of the rows may be rubbish where there are few.
+            dead_ratio_max: 1.0,
         },
         pace: Pace {
             interval: plan.interval,

@@ -185,6 +185,7 @@ fn counts(reader: &mut DatumReader<'_>) -> Result<Counts, ReadError> {
         unfinished: reader.number()?,
         beyond_horizon: reader.number()?,
         outside: reader.number()?,
+        held: reader.number()?,
     };
     let sum = counts.named().iter().try_fold(0_u64, |sum, (_, count)| sum.checked_add(*count));
     if sum == Some(fetched) { Ok(counts) } else { Err(ReadError::Counts) }

@@ -101,6 +101,7 @@ fn progress() -> Record {
             unfinished: 3,
             beyond_horizon: 2,
             outside: 1,
+            held: 8,
             late: 6,
         },
         lateness: Lateness {
@@ -331,7 +332,7 @@ fn json_is_for_eyes() {
     );
     let progress = to_json(&progress());
     assert_eq!(progress["coverage"][0], json!({"start": "2022-02-03T12:27:00Z", "end": "2022-02-03T13:27:00Z"}));
-    assert_eq!(progress["counts"]["fetched"], 685);
+    assert_eq!(progress["counts"]["fetched"], 693);
     assert_eq!(progress["source"], "f1f2f3f4f5f6f7f8");
     assert_eq!(to_json(&Record::UnitForgotten("a".to_owned())), json!({"record": "unit-forgotten", "unit": "a"}));
 }
@@ -370,7 +371,7 @@ fn all_offsets() -> impl Strategy<Value = OutOffsets> {
 }
 
 fn all_counts() -> impl Strategy<Value = Counts> {
-    vec(0..1_u64 << 60, 8).prop_map(|counts| Counts {
+    vec(0..1_u64 << 60, 9).prop_map(|counts| Counts {
         published: counts[0],
         duplicate: counts[1],
         revised: counts[2],
@@ -378,6 +379,7 @@ fn all_counts() -> impl Strategy<Value = Counts> {
         unfinished: counts[4],
         beyond_horizon: counts[5],
         outside: counts[6],
+        held: counts[8],
         late: counts[7],
     })
 }

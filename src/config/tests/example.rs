@@ -36,6 +36,7 @@ const CONTRACT: &[&str] = &[
     "poll.start_from",
     "sweeps",
     "policy.revisions",
+    "dead_letter.max_ratio",
     "kafka.bootstrap_servers",
     "kafka.topic",
     "kafka.partitions",

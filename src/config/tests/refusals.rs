@@ -129,6 +129,10 @@ fn values_in_the_file() {
             "sweeps (from c.toml, line 1) must not look back further than state.horizon: an older leg could not be told from one that was published and forgotten",
         ),
         (
+            "dead_letter.max_ratio = 1.01",
+            "dead_letter.max_ratio (from c.toml, line 1) must be a number between 0 and 1",
+        ),
+        (
             "kafka.bootstrap_servers = \"\"",
             "kafka.bootstrap_servers (from c.toml, line 1) must name one or more brokers, such as \"kafka-1:9092,kafka-2:9092\" or [\"kafka-1:9092\", \"kafka-2:9092\"]",
         ),
