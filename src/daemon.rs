@@ -99,16 +99,22 @@ pub async fn run(
 }
 
 /// Becomes the owner for one order: for commands, while no daemon of this configuration runs.
-pub async fn carry_out(config: Config, order: Order) -> Result<String, Ended> {
-    let status = StatusBoard::default();
+///
+/// A backfill is read to its end, or until `stop`; `asked` is told before that.
+pub async fn carry_out(
+    config: Config,
+    order: Order,
+    status: StatusBoard,
+    stop: CancellationToken,
+    asked: impl FnOnce(&str),
+) -> Result<String, Ended> {
     let _lock = StateLock::acquire(&config.state.dir).or_exit(Exit::State)?;
     let (_orders, ordered) = mpsc::channel(1);
-    let stop = CancellationToken::new();
     let admin = "none (a command)".to_owned();
     let connector =
         connector(&config, TopicCheck::Ensure, admin, &status, Arc::new(Metrics::default()), ordered, &stop).await?;
     match connector {
-        Some(connector) => connector.carry_out(order).await.map_err(ended_by),
+        Some(connector) => connector.carry_out(order, stop, asked).await.map_err(ended_by),
         None => Err(anyhow!("stopped")).or_exit(Exit::Internal),
     }
 }

@@ -24,6 +24,10 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 /// Where orders are posted: JSON of an [`Order`], with the token as bearer; the answer is text.
 pub const ORDERS: &str = "/orders";
 
+/// Where backfills are shown, with the token as bearer: JSON, a list of
+/// [`BackfillStatus`](crate::telemetry::status::BackfillStatus).
+pub const BACKFILLS: &str = "/backfills";
+
 /// What the pages are rendered from.
 #[derive(Clone)]
 pub struct Pages {
@@ -52,6 +56,7 @@ pub async fn serve(listener: TcpListener, pages: Pages, stopped: impl Future<Out
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route(ORDERS, post(order))
+        .route(BACKFILLS, get(backfills))
         .with_state(pages);
     if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(stopped).await {
         tracing::warn!(%error, "the admin port is no longer served");
@@ -77,10 +82,27 @@ async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, OPENMETRICS)], pages.metrics.render(&pages.status.read(), Instant::now()))
 }
 
-async fn order(State(pages): State<Pages>, headers: HeaderMap, body: String) -> (StatusCode, String) {
+fn is_ours(pages: &Pages, headers: &HeaderMap) -> bool {
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if !bearer.and_then(|value| value.strip_prefix("Bearer ")).is_some_and(|token| pages.token.matches(token)) {
-        return (StatusCode::UNAUTHORIZED, "orders take the token in the state directory\n".to_owned());
+    bearer.and_then(|value| value.strip_prefix("Bearer ")).is_some_and(|token| pages.token.matches(token))
+}
+
+const NOT_OURS: &str = "orders take the token in the state directory\n";
+
+async fn backfills(State(pages): State<Pages>, headers: HeaderMap) -> (StatusCode, String) {
+    if !is_ours(&pages, &headers) {
+        return (StatusCode::UNAUTHORIZED, NOT_OURS.to_owned());
+    }
+    let backfills: Vec<_> = pages.status.read().backfills.into_values().collect();
+    match serde_json::to_string(&backfills) {
+        Ok(json) => (StatusCode::OK, json),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+async fn order(State(pages): State<Pages>, headers: HeaderMap, body: String) -> (StatusCode, String) {
+    if !is_ours(&pages, &headers) {
+        return (StatusCode::UNAUTHORIZED, NOT_OURS.to_owned());
     }
     let order: Order = match serde_json::from_str(&body) {
         Ok(order) => order,

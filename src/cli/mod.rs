@@ -1,8 +1,10 @@
 //! The command line: what the program can be asked to do.
 
 mod audit;
+mod backfill;
 mod check;
 mod demo;
+mod owner;
 mod run;
 mod schema;
 mod state;
@@ -70,6 +72,11 @@ enum Command {
     /// Changes are asked of the running owner. Without one the command becomes the owner until it is
     /// through; beside an owner elsewhere that is at work it is refused, with the owner's address.
     State(state::StateArgs),
+    /// Read a past period, as far as it was never read
+    ///
+    /// The owner reads it behind its polls, within the same request budget, and goes on after a crash.
+    /// Ending this command ends what it shows. Without a running daemon the command becomes the owner.
+    Backfill(backfill::BackfillArgs),
     /// Serve a simulated 8x8 API, with faults and late rows on request
     Sandbox(SandboxArgs),
     /// Print the Avro schema and its fingerprints, or register it
@@ -107,6 +114,7 @@ async fn dispatch(command: Command) -> Result<(), Ended> {
         Command::Audit(arguments) => unless_stopped(audit::run(arguments), &stop).await,
         Command::Tail(arguments) => tail::run(arguments, stop).await,
         Command::State(arguments) => unless_stopped(state::run(arguments), &stop).await,
+        Command::Backfill(arguments) => backfill::run(arguments, stop).await,
         Command::Sandbox(arguments) => {
             crate::sandbox::run(arguments, stop.cancelled_owned()).await.or_exit(Exit::Usage)
         }

@@ -3,15 +3,13 @@
 //! What changes something is asked of the running owner, over its admin port with the token that it
 //! keeps in the state directory. Where no owner runs, the command becomes the owner for as long as it takes.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::anyhow;
 use clap::{Args, Subcommand};
+use tokio_util::sync::CancellationToken;
 
-use super::{load, print_line};
-use crate::admin::ORDERS;
+use super::{load, owner, print_line};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, StartFrom};
 use crate::connector::{Order, preview_rewind, read_journal};
@@ -22,10 +20,7 @@ use crate::daemon;
 use crate::error::{Ended, Exit, OrExit};
 use crate::sink::KafkaCluster;
 use crate::sink::topics::Topics;
-use crate::store::Token;
-
-/// Building a large view anew takes minutes.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+use crate::telemetry::StatusBoard;
 
 #[derive(Debug, Args)]
 pub(super) struct StateArgs {
@@ -90,7 +85,7 @@ pub(super) async fn run(arguments: StateArgs) -> Result<(), Ended> {
         StateCommand::Adopt(place) => (place, Order::Adopt),
     };
     let config = load(&place.config)?;
-    let done = match ask_owner(&config, &order).await? {
+    let done = match owner::give(&config, &order).await? {
         Some(done) => done,
         None => match order {
             Order::Verify => daemon::verify(&config).await?,
@@ -100,42 +95,11 @@ pub(super) async fn run(arguments: StateArgs) -> Result<(), Ended> {
             }
             order => {
                 eprintln!("no daemon of this configuration runs here: becoming the owner for this order");
-                daemon::carry_out(config, order).await?
+                daemon::carry_out(config, order, StatusBoard::default(), CancellationToken::new(), |_| {}).await?
             }
         },
     };
     print_line(done.trim_end())
-}
-
-/// The running owner's answer; `None` when none runs here.
-async fn ask_owner(config: &Config, order: &Order) -> Result<Option<String>, Ended> {
-    // Without one that can be read, no owner runs on this directory, or none that would take orders from us.
-    let Ok(token) = Token::read(&config.state.dir) else { return Ok(None) };
-    let mut address = config.admin.listen;
-    if address.ip().is_unspecified() {
-        address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    }
-    let body = serde_json::to_string(order).or_exit(Exit::Internal)?;
-    let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build().or_exit(Exit::Internal)?;
-    let request = client.post(format!("http://{address}{ORDERS}")).bearer_auth(token.expose()).body(body);
-    let answer = match request.send().await {
-        Err(error) if error.is_connect() => return Ok(None),
-        answer => {
-            answer.map_err(|error| anyhow!("admin.listen: {address} does not answer: {error}")).or_exit(Exit::State)?
-        }
-    };
-    let status = answer.status();
-    let said = answer.text().await.or_exit(Exit::State)?;
-    match status.as_u16() {
-        200 => Ok(Some(said)),
-        401 => Err(anyhow!(
-            "admin.listen: whoever listens on {address} does not take the token in {}: it is another connector's",
-            config.state.dir.display()
-        ))
-        .or_exit(Exit::State),
-        409 => Err(anyhow!("{}", said.trim_end())).or_exit(Exit::Usage),
-        _ => Err(anyhow!("the owner could not do it: {}", said.trim_end())).or_exit(Exit::State),
-    }
 }
 
 /// For those who only read: no topic is created or changed.
@@ -199,6 +163,21 @@ fn describe(ledger: &Ledger, topic: &str, settle: Duration) -> Vec<String> {
         if let Some(change) = &unit.change {
             lines.push(format!("  {} {}", change.what.as_str(), change.at));
         }
+    }
+    for backfill in head.backfills.values() {
+        let unit = head.units.get(&backfill.unit);
+        let holes = unit.map(|unit| unit.progress.coverage.holes(backfill.window)).unwrap_or_default();
+        let left: Duration = holes.iter().map(|hole| hole.length()).sum();
+        lines.push(format!(
+            "backfill {} of unit {}: {} {}, asked for {}, {} published, {} of it left",
+            backfill.id,
+            backfill.unit,
+            backfill.window,
+            backfill.state.as_str(),
+            backfill.at,
+            backfill.counts.published,
+            humantime::format_duration(left)
+        ));
     }
     lines
 }

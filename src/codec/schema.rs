@@ -38,6 +38,8 @@ schemas! {
     journal_page = "journal-page.avsc";
     /// The journal's progress of a unit, from `schemas/journal-progress.avsc`.
     journal_progress = "journal-progress.avsc";
+    /// The journal's backfill, from `schemas/journal-backfill.avsc`.
+    journal_backfill = "journal-backfill.avsc";
 }
 
 /// A schema of this program, with everything derived from its text.
@@ -174,7 +176,7 @@ mod tests {
     }
 
     /// All schemas of the program with their files' names.
-    fn all() -> [(&'static str, &'static PublishedSchema); 6] {
+    fn all() -> [(&'static str, &'static PublishedSchema); 7] {
         [
             ("call-leg", call_leg()),
             ("status", status()),
@@ -182,6 +184,7 @@ mod tests {
             ("journal-claim", journal_claim()),
             ("journal-page", journal_page()),
             ("journal-progress", journal_progress()),
+            ("journal-backfill", journal_backfill()),
         ]
     }
 

@@ -16,7 +16,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `poller` | one unit's loop |
-//! | `sweeper` | one unit's slower re-reads |
+//! | `sweeper`, `backfiller` | one unit's slower re-reads, and the past periods that an operator asked for |
 //! | `reader` | one window read whole, page by page |
 //! | `publisher` | rows to transactions; beats |
 //! | `owner`, `takeover` | who may write: standing by, claim, read-back, what follows a doubtful answer |
@@ -26,6 +26,7 @@
 //! | `follower` | the journal read and folded, the view kept up to date |
 //! | `fault` | every reason not to go on, and what follows from it |
 
+mod backfiller;
 mod claim;
 mod fault;
 mod follower;
@@ -49,7 +50,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use fault::JournalFault;
 pub use follower::{read_journal, verify_view};
-pub use order::{Order, OrderError, preview_rewind};
+pub use order::{Order, OrderError, preview_backfill, preview_rewind};
 pub use owner::{Identity, Terms};
 pub use publisher::{RecordTerms, time_of};
 
@@ -64,6 +65,7 @@ use crate::sink::Cluster;
 use crate::source::Source;
 use crate::store::{StoreError, View};
 use crate::telemetry::{Metrics, Role, StatusBoard};
+use backfiller::Backfiller;
 use fault::Fault;
 use owner::Owner;
 use poller::Poller;
@@ -208,10 +210,16 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
 
     /// Owns the journal for one order, carries it out, and gives the journal up again.
     ///
+    /// Backfills are read to their end, or until told to stop; `asked` is given what the order has said first.
+    ///
     /// # Errors
     /// Also when another instance is at work, which is then to be asked instead.
-    pub async fn carry_out(self, order: Order) -> Result<String, ConnectorError> {
-        let stop = CancellationToken::new();
+    pub async fn carry_out(
+        mut self,
+        order: Order,
+        stop: CancellationToken,
+        asked: impl FnOnce(&str),
+    ) -> Result<String, ConnectorError> {
         let mut publisher = self.publisher(&stop);
         let mut changes = self.status.watch();
         {
@@ -235,13 +243,78 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
                 }
             }
         }
-        let done = publisher.carry_out(order).await;
+        let is_to_be_read = matches!(order, Order::Backfill { confirmed: true, .. });
+        let mut done = publisher.carry_out(order).await;
+        if let Ok(said) = &mut done
+            && is_to_be_read
+        {
+            asked(said);
+            let shared = Arc::new(Mutex::new(publisher));
+            let read = self.backfill_to_the_end(&shared, &stop).await;
+            publisher =
+                Arc::into_inner(shared).ok_or(ConnectorError::Worker("a backfill goes on".to_owned()))?.into_inner();
+            if let Err(fault) = read {
+                let _ = publisher.give_up().await;
+                return Err(fault.into());
+            }
+            *said = String::new();
+        }
         // After a refusal nothing is written but that the journal is free again.
         let released = if done.is_ok() { publisher.release().await } else { publisher.give_up().await };
         if let Err(fault) = released {
             tracing::warn!("the journal could not be given up: {fault}");
         }
         done.map_err(ConnectorError::Order)
+    }
+
+    /// Reads what backfills have still to read, and beats, until they are done or until told to stop.
+    async fn backfill_to_the_end(
+        &mut self,
+        publisher: &Arc<Mutex<Publisher<C, V>>>,
+        stop: &CancellationToken,
+    ) -> Result<(), Fault> {
+        let mut workers = JoinSet::new();
+        let ended = stop.child_token();
+        for unit in &self.terms.units {
+            let reader = self.reader(unit, publisher, &Traffic::default(), &ended);
+            workers.spawn(Backfiller { reader }.run());
+        }
+        workers.spawn(beat(Arc::clone(publisher), self.terms.beat, ended.clone()));
+        loop {
+            tokio::select! {
+                biased;
+                worker = workers.join_next() => match worker {
+                    Some(worker) => worker.map_err(|error| Fault::Worker(error.to_string()))??,
+                    None => return Ok(()),
+                },
+                () = tokio::time::sleep(Duration::from_secs(1)), if !ended.is_cancelled() => {
+                    let publisher = publisher.lock().await;
+                    if self.terms.units.iter().all(|unit| publisher.next_backfill(unit).is_none()) {
+                        ended.cancel();
+                    }
+                }
+            }
+        }
+    }
+
+    fn reader(
+        &self,
+        unit: &str,
+        publisher: &Arc<Mutex<Publisher<C, V>>>,
+        traffic: &Traffic,
+        stop: &CancellationToken,
+    ) -> WindowReader<S, C, V> {
+        WindowReader {
+            unit: unit.to_owned(),
+            source: Arc::clone(&self.source),
+            publisher: Arc::clone(publisher),
+            clock: Arc::clone(&self.clock),
+            pace: self.pace.clone(),
+            status: self.status.clone(),
+            metrics: Arc::clone(&self.metrics),
+            traffic: traffic.clone(),
+            stop: stop.clone(),
+        }
     }
 
     fn owner_alive(&self) -> ConnectorError {
@@ -275,18 +348,9 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
         let mut workers = JoinSet::new();
         let traffic = Traffic::default();
         for unit in &self.terms.units {
-            let reader = WindowReader {
-                unit: unit.clone(),
-                source: Arc::clone(&self.source),
-                publisher: Arc::clone(publisher),
-                clock: Arc::clone(&self.clock),
-                pace: self.pace.clone(),
-                status: self.status.clone(),
-                metrics: Arc::clone(&self.metrics),
-                traffic: traffic.clone(),
-                stop: stop.clone(),
-            };
+            let reader = self.reader(unit, publisher, &traffic, stop);
             let sweeper = Sweeper { reader: reader.clone(), sweeps: self.pace.sweeps.clone() };
+            workers.spawn(Backfiller { reader: reader.clone() }.run());
             workers.spawn(Poller { reader, start_from: self.start_from }.run());
             workers.spawn(sweeper.run());
         }

@@ -2,14 +2,17 @@
 //!
 //! An order that changes what is published says what it would do before it does it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::fault::Fault;
 use super::owner::Decision;
 use super::publisher::Publisher;
-use crate::core::journal::{Change, ChangeKind, UnitProgress};
+use crate::core::dedupe::Counts;
+use crate::core::journal::{Backfill, BackfillState, Change, ChangeKind, UnitProgress};
 use crate::core::ledger::Ledger;
-use crate::core::time::UtcMillis;
+use crate::core::time::{UtcMillis, Window};
 use crate::sink::Cluster;
 use crate::store::View;
 
@@ -37,6 +40,22 @@ pub enum Order {
     Rebuild,
     /// Compare the view with the journal.
     Verify,
+    /// Read a past period, as far as it was never read.
+    Backfill {
+        /// The unit; all that are configured without one.
+        unit: Option<String>,
+        /// From where, epoch milliseconds.
+        from: UtcMillis,
+        /// To where; exclusive.
+        to: UtcMillis,
+        /// Whether to do it, or only to say what it would do.
+        confirmed: bool,
+    },
+    /// End the backfills that are not done.
+    CancelBackfills {
+        /// The unit; all of them without one.
+        unit: Option<String>,
+    },
 }
 
 /// Why an order was not carried out.
@@ -57,7 +76,11 @@ impl Order {
             Self::Accept { .. } => Some(Decision::OutShrunk),
             Self::Adopt => Some(Decision::Adopt),
             // A rewind of one unit decides nothing for the others.
-            Self::Rewind { .. } | Self::Rebuild | Self::Verify => None,
+            Self::Rewind { .. }
+            | Self::Rebuild
+            | Self::Verify
+            | Self::Backfill { .. }
+            | Self::CancelBackfills { .. } => None,
         }
     }
 }
@@ -76,8 +99,48 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             Order::Adopt => return self.adopted().await.map_err(failed),
             Order::Rebuild => self.rebuild().await.map(Ok),
             Order::Verify => self.verify().await.map(Ok),
+            Order::Backfill { unit, from, to, confirmed } => {
+                let window = Window::new(from.floor_second(), to.floor_second());
+                self.backfill(unit.as_deref(), window, confirmed).await
+            }
+            Order::CancelBackfills { unit } => self.cancel_backfills(unit.as_deref()).await.map(Ok),
         };
         done.map_err(failed)?.map_err(OrderError::Refused)
+    }
+
+    /// Takes note of a past period to be read, of each unit that has not read all of it.
+    async fn backfill(
+        &mut self,
+        unit: Option<&str>,
+        window: Window,
+        confirmed: bool,
+    ) -> Result<Result<String, String>, Fault> {
+        let planned = match plan_backfill(self.ledger(), &self.units(), unit, window, self.now()) {
+            Ok(planned) => planned,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if !confirmed {
+            return Ok(Ok(format!("{}. Nothing was changed: it was only asked", planned.effect)));
+        }
+        let mut lines = vec![planned.effect];
+        for unit in planned.units {
+            let (id, at) = (self.nonce(), self.now());
+            let backfill = Backfill { id, unit, window, state: BackfillState::Running, at, counts: Counts::default() };
+            self.note_backfill(&backfill).await?;
+            lines.push(format!("unit {}: backfill {id} is asked for", backfill.unit));
+        }
+        Ok(Ok(lines.join("\n")))
+    }
+
+    async fn cancel_backfills(&mut self, unit: Option<&str>) -> Result<String, Fault> {
+        let known = self.ledger().head.backfills.values();
+        let running = known.filter(|known| known.state == BackfillState::Running);
+        let ended: Vec<Backfill> =
+            running.filter(|known| unit.is_none_or(|unit| known.unit == unit)).cloned().collect();
+        for backfill in &ended {
+            self.note_backfill(&Backfill { state: BackfillState::Cancelled, ..backfill.clone() }).await?;
+        }
+        Ok(format!("{} backfills are cancelled; what they have read stays read", ended.len()))
     }
 
     /// Voids a unit's pages and takes its watermarks back, so that what is read from there is published again.
@@ -189,6 +252,60 @@ fn plan_rewind(ledger: &Ledger, units: &[String], unit: &str, to: UtcMillis) -> 
         known.generation + 1
     );
     Ok(Rewind { known, to, effect })
+}
+
+/// A backfill that can be carried out.
+struct PlannedBackfill {
+    /// The units that have something to read.
+    units: Vec<String>,
+    /// What is read, in words.
+    effect: String,
+}
+
+fn plan_backfill(
+    ledger: &Ledger,
+    units: &[String],
+    unit: Option<&str>,
+    window: Window,
+    now: UtcMillis,
+) -> Result<PlannedBackfill, String> {
+    if window.is_empty() || window.end > now {
+        return Err(format!("the period {window} is empty, or ends in the future"));
+    }
+    if let Some(unit) = unit.filter(|unit| !units.iter().any(|known| known == unit)) {
+        return Err(format!("unit {unit} is not read: source.pbx_ids has {}", units.join(", ")));
+    }
+    let (mut to_read, mut lines) = (Vec::new(), Vec::new());
+    for name in units.iter().filter(|name| unit.is_none_or(|unit| unit == *name)) {
+        let Some(known) = ledger.head.units.get(name).filter(|known| known.is_started()) else {
+            return Err(format!("unit {name} was never read: start the daemon first"));
+        };
+        let holes = known.progress.coverage.holes(window);
+        let left: Duration = holes.iter().map(|hole| hole.length()).sum();
+        if holes.is_empty() {
+            lines.push(format!("unit {name} has read all of {window}"));
+        } else {
+            let left = humantime::format_duration(left);
+            lines.push(format!("unit {name} has still to read {left} of {window}, in {} pieces", holes.len()));
+            to_read.push(name.clone());
+        }
+    }
+    let effect = lines.join("\n");
+    if to_read.is_empty() { Err(effect) } else { Ok(PlannedBackfill { units: to_read, effect }) }
+}
+
+/// What a backfill would read, from what the journal says; nothing is claimed or written.
+///
+/// # Errors
+/// When it makes no sense.
+pub fn preview_backfill(
+    ledger: &Ledger,
+    units: &[String],
+    unit: Option<&str>,
+    window: Window,
+    now: UtcMillis,
+) -> Result<String, OrderError> {
+    plan_backfill(ledger, units, unit, window, now).map(|planned| planned.effect).map_err(OrderError::Refused)
 }
 
 fn unconfirmed(effect: &str) -> String {

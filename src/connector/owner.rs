@@ -273,7 +273,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
             tracing::warn!(
                 failures = self.failures,
                 again_in_s = pause.as_secs(),
-                "Kafka does not let us go on: {what}"
+                "it does not get on, and starts over again: {what}"
             );
         }
         self.status.update(|status| status.sink_trouble = Some(what));

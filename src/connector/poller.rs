@@ -90,7 +90,7 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
             is_anything_read = true;
             let begun_local = self.reader.clock.now();
             let begun_before = self.reader.earlier_now(begun_local);
-            let mut pass = Pass { piece, generation, counts, sightings: Sightings::default() };
+            let mut pass = Pass { piece, generation, rows_max: None, counts, sightings: Sightings::default() };
             match self.reader.read(&mut pass).await {
                 Err(ReadError::Source(error)) if error.recovery != Recovery::Refused && failed.is_none() => {
                     tracing::warn!(unit = self.reader.unit, window = %piece.window, "a window could not be read: {error}");

@@ -21,7 +21,8 @@ use crate::core::dedupe::{Counts, Seen, Verdict, classify};
 use crate::core::feed::{UnitFeed, state};
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::{
-    Chain, Change, ChangeKind, Delivery, Entry, OutOffsets, Record, Swept, Trace, UnitProgress,
+    Backfill, BackfillState, Chain, Change, ChangeKind, Delivery, Entry, Nonce, OutOffsets, Record, Swept, Trace,
+    UnitProgress,
 };
 use crate::core::lateness::{self, Found, Lateness};
 use crate::core::ledger::Ledger;
@@ -34,6 +35,7 @@ use crate::sink::{Cluster, Destination, Message, Packing};
 use crate::source::wire::{self, Row};
 use crate::store::View;
 use crate::telemetry::metrics::{UnitFoundLabels, UnitLabel, UnitResultLabels};
+use crate::telemetry::status::BackfillStatus;
 use crate::telemetry::{Metrics, StatusBoard};
 
 /// When a transaction counts as overdue; a broker's restart takes about as long.
@@ -50,6 +52,9 @@ const ALONE_MAX: usize = 100;
 
 /// How many bytes of rows go into one transaction at most; as Avro they are less.
 const CHUNK_BYTES_MAX: usize = 8 << 20;
+
+/// How many backfills that have ended are kept in the journal.
+const BACKFILLS_KEPT: usize = 20;
 
 /// Less of the overlap left than this part of it is worth a warning.
 const NEAR_THE_EDGE: u32 = 5;
@@ -248,6 +253,86 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         self.alter(unit, generation, |unit| unit.note_swept(swept)).await
     }
 
+    /// The backfill of a unit that comes next.
+    pub(super) fn next_backfill(&self, unit: &str) -> Option<Backfill> {
+        let known = self.ledger().head.backfills.values();
+        let running = known.filter(|known| known.unit == unit && known.state == BackfillState::Running);
+        running.min_by_key(|known| (known.at, known.id)).cloned()
+    }
+
+    /// Shows how far a backfill has come.
+    pub(super) fn show_backfill(&self, id: Nonce) {
+        let Some(backfill) = self.ledger().head.backfills.get(&id) else { return };
+        let coverage = self.progress(&backfill.unit).map(|unit| unit.progress.coverage.clone()).unwrap_or_default();
+        let left_ms = coverage.holes(backfill.window).iter().map(|hole| hole.length().as_millis()).sum::<u128>();
+        let shown = BackfillStatus {
+            id,
+            unit: backfill.unit.clone(),
+            window: backfill.window,
+            left_ms: u64::try_from(left_ms).unwrap_or(u64::MAX),
+            state: backfill.state,
+            counts: backfill.counts,
+            trouble: None,
+        };
+        self.status.update(|status| {
+            status.backfills.insert(id, shown);
+        });
+    }
+
+    /// Commits that a backfill has read a window whole; `false` when the unit was rewound meanwhile.
+    pub(super) async fn cover(
+        &mut self,
+        unit: &str,
+        generation: u32,
+        window: Window,
+        backfill: Nonce,
+        counts: Counts,
+    ) -> Result<bool, Fault> {
+        loop {
+            self.owner.own().await?;
+            let Some(known) = self.progress(unit).filter(|known| known.generation == generation) else {
+                return Ok(false);
+            };
+            if known.progress.coverage.holes(window).is_empty() {
+                // A doubtful attempt had come through.
+                return Ok(true);
+            }
+            let mut unit = self.with_uncommitted(known);
+            unit.progress.coverage.add(window);
+            let further = self.ledger().head.backfills.get(&backfill).cloned().map(|mut backfill| {
+                backfill.counts += counts;
+                Record::Backfill(backfill)
+            });
+            let draft = Draft { backfills: further.into_iter().collect(), units: vec![unit], ..Draft::default() };
+            if self.commit_with_feeds(draft).await? {
+                self.show_backfill(backfill);
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Commits what an operator wants backfilled, or what became of it.
+    pub(super) async fn note_backfill(&mut self, backfill: &Backfill) -> Result<(), Fault> {
+        loop {
+            self.owner.own().await?;
+            if self.ledger().head.backfills.get(&backfill.id) == Some(backfill) {
+                self.show_backfill(backfill.id);
+                return Ok(());
+            }
+            // Those of long ago are of no interest any more.
+            let known = self.ledger().head.backfills.values();
+            let mut ended: Vec<&Backfill> = known.filter(|known| known.state != BackfillState::Running).collect();
+            ended.sort_by_key(|known| std::cmp::Reverse(known.at));
+            let forgotten = ended.iter().skip(BACKFILLS_KEPT).map(|known| Record::BackfillForgotten(known.id));
+            let backfills = forgotten.chain([Record::Backfill(backfill.clone())]).collect();
+            let units = self.progress(&backfill.unit).map(|unit| self.with_uncommitted(unit)).into_iter().collect();
+            if self.commit_with_feeds(Draft { backfills, units, ..Draft::default() }).await? {
+                self.show_backfill(backfill.id);
+                return Ok(());
+            }
+        }
+    }
+
     /// Commits a change of a unit's progress, where it changes anything, and gives what it then is.
     async fn alter(
         &mut self,
@@ -374,6 +459,10 @@ impl<C: Cluster, V: View> Publisher<C, V> {
 
     pub(super) fn source(&self) -> u64 {
         self.owner.terms.source
+    }
+
+    pub(super) fn nonce(&self) -> Nonce {
+        Nonce(self.clock.nonce())
     }
 
     pub(super) fn now(&self) -> UtcMillis {
@@ -760,6 +849,12 @@ impl<C: Cluster, V: View> Publisher<C, V> {
 
     /// Commits units' progress and status; `false` when it was doubtful and is to be tried again.
     async fn commit_progress(&mut self, units: Vec<UnitProgress>) -> Result<bool, Fault> {
+        self.commit_with_feeds(Draft { units, ..Draft::default() }).await
+    }
+
+    /// Commits a draft, and with it the status of its units; `false` as in [`Self::commit_progress`].
+    async fn commit_with_feeds(&mut self, draft: Draft<'_>) -> Result<bool, Fault> {
+        let units = &draft.units;
         // Of units that are no longer read it was said that they stopped.
         let configured = self.units();
         let mut feeds: Vec<UnitFeed> =
@@ -772,7 +867,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             }
         }
         let attempted: Vec<(String, Counts)> = units.iter().map(|unit| (unit.unit.clone(), unit.counts)).collect();
-        let draft = Draft { units, feeds, forgotten_units: self.owner.abandoned_units(), ..Draft::default() };
+        let draft = Draft { feeds, forgotten_units: self.owner.abandoned_units(), ..draft };
         let committed = commit_watched(&mut self.owner, draft, &self.status, Instant::now()).await;
         let is_through = self.go_on_after(committed).await?;
         if !is_through {

@@ -142,6 +142,8 @@ pub(super) struct Pass<'a> {
     pub(super) piece: Piece,
     /// The unit's generation when the read was planned.
     pub(super) generation: u32,
+    /// A window that announces more rows is not read: the step is then [`Step::Next`].
+    pub(super) rows_max: Option<u64>,
     /// What became of the rows, summed up over all passes.
     pub(super) counts: &'a mut Counts,
     /// What the newest pass has seen.
@@ -182,9 +184,11 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
     async fn read_once(&self, pass: &mut Pass<'_>, bounds: &QueryBounds) -> Result<(Step, Option<u64>), ReadError> {
         pass.sightings = Sightings::default();
         let (pages, received) = mpsc::channel(1);
-        let is_live = matches!(pass.piece.how, How::Poll | How::CatchUp);
-        let (fetched, published) =
-            tokio::join!(self.scroll(bounds, pages, is_live), self.publish_pages(pass, bounds.asked, received));
+        let (is_live, rows_max) = (matches!(pass.piece.how, How::Poll | How::CatchUp), pass.rows_max);
+        let (fetched, published) = tokio::join!(
+            self.scroll(bounds, pages, is_live, rows_max),
+            self.publish_pages(pass, bounds.asked, received)
+        );
         published?;
         fetched
     }
@@ -195,12 +199,16 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
         bounds: &QueryBounds,
         pages: mpsc::Sender<(Page, UtcMillis)>,
         is_live: bool,
+        rows_max: Option<u64>,
     ) -> Result<(Step, Option<u64>), ReadError> {
         let mut scroll = Scroll::default();
         let mut cursor = None;
         loop {
             let page = self.fetch(bounds, cursor.as_deref(), is_live).await?;
             tracing::debug!(unit = self.unit, rows = page.len(), total = page.total, "page");
+            if cursor.is_none() && rows_max.is_some_and(|max| page.total.is_some_and(|total| total > max)) {
+                return Ok((Step::Next(String::new()), None));
+            }
             let step = scroll.on_page(PageMeta { rows: page.len(), total: page.total, cursor: page.cursor.as_deref() });
             if !page.is_empty() && pages.send((page, self.clock.now())).await.is_err() {
                 // The publishing side has given up and says why.

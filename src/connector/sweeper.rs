@@ -76,8 +76,13 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
             if progress.is_some_and(|unit| piece.window.start < remembered_from(&unit.progress)) {
                 continue;
             }
-            let mut pass =
-                Pass { piece, generation: unit.generation, counts: &mut counts, sightings: Sightings::default() };
+            let mut pass = Pass {
+                piece,
+                generation: unit.generation,
+                rows_max: None,
+                counts: &mut counts,
+                sightings: Sightings::default(),
+            };
             let step = self.reader.read(&mut pass).await?;
             if pass.sightings.held > 0 {
                 return Err(SourceError::unreachable("too many rows cannot be legs").into());

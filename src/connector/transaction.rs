@@ -112,6 +112,8 @@ pub(super) struct Draft<'a> {
     pub(super) genesis: Option<Record>,
     /// Units that are no longer read and are forgotten.
     pub(super) forgotten_units: Vec<String>,
+    /// Backfills that are asked for, or have come further.
+    pub(super) backfills: Vec<Record>,
     /// The units' progress; page numbers and ends are filled in here.
     pub(super) units: Vec<UnitProgress>,
     /// The units' status; ends are filled in here.
@@ -229,6 +231,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
         point("page-sent");
 
         let mut last: Vec<Record> = draft.forgotten_units.drain(..).map(Record::UnitForgotten).collect();
+        last.append(&mut draft.backfills);
         if !hooks::is_mutant(Mutant::ProgressFirst) {
             last.extend(self.progress_records(&draft, seq, chain, &accounted));
         }

@@ -28,6 +28,22 @@ impl Coverage {
         after > 0 && self.0[after - 1].contains(first) && self.0[after - 1].contains(last)
     }
 
+    /// What of `window` is not in the set, oldest first.
+    pub fn holes(&self, window: Window) -> Vec<Window> {
+        let mut holes = Vec::new();
+        let mut from = window.start;
+        for known in self.0.iter().filter(|known| window.start < known.end && known.start < window.end) {
+            if from < known.start {
+                holes.push(Window::new(from, known.start));
+            }
+            from = known.end;
+        }
+        if from < window.end {
+            holes.push(Window::new(from, window.end));
+        }
+        holes
+    }
+
     /// Takes everything from `end` on out of the set.
     pub fn cut(&mut self, end: UtcMillis) {
         self.0.retain(|window| window.start < end);
@@ -90,6 +106,20 @@ mod tests {
             for pair in coverage.windows().windows(2) {
                 prop_assert!(pair[0].end < pair[1].start, "sorted, disjoint and not touching");
             }
+        }
+
+        #[test]
+        fn holes_are_what_is_not_covered(
+            windows in prop::collection::vec((0i64..60, 0i64..60), 0..12), start in 0i64..60, end in 0i64..60,
+        ) {
+            let coverage: Coverage = windows.into_iter().map(|(a, b)| window(a, b)).collect();
+            let asked = window(start, end);
+            let holes = coverage.holes(asked);
+            for at in (0..60).map(UtcMillis::new) {
+                let is_hole = holes.iter().filter(|hole| hole.contains(at)).count();
+                prop_assert_eq!(is_hole, usize::from(asked.contains(at) && !coverage.contains(at)));
+            }
+            prop_assert!(holes.iter().all(|hole| !hole.is_empty()));
         }
 
         #[test]

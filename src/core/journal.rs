@@ -5,6 +5,7 @@
 //!   c            claim       who owns it now
 //!   p/<seq>      page        identities that one transaction published, chained to the page before
 //!   s/<unit>     progress    how far a unit has come, written last in every transaction
+//!   b/<id>       backfill    a past period that an operator wants read
 //!   x/<nonce>    marker      of the self-test; means nothing
 //! ```
 //!
@@ -20,12 +21,29 @@ use sha2::{Digest, Sha256};
 use super::dedupe::{Counts, Seen};
 use super::identity::{Fingerprint, KeyHash};
 use super::lateness::Lateness;
-use super::time::UtcMillis;
+use super::time::{UtcMillis, Window};
 use super::watermark::Progress;
 
 /// A random number that nobody else has drawn: of a journal, a claim, a process.
+///
+/// As text, also as a key of JSON, it is 32 lowercase hexadecimal digits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Nonce(pub [u8; 16]);
+
+impl From<Nonce> for String {
+    fn from(nonce: Nonce) -> Self {
+        nonce.to_string()
+    }
+}
+
+impl TryFrom<String> for Nonce {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text).ok_or("not 32 hexadecimal digits")
+    }
+}
 
 impl fmt::Display for Nonce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -366,6 +384,45 @@ impl UnitProgress {
     }
 }
 
+/// A past period that an operator wants read. How far it has come, the unit's coverage says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backfill {
+    /// Its number.
+    pub id: Nonce,
+    /// The unit.
+    pub unit: String,
+    /// The period, on the axis of the windows.
+    pub window: Window,
+    /// Whether it is still to be read.
+    pub state: BackfillState,
+    /// When it was asked for, by the owner's clock.
+    pub at: UtcMillis,
+    /// What became of the rows that it has read.
+    pub counts: Counts,
+}
+
+/// What became of a backfill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BackfillState {
+    /// It is read, or waits for another one.
+    Running,
+    /// All of its period is covered.
+    Done,
+    /// An operator has ended it.
+    Cancelled,
+}
+
+impl BackfillState {
+    /// The name in the journal and for operators.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// A record of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
@@ -377,6 +434,10 @@ pub enum Record {
     Page(Page),
     /// `s/<unit>`
     Progress(UnitProgress),
+    /// `b/<id>`
+    Backfill(Backfill),
+    /// `b/<id>` without a value: of no interest any more.
+    BackfillForgotten(Nonce),
     /// `s/<unit>` without a value: a unit that is no longer read and was forgotten.
     UnitForgotten(String),
     /// `x/<nonce>`, and pages without a value.
@@ -391,6 +452,8 @@ impl Record {
             Self::Claim(_) => "c".to_owned(),
             Self::Page(page) => page_key(page.seq, page.writer),
             Self::Progress(progress) => format!("s/{}", progress.unit),
+            Self::Backfill(backfill) => format!("b/{}", backfill.id),
+            Self::BackfillForgotten(id) => format!("b/{id}"),
             Self::UnitForgotten(unit) => format!("s/{unit}"),
             Self::Nothing => "x/".to_owned(),
         }

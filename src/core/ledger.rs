@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::journal::{Chain, Claim, Genesis, Nonce, OutOffsets, Page, Record, Seq, UnitProgress};
+use super::journal::{Backfill, Chain, Claim, Genesis, Nonce, OutOffsets, Page, Record, Seq, UnitProgress};
 use super::time::UtcMillis;
 use crate::hooks::{self, Mutant};
 
@@ -44,6 +44,8 @@ pub struct Head {
     pub claim: Option<Claim>,
     /// The units' newest progress.
     pub units: BTreeMap<String, UnitProgress>,
+    /// The backfills that were asked for and not forgotten.
+    pub backfills: BTreeMap<Nonce, Backfill>,
     /// The newest page; 0 when there was none.
     pub last_seq: Seq,
     /// The chain up to it.
@@ -107,6 +109,12 @@ impl Ledger {
             Record::Claim(claim) => self.head.claim = Some(claim.clone()),
             Record::Page(page) => self.take_page(page)?,
             Record::Progress(progress) => self.take_progress(progress)?,
+            Record::Backfill(backfill) => {
+                self.head.backfills.insert(backfill.id, backfill.clone());
+            }
+            Record::BackfillForgotten(id) => {
+                self.head.backfills.remove(id);
+            }
             Record::UnitForgotten(unit) => {
                 self.head.units.remove(unit);
             }

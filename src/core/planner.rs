@@ -94,6 +94,12 @@ pub fn sweep_pieces(progress: &Progress, lookback: Duration, window_max: Duratio
     pieces
 }
 
+/// What a backfill of `asked` has still to read, oldest first: what is neither covered nor still read by polls.
+pub fn backfill_holes(asked: Window, progress: &Progress) -> Vec<Window> {
+    let end = asked.end.min(progress.final_to);
+    if end <= asked.start { Vec::new() } else { progress.coverage.holes(Window::new(asked.start, end)) }
+}
+
 fn next_hour(at: UtcMillis) -> UtcMillis {
     const HOUR_MS: i64 = 3_600_000;
     UtcMillis::new((at.as_millis().div_euclid(HOUR_MS) + 1) * HOUR_MS)

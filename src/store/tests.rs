@@ -14,10 +14,10 @@ use super::databases::Sizes;
 use super::{Remembered, SledView, StoreError, View};
 use crate::core::dedupe::{Counts, Seen};
 use crate::core::identity::{Fingerprint, KeyHash};
-use crate::core::journal::{Entry, Nonce, OutOffsets, Page, Record, Seq, UnitProgress};
+use crate::core::journal::{Entry, Nonce, OutOffsets, Page, Record, Seq, Swept, UnitProgress};
 use crate::core::lateness::Lateness;
 use crate::core::ledger::Ledger;
-use crate::core::time::UtcMillis;
+use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::{Delays, Progress};
 
 const SMALL: Sizes = Sizes { min: 40, max: 400 };
@@ -54,6 +54,15 @@ impl Model {
             at: UtcMillis::new(0),
             out_offsets: OutOffsets::default(),
             version: "0".to_owned(),
+        }));
+        // The head holds all that the journal can say.
+        model.write(Record::Backfill(crate::core::journal::Backfill {
+            id: Nonce([7; 16]),
+            unit: "a".to_owned(),
+            window: Window::new(UtcMillis::new(0), UtcMillis::new(1_000)),
+            state: crate::core::journal::BackfillState::Running,
+            at: UtcMillis::new(0),
+            counts: Counts::default(),
         }));
         model
     }
@@ -101,8 +110,8 @@ impl Model {
             oldest_needed_seq,
             out_offsets: OutOffsets::default(),
             counts: Counts::default(),
-            lateness: Lateness::default(),
-            sweeps: Vec::new(),
+            lateness: Lateness { buckets: vec![1, 2], closest: Some(Duration::from_secs(3)), ..Lateness::default() },
+            sweeps: vec![Swept { lookback: Duration::from_secs(60), at: UtcMillis::new(5) }],
             change: None,
         }));
     }

@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::core::dedupe::Counts;
-use crate::core::journal::Delivery;
-use crate::core::time::UtcMillis;
+use crate::core::journal::{BackfillState, Delivery, Nonce};
+use crate::core::time::{UtcMillis, Window};
 
 /// Kafka may take this long to acknowledge before readiness fails: broker restarts are shorter.
 const ACKNOWLEDGEMENT_PATIENCE: Duration = Duration::from_secs(30);
@@ -84,6 +85,25 @@ pub struct UnitStatus {
     pub counts: Counts,
 }
 
+/// How a backfill is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackfillStatus {
+    /// Its number.
+    pub id: Nonce,
+    /// The unit.
+    pub unit: String,
+    /// The period that was asked for.
+    pub window: Window,
+    /// How much of it is not yet covered, in milliseconds.
+    pub left_ms: u64,
+    /// What became of it.
+    pub state: BackfillState,
+    /// What became of the rows read so far.
+    pub counts: Counts,
+    /// Why it does not come on, while it does not.
+    pub trouble: Option<String>,
+}
+
 /// What this process is to the journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Role {
@@ -120,6 +140,8 @@ pub struct Status {
     pub bounded_steps: BTreeMap<u64, (&'static str, Instant)>,
     /// By name.
     pub units: BTreeMap<String, UnitStatus>,
+    /// Those that this process has looked at, by number.
+    pub backfills: BTreeMap<Nonce, BackfillStatus>,
 }
 
 impl Status {

@@ -5,6 +5,7 @@
 //! | `records` | what arrives in Kafka, read by Java: fields, keys, partitions, headers, both framings, dead letters |
 //! | `faults` | that nothing is lost or repeated: a faulty API, Kafka and the API away, kills and restarts |
 //! | `crash` | the crash matrix: kills at every step of a transaction, four ways to come back |
+//! | `backfill` | past periods that an operator asks for |
 //! | `late` | legs that turn up late: overlap, sweeps, what is measured of them |
 //! | `ownership` | two instances, a paused owner, state directories that are lost, damaged, old or foreign |
 //! | `state` | what operators can ask of the journal, and what is refused until they decide |
@@ -20,6 +21,7 @@
 mod support;
 
 mod audit;
+mod backfill;
 mod commands;
 mod crash;
 mod faults;

@@ -13,7 +13,6 @@ use call_legs::core::journal::{Delivery, OutTopic, Record};
 use call_legs::core::time::UtcMillis;
 use call_legs::telemetry::{Metrics, StatusBoard};
 use serde_json::Value as Json;
-use tokio::sync::mpsc;
 
 use crate::invariants::{Codec, Status};
 use crate::world::{Parts, Program};
@@ -24,10 +23,9 @@ pub(crate) fn program() -> Program {
 }
 
 async fn run(parts: Parts) -> Result<(), String> {
-    let Parts { source, cluster, view, clock, instance, process, number, plan, stop } = parts;
+    let Parts { source, cluster, view, clock, instance, process, number, plan, stop, orders } = parts;
     let framing =
         |schema: &call_legs::codec::PublishedSchema| Framing::SingleObject { fingerprint: schema.crc64_avro() };
-    let (_orders, receiver) = mpsc::channel(1);
     let connector = Connector {
         source,
         cluster,
@@ -73,7 +71,7 @@ async fn run(parts: Parts) -> Result<(), String> {
         start_from: Some(StartFrom::Ago(plan.start_ago)),
         status: StatusBoard::default(),
         metrics: Arc::new(Metrics::default()),
-        orders: receiver,
+        orders,
     };
     connector.run(stop).await.map_err(|error| error.to_string())
 }

@@ -182,6 +182,7 @@ impl<C: Codec> Checker<C> {
         let mut wrong = Vec::new();
         let seen = self.seen(world, &broker);
         seen.check_caught_up(&mut wrong);
+        seen.check_backfilled(&mut wrong);
         seen.check_feed(&["ok", "catching_up"], &mut wrong);
         wrong
     }
@@ -399,9 +400,9 @@ impl<'a> Seen<'a> {
     /// where the changed leg was read and what was read with it is accounted for.
     fn check_revisions(&self, wrong: &mut Vec<String>) {
         let is_wanted = self.world.plan.revisions == Revisions::Publish;
-        let mut newest: BTreeMap<(u32, KeyHash), &Out> = BTreeMap::new();
+        let mut newest: BTreeMap<(KeyHash, u32), &Out> = BTreeMap::new();
         for &out in self.out.iter().filter(|out| out.topic == OutTopic::Legs) {
-            let before = newest.insert((out.trace.generation, out.key), out).map(|before| before.trace.seen.revision);
+            let before = newest.insert((out.key, out.trace.generation), out).map(|before| before.trace.seen.revision);
             let revision = out.trace.seen.revision;
             let is_next = before.map_or(0, |before| before + 1) == revision;
             if self.is_exact && !is_next || revision > u8::from(is_wanted) {
@@ -413,10 +414,8 @@ impl<'a> Seen<'a> {
         }
         for leg in self.world.api.legs().iter().filter(|leg| leg.sort == Sort::Leg) {
             let (Some(revised), Some([_, content])) = (leg.revised, leg.contents) else { continue };
-            let Some(out) = newest.range((0, leg.key)..).find(|((_, key), _)| *key == leg.key).map(|(_, out)| out)
-            else {
-                continue;
-            };
+            let mut generations = newest.range((leg.key, 0)..=(leg.key, u32::MAX));
+            let Some((_, out)) = generations.next_back() else { continue };
             let is_forgotten = || {
                 let floors = self.progress().filter(|(_, progress)| progress.unit == leg.unit);
                 floors.map(|(_, progress)| progress.progress.floor).max().is_some_and(|floor| leg.disconnected < floor)
@@ -810,6 +809,19 @@ impl<'a> Seen<'a> {
                     self.world.run.now()
                 )),
                 None => wrong.push(format!("I12: {unit} was never begun")),
+            }
+        }
+    }
+
+    /// I12 of backfills: what polls have left behind is read.
+    fn check_backfilled(&self, wrong: &mut Vec<String>) {
+        let Ok((ledger, _)) = self.fold_until(i64::MAX) else { return };
+        let head = &ledger.head;
+        for backfill in head.backfills.values() {
+            let Some(unit) = head.units.get(&backfill.unit) else { continue };
+            let is_left_behind = backfill.window.end <= unit.progress.final_to;
+            if is_left_behind && !unit.progress.coverage.holes(backfill.window).is_empty() {
+                wrong.push(format!("I12: not read: {backfill:?}, covered is {:?}", unit.progress.coverage));
             }
         }
     }

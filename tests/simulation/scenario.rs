@@ -138,10 +138,17 @@ async fn play_all_kinds(world: &mut World, checker: &mut Checker<AvroCodec>) -> 
         }
     }
     world.heal();
+    let orders = world.orders;
+    for _ in 0..5 {
+        world.order().await;
+    }
     // Long enough for the longest pause of a back-off, for what is late in the network, and for several polls.
     sleep(Duration::from_secs(600)).await;
     world.reap_all();
     let mut wrong = checker.check(world);
+    if world.orders == orders {
+        wrong.push("nobody carries out an order, without any trouble".to_owned());
+    }
     wrong.extend(checker.check_healed(world));
     if !wrong.is_empty() {
         return wrong;

@@ -8,13 +8,16 @@ use std::time::Duration;
 
 use call_legs::clock::Clock;
 use call_legs::config::Revisions;
+use call_legs::connector::{Order, OrderRequest};
 use call_legs::core::journal::{Delivery, Nonce};
 use call_legs::core::planner::Sweep;
 use call_legs::core::time::UtcMillis;
 use call_legs::core::watermark::Delays;
 use call_legs::sink::Destination;
 use chrono_tz::Tz;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, Mood, Setting, SimSource};
@@ -132,6 +135,8 @@ pub(crate) struct Parts {
     pub(crate) plan: Plan,
     /// Told to stop.
     pub(crate) stop: CancellationToken,
+    /// What an operator asks for.
+    pub(crate) orders: mpsc::Receiver<OrderRequest>,
 }
 
 /// What a process runs.
@@ -160,6 +165,7 @@ impl Clock for SimClock {
 struct Running {
     life: Arc<Life>,
     stop: CancellationToken,
+    orders: mpsc::Sender<OrderRequest>,
     task: JoinHandle<()>,
     ended: Arc<Mutex<Option<Result<(), String>>>>,
 }
@@ -187,6 +193,8 @@ pub(crate) struct World {
     pub(crate) processes: Vec<Process>,
     /// Incarnations that ended of themselves with an error, which none should.
     pub(crate) failures: Vec<String>,
+    /// Orders that were carried out.
+    pub(crate) orders: u32,
     /// Ends of incarnations by anything but a wish to stop, which the checks of the feed need.
     pub(crate) lives: u32,
     program: Program,
@@ -216,7 +224,7 @@ impl World {
         let processes = (0..plan.processes)
             .map(|_| Process { disk: Disk::new(Arc::clone(&run)), wall: Arc::default(), running: None })
             .collect();
-        Self { run, plan, kafka, api, processes, failures: Vec::new(), lives: 0, program }
+        Self { run, plan, kafka, api, processes, failures: Vec::new(), orders: 0, lives: 0, program }
     }
 
     /// Starts a process, to be killed at its `dies_at`th crossing.
@@ -232,6 +240,7 @@ impl World {
         let life = Arc::new(Life::new(Arc::clone(run), self.lives, wall, dies_at));
         run.note(format_args!("process {number} starts life {}, to die at {dies_at:?}", life.number));
         let stop = CancellationToken::new();
+        let (orders, ordered) = mpsc::channel(4);
         let parts = Parts {
             source: Arc::new(api.seen_by(&life)),
             cluster: Arc::new(kafka.seen_by(&life)),
@@ -242,6 +251,7 @@ impl World {
             number,
             plan: plan.clone(),
             stop: stop.clone(),
+            orders: ordered,
         };
         let ended = Arc::new(Mutex::new(None));
         let program = program(parts);
@@ -258,7 +268,7 @@ impl World {
                 }
             }
         });
-        process.running = Some(Running { life, stop, task, ended });
+        process.running = Some(Running { life, stop, orders, task, ended });
     }
 
     /// Takes note of a process that has ended.
@@ -342,7 +352,8 @@ impl World {
         let number = self.run.throw(|dice| dice.between(0, self.processes.len() as i64) as usize);
         let what = self.run.throw(|dice| dice.between(0, 100));
         match what {
-            0..30 => self.wait(5_000, 300_000).await,
+            0..25 => self.wait(5_000, 300_000).await,
+            25..30 => self.order().await,
             30..45 => {
                 self.kill(number).await;
                 self.revive(number).await;
@@ -402,6 +413,40 @@ impl World {
             if !self.is_running(number) && self.run.throw(|dice| dice.chance(0.5)) {
                 self.start(number, None);
             }
+        }
+    }
+
+    /// An operator asks for something, of every process in turn until one does it, and gives up after a while.
+    pub(crate) async fn order(&mut self) {
+        let is_rewind = self.run.throw(|dice| dice.chance(0.3)) && self.plan.delivery == Delivery::ExactlyOnce;
+        let unit = self.run.throw(|dice| dice.pick(&self.plan.units).clone());
+        let order = if is_rewind {
+            let back = self.run.throw(|dice| dice.millis(0, 1_200_000));
+            Order::Rewind { unit, to: self.run.now().minus(back), confirmed: true }
+        } else {
+            // Around the beginning of the first process's reading: legs are there from half an hour before it on.
+            let begun = self.run.now().minus(self.run.elapsed());
+            let earliest = begun.minus(self.plan.start_ago + Duration::from_secs(1_800));
+            let (from, length) = self.run.throw(|dice| (dice.millis(0, 2_400_000), dice.millis(1_000, 2_400_000)));
+            let from = earliest.plus(from);
+            Order::Backfill { unit: Some(unit), from, to: from.plus(length), confirmed: true }
+        };
+        for attempt in 0..10 {
+            let number = attempt % self.processes.len();
+            let Some(running) = &self.processes[number].running else { continue };
+            self.run.note(format_args!("life {} is asked for {order:?}", running.life.number));
+            let (reply, answer) = oneshot::channel();
+            if running.orders.try_send((order.clone(), reply)).is_err() {
+                continue;
+            }
+            // Whoever is killed or paused does not answer.
+            let answer = timeout(Duration::from_secs(30), answer).await;
+            self.run.note(format_args!("the answer is {answer:?}"));
+            if matches!(answer, Ok(Ok(Ok(_)))) {
+                self.orders += 1;
+                return;
+            }
+            sleep(Duration::from_secs(5)).await;
         }
     }
 

@@ -77,6 +77,17 @@ pub fn to_json(record: &Record) -> Json {
                 json!({"what": change.what.as_str(), "at": change.at.to_string()})
             }),
         }),
+        Record::Backfill(backfill) => json!({
+            "record": "backfill",
+            "id": backfill.id.to_string(),
+            "unit": backfill.unit,
+            "start": backfill.window.start.to_string(),
+            "end": backfill.window.end.to_string(),
+            "state": backfill.state.as_str(),
+            "at": backfill.at.to_string(),
+            "counts": counts(&backfill.counts),
+        }),
+        Record::BackfillForgotten(id) => json!({"record": "backfill-forgotten", "id": id.to_string()}),
         Record::UnitForgotten(unit) => json!({"record": "unit-forgotten", "unit": unit}),
         Record::Nothing => json!({"record": "nothing"}),
     }

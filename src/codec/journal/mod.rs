@@ -6,6 +6,7 @@
 //!   c            Claim                schemas/journal-claim.avsc
 //!   p/…          Page, or none        schemas/journal-page.avsc       none: forgotten
 //!   s/<unit>     Progress, or none    schemas/journal-progress.avsc   none: the unit was forgotten
+//!   b/<id>       Backfill, or none    schemas/journal-backfill.avsc   none: of no interest any more
 //!   x/<nonce>    anything             of the self-test
 //! ```
 //!
@@ -39,6 +40,7 @@ pub struct JournalCodec {
     claim: Kind,
     page: Kind,
     progress: Kind,
+    backfill: Kind,
 }
 
 /// One kind of record.
@@ -69,6 +71,7 @@ impl JournalCodec {
             claim: Kind::new(schema::journal_claim()),
             page: Kind::new(schema::journal_page()),
             progress: Kind::new(schema::journal_progress()),
+            backfill: Kind::new(schema::journal_backfill()),
         }
     }
 
@@ -84,7 +87,8 @@ impl JournalCodec {
                 Some(self.page.encode(&record, ROOM + page.unit.len() + record.entry_bytes()))
             }
             Record::Progress(progress) => Some(self.progress.encode(&write::ProgressRecord(progress), ROOM)),
-            Record::UnitForgotten(_) | Record::Nothing => None,
+            Record::Backfill(backfill) => Some(self.backfill.encode(&write::BackfillRecord(backfill), ROOM)),
+            Record::UnitForgotten(_) | Record::BackfillForgotten(_) | Record::Nothing => None,
         };
         (record.key().into_bytes(), payload)
     }
@@ -100,11 +104,13 @@ impl JournalCodec {
         if key.starts_with("x/") {
             return Ok(Record::Nothing);
         }
-        if !(key == "g" || key == "c" || key.starts_with("s/") || is_page_key(key)) {
+        let is_backfill = key.strip_prefix("b/").is_some_and(|id| Nonce::parse(id).is_some());
+        if !(key == "g" || key == "c" || key.starts_with("s/") || is_page_key(key) || is_backfill) {
             return Err(JournalDecodeError::UnknownKey { key: shown(key.as_bytes()) });
         }
         let Some(payload) = payload else {
             return match key.split_once('/') {
+                Some(("b", id)) => Ok(Nonce::parse(id).map_or(Record::Nothing, Record::BackfillForgotten)),
                 Some(("s", unit)) => Ok(Record::UnitForgotten(unit.to_owned())),
                 Some(_) => Ok(Record::Nothing),
                 None => Err(JournalDecodeError::NoValue { key: key.to_owned() }),
@@ -126,6 +132,7 @@ impl JournalCodec {
         let (kind, record) = match fingerprint {
             _ if fingerprint == self.page.fingerprint => ("page", read::page(datum)),
             _ if fingerprint == self.progress.fingerprint => ("progress", read::progress(datum)),
+            _ if fingerprint == self.backfill.fingerprint => ("backfill", read::backfill(datum)),
             _ if fingerprint == self.claim.fingerprint => ("claim", read::claim(datum)),
             _ if fingerprint == self.genesis.fingerprint => ("genesis", read::genesis(datum)),
             _ => return Err(JournalDecodeError::UnknownFingerprint { found: fingerprint }),

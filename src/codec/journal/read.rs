@@ -13,8 +13,8 @@ use crate::core::coverage::Coverage;
 use crate::core::dedupe::Counts;
 use crate::core::identity::KeyHash;
 use crate::core::journal::{
-    Chain, Change, ChangeKind, Claim, Delivery, Entry, Genesis, Nonce, OutOffsets, OutTopic, Page, Record, Swept,
-    UnitProgress,
+    Backfill, BackfillState, Chain, Change, ChangeKind, Claim, Delivery, Entry, Genesis, Nonce, OutOffsets, OutTopic,
+    Page, Record, Swept, UnitProgress,
 };
 use crate::core::lateness::{BUCKETS, Lateness};
 use crate::core::time::{UtcMillis, Window};
@@ -121,6 +121,21 @@ pub(super) fn progress(datum: &[u8]) -> Result<Record, ReadError> {
     };
     reader.end()?;
     Ok(Record::Progress(progress))
+}
+
+pub(super) fn backfill(datum: &[u8]) -> Result<Record, ReadError> {
+    let mut reader = DatumReader::new(datum);
+    let states = [BackfillState::Running, BackfillState::Done, BackfillState::Cancelled];
+    let backfill = Backfill {
+        id: nonce(&mut reader)?,
+        unit: text(&mut reader)?,
+        window: Window::new(instant(&mut reader)?, instant(&mut reader)?),
+        state: word(&mut reader, "state", states, BackfillState::as_str)?,
+        at: instant(&mut reader)?,
+        counts: counts(&mut reader)?,
+    };
+    reader.end()?;
+    Ok(Record::Backfill(backfill))
 }
 
 fn text(reader: &mut DatumReader<'_>) -> Result<String, ReadError> {

@@ -13,7 +13,8 @@ use crate::core::coverage::Coverage;
 use crate::core::dedupe::{Counts, Seen};
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::{
-    Chain, Change, ChangeKind, Claim, Delivery, Entry, Genesis, OutOffsets, OutTopic, Page, Swept, UnitProgress,
+    Backfill, BackfillState, Chain, Change, ChangeKind, Claim, Delivery, Entry, Genesis, OutOffsets, OutTopic, Page,
+    Swept, UnitProgress,
 };
 use crate::core::lateness::{BUCKETS, Lateness};
 use crate::core::time::{UtcMillis, Window};
@@ -93,17 +94,7 @@ fn progress() -> Record {
         chain: Chain([0xc3; 16]),
         oldest_needed_seq: 17,
         out_offsets: offsets(),
-        counts: Counts {
-            published: 70,
-            duplicate: 600,
-            revised: 5,
-            dead: 4,
-            unfinished: 3,
-            beyond_horizon: 2,
-            outside: 1,
-            held: 8,
-            late: 6,
-        },
+        counts: counts(),
         lateness: Lateness {
             buckets: vec![60, 0, 9, 1],
             by_overlap: 7,
@@ -119,8 +110,33 @@ fn progress() -> Record {
     })
 }
 
+fn backfill() -> Record {
+    Record::Backfill(Backfill {
+        id: nonce(0x60),
+        unit: "zürich".to_owned(),
+        window: Window::new(at(-86_400), at(0)),
+        state: BackfillState::Running,
+        at: at(5),
+        counts: counts(),
+    })
+}
+
+fn counts() -> Counts {
+    Counts {
+        published: 70,
+        duplicate: 600,
+        revised: 5,
+        dead: 4,
+        unfinished: 3,
+        beyond_horizon: 2,
+        outside: 1,
+        held: 8,
+        late: 6,
+    }
+}
+
 /// Each kind of record with its schema, its key and its golden bytes.
-fn samples() -> [(Record, &'static PublishedSchema, &'static str, &'static str); 4] {
+fn samples() -> [(Record, &'static PublishedSchema, &'static str, &'static str); 5] {
     [
         (genesis(), schema::journal_genesis(), "g", include_str!("../golden/journal-genesis.v1.hex")),
         (claim(), schema::journal_claim(), "c", include_str!("../golden/journal-claim.v1.hex")),
@@ -131,6 +147,12 @@ fn samples() -> [(Record, &'static PublishedSchema, &'static str, &'static str);
             include_str!("../golden/journal-page.v1.hex"),
         ),
         (progress(), schema::journal_progress(), "s/zürich", include_str!("../golden/journal-progress.v1.hex")),
+        (
+            backfill(),
+            schema::journal_backfill(),
+            "b/606162636465666768696a6b6c6d6e6f",
+            include_str!("../golden/journal-backfill.v1.hex"),
+        ),
     ]
 }
 
@@ -498,6 +520,7 @@ proptest! {
                 Record::Genesis(_) => schema::journal_genesis(),
                 Record::Claim(_) => schema::journal_claim(),
                 Record::Page(_) => schema::journal_page(),
+                Record::Backfill(_) => schema::journal_backfill(),
                 _ => schema::journal_progress(),
             };
             let value = read_by_the_library(schema, &payload);
@@ -506,7 +529,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_a_record_or_an_error(kind in 0_usize..4, bytes in vec(any::<u8>(), 0..200), key in vec(any::<u8>(), 0..20)) {
+    fn any_bytes_are_a_record_or_an_error(kind in 0_usize..5, bytes in vec(any::<u8>(), 0..200), key in vec(any::<u8>(), 0..20)) {
         let (record, _, own_key, _) = samples()[kind].clone();
         let codec = JournalCodec::new();
         let mut payload = codec.encode(&record).1.unwrap();
@@ -519,7 +542,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_byte_is_a_record_or_an_error(kind in 0_usize..4, position: prop::sample::Index, byte: u8) {
+    fn a_damaged_byte_is_a_record_or_an_error(kind in 0_usize..5, position: prop::sample::Index, byte: u8) {
         let (record, _, key, _) = samples()[kind].clone();
         let codec = JournalCodec::new();
         let mut payload = codec.encode(&record).1.unwrap();

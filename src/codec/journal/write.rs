@@ -6,7 +6,7 @@ use serde::ser::{Serialize, SerializeSeq, SerializeTuple, Serializer};
 
 use crate::codec::values::{Bytes, CountsRecord, OffsetsArray, long, millis, record};
 use crate::core::coverage::Coverage;
-use crate::core::journal::{Claim, Entry, Genesis, Page, Swept, UnitProgress};
+use crate::core::journal::{Backfill, Claim, Entry, Genesis, Page, Swept, UnitProgress};
 use crate::core::lateness::Lateness;
 
 pub(super) struct GenesisRecord<'a>(pub(super) &'a Genesis);
@@ -109,6 +109,24 @@ impl Serialize for ProgressRecord<'_> {
             &LatenessRecord(&unit.lateness),
             &SweepsArray(&unit.sweeps),
             &unit.change.as_ref().map(|change| (change.what.as_str(), change.at.as_millis())),
+        )
+    }
+}
+
+pub(super) struct BackfillRecord<'a>(pub(super) &'a Backfill);
+
+impl Serialize for BackfillRecord<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let backfill = self.0;
+        record!(
+            serializer,
+            &Bytes(&backfill.id.0),
+            &backfill.unit,
+            &backfill.window.start.as_millis(),
+            &backfill.window.end.as_millis(),
+            backfill.state.as_str(),
+            &backfill.at.as_millis(),
+            &CountsRecord(&backfill.counts),
         )
     }
 }
