@@ -265,6 +265,7 @@ mod tests {
             "source_rate_limited",
             "source_incomplete",
             "source_invalid",
+            "source_time_zone",
             "clock_skew",
             state::STOPPED,
         ] {

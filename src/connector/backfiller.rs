@@ -112,6 +112,10 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
                 let what = format!("too many rows of window {window} cannot be legs, beyond dead_letter.max_ratio");
                 return Err(SourceError::unreachable(what).into());
             }
+            Step::Whole if let Some(found) = pass.sightings.contradiction => {
+                let what = self.reader.describe_contradiction(window, found);
+                return Err(SourceError::unreachable(what).into());
+            }
             Step::Whole => {}
         }
         if rows < ROWS_MIN {

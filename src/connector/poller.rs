@@ -16,6 +16,7 @@ use crate::core::pagination::Step;
 use crate::core::planner::{Cycle, bound};
 use crate::core::time::Window;
 use crate::core::watermark::Progress;
+use crate::core::zone::Contradiction;
 use crate::sink::Cluster;
 use crate::source::{Recovery, Source, SourceError};
 use crate::store::View;
@@ -83,6 +84,7 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
         let bound = bound(self.reader.earlier_now(self.reader.clock.now()));
         let mut cycle = Cycle::plan(&progress, bound, self.reader.pace.window_max);
         let mut held = None;
+        let mut contradiction: Option<(Window, Contradiction)> = None;
         let mut failed: Option<SourceError> = None;
         let mut is_anything_read = false;
         let mut told = Instant::now();
@@ -91,7 +93,10 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
             let begun_local = self.reader.clock.now();
             let begun_before = self.reader.earlier_now(begun_local);
             let mut pass = Pass { piece, generation, rows_max: None, counts, sightings: Sightings::default() };
-            match self.reader.read(&mut pass).await {
+            let read = self.reader.read(&mut pass).await;
+            // What follows is in doubt, too, whether or not its rows say so.
+            contradiction = contradiction.or(pass.sightings.contradiction.map(|found| (piece.window, found)));
+            match read {
                 Err(ReadError::Source(error)) if error.recovery != Recovery::Refused && failed.is_none() => {
                     tracing::warn!(unit = self.reader.unit, window = %piece.window, "a window could not be read: {error}");
                     failed = Some(error);
@@ -106,6 +111,10 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
                 }
                 Ok(_) if self.reader.clocks_differ() => {
                     held.get_or_insert((UnitState::ClockSkew, self.reader.describe_skew()));
+                }
+                Ok(_) if let Some((window, found)) = contradiction => {
+                    let detail = self.reader.describe_contradiction(window, found);
+                    held.get_or_insert((UnitState::SourceTimeZone, detail));
                 }
                 Ok(_) => {
                     // The answers have told the server's clock anew; the smaller reading counts.
@@ -169,6 +178,7 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
                 "ok"
             }
             PollEnd::Held(state, detail) => {
+                // Of a window that is not whole it was said when it was read.
                 if state != UnitState::SourceIncomplete {
                     tracing::warn!(unit = self.reader.unit, "{detail}");
                 }
@@ -176,6 +186,7 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
                 match state {
                     UnitState::ClockSkew => "clock_skew",
                     UnitState::SourceInvalid => "invalid",
+                    UnitState::SourceTimeZone => "time_zone",
                     _ => "incomplete",
                 }
             }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono_tz::Tz;
 use tokio::time::Instant;
 
 use super::fault::Fault;
@@ -30,6 +31,7 @@ use crate::core::leg::{How, Ingest, Leg, Value, position};
 use crate::core::planner::Piece;
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::{Delays, Progress};
+use crate::core::zone::{self, Contradiction};
 use crate::hooks::{self, Mutant};
 use crate::sink::{Cluster, Destination, Message, Packing};
 use crate::source::wire::{self, Row};
@@ -116,6 +118,8 @@ pub(super) struct Read<'a> {
     pub(super) piece: Piece,
     /// The span of time that the query asked for, margins included.
     pub(super) asked: Window,
+    /// The zone in which it asked.
+    pub(super) zone: Tz,
     /// When the page was received.
     pub(super) seen_at: UtcMillis,
 }
@@ -141,6 +145,8 @@ struct Batch {
     seen: Vec<KeyHash>,
     /// How many dead rows the unit may have after these.
     budget: Budget,
+    /// The first row that contradicts our idea of the zone.
+    contradiction: Option<Contradiction>,
     page: PageDraft,
 }
 
@@ -151,12 +157,15 @@ pub(super) struct Sightings {
     pub(super) rows: HashSet<KeyHash>,
     /// Dead rows that were held back.
     pub(super) held: u64,
+    /// A row that contradicts our idea of the zone; it is a leg like others.
+    pub(super) contradiction: Option<Contradiction>,
 }
 
 impl Sightings {
     fn take(&mut self, batch: &Batch) {
         self.rows.extend(&batch.seen);
         self.held += batch.counts.held;
+        self.contradiction = self.contradiction.or(batch.contradiction);
     }
 }
 
@@ -609,6 +618,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             lateness: Lateness::default(),
             seen: Vec::with_capacity(rows.len()),
             budget: self.budget(read.unit),
+            contradiction: None,
             page: PageDraft::new(read.unit.to_owned(), generation),
         };
         let mut legs = Vec::with_capacity(rows.len());
@@ -618,6 +628,9 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 Row::Leg(leg) => {
                     let (at, key) = (time_of(&leg, self.terms.time_basis), KeyHash::of_leg(&leg));
                     batch.seen.push(key);
+                    // One in the margins is as telling: where it is found is what the API makes of the bounds.
+                    batch.contradiction =
+                        batch.contradiction.or_else(|| contradiction(&leg, self.terms.time_basis, read.zone));
                     if read.asked.contains(at) && !read.piece.window.contains(at) {
                         batch.counts.outside += 1;
                     } else {
@@ -1094,6 +1107,15 @@ pub fn time_of(leg: &Leg<'_>, basis: TimeBasis) -> UtcMillis {
     }
 }
 
+/// Whether a text beside a time that decides about windows contradicts our idea of the zone.
+fn contradiction(leg: &Leg<'_>, basis: TimeBasis, zone: Tz) -> Option<Contradiction> {
+    let connected = (basis == TimeBasis::Connect).then_some(position::CONNECT_TIME);
+    [Some(position::DISCONNECTED_TIME), connected]
+        .into_iter()
+        .flatten()
+        .find_map(|position| zone::contradiction(leg, position, zone))
+}
+
 /// By when an identity may be forgotten: a time outside the window, which the API's filter should not
 /// let through, counts as the window's edge.
 fn within(at: UtcMillis, window: Window) -> UtcMillis {
@@ -1102,4 +1124,34 @@ fn within(at: UtcMillis, window: Window) -> UtcMillis {
 
 fn last_of(window: Window) -> UtcMillis {
     UtcMillis::new(window.end.as_millis() - 1).max(window.start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_connect_times_text_matters_only_where_windows_are_cut_on_it() {
+        let row = |connected: &str, disconnected: &str| {
+            format!(
+                r#"{{"callId":"1","legId":"1","connectTimeUTC":1643898447539,"connectTime":"{connected}",
+                "disconnectedTimeUTC":1643898472253,"disconnectedTime":"{disconnected}"}}"#
+            )
+        };
+        let found = |raw: &str, basis| match wire::row(raw.as_bytes()) {
+            Row::Leg(leg) => contradiction(&leg, basis, Tz::America__New_York).is_some(),
+            other => panic!("expected a leg, got {other:?}"),
+        };
+        let right = ("2022-02-03T09:27:27.539-0500", "2022-02-03T09:27:52.253-0500");
+        let utc = ("2022-02-03T14:27:27.539+0000", "2022-02-03T14:27:52.253+0000");
+        for (raw, on_connect, on_disconnect) in [
+            (row(right.0, right.1), false, false),
+            (row(utc.0, right.1), true, false),
+            (row(right.0, utc.1), true, true),
+            (row("0", right.1), false, false),
+        ] {
+            assert_eq!(found(&raw, TimeBasis::Connect), on_connect, "{raw}");
+            assert_eq!(found(&raw, TimeBasis::Disconnect), on_disconnect, "{raw}");
+        }
+    }
 }

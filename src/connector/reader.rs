@@ -23,6 +23,7 @@ use crate::core::planner::Piece;
 use crate::core::query::{QueryBounds, query_bounds};
 use crate::core::retry::Backoff;
 use crate::core::time::{UtcMillis, Window};
+use crate::core::zone::Contradiction;
 use crate::sink::Cluster;
 use crate::source::{Failure, Page, Recovery, Source, SourceError};
 use crate::store::View;
@@ -229,7 +230,8 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
     ) -> Result<(), ReadError> {
         let is_live = matches!(pass.piece.how, How::Poll | How::CatchUp);
         while let Some((page, seen_at)) = pages.recv().await {
-            let read = Read { unit: &self.unit, piece: pass.piece, asked, seen_at };
+            let zone = self.pace.time_zone;
+            let read = Read { unit: &self.unit, piece: pass.piece, asked, zone, seen_at };
             let rows: Vec<&[u8]> = page.rows().collect();
             let mut rest = rows.as_slice();
             while !rest.is_empty() {
@@ -337,6 +339,14 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
             "the source's clock is {:.0} s {} ours, beyond poll.clock_tolerance: legs are published, the watermarks wait; check this machine's time synchronisation",
             seconds.abs(),
             if seconds > 0.0 { "ahead of" } else { "behind" }
+        )
+    }
+
+    /// What the rows of a window say about the zone that they were asked for in.
+    pub(super) fn describe_contradiction(&self, window: Window, contradiction: Contradiction) -> String {
+        format!(
+            "window {window}: the rows contradict source.time_zone: {contradiction}, so the API may read a query's times otherwise than they are meant: legs are published, the watermarks wait; {}",
+            contradiction.advice()
         )
     }
 

@@ -69,6 +69,7 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
         let Some(sweep) = next_sweep(&self.sweeps, last, now) else { return Ok(()) };
         let started = Instant::now();
         let mut counts = Counts::default();
+        let mut contradiction = None;
         let pieces = sweep_pieces(&unit.progress, sweep.lookback, self.reader.pace.window_max);
         for piece in pieces {
             // What the floor has passed meanwhile can no longer be told from what was published.
@@ -91,6 +92,13 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
                 tracing::warn!(unit = self.reader.unit, window = %piece.window, %fault, "a window could not be swept whole; the sweep is begun again");
                 return Err(SourceError::unreachable(fault.to_string()).into());
             }
+            contradiction = contradiction.or(pass.sightings.contradiction.map(|found| (piece.window, found)));
+        }
+        if let Some((window, found)) = contradiction {
+            // All its rows were published; what the API may have kept back is found by the sweep that agrees with us.
+            let detail = self.reader.describe_contradiction(window, found);
+            tracing::warn!(unit = self.reader.unit, "the sweep does not count and is begun again: {detail}");
+            return Err(SourceError::unreachable(detail).into());
         }
         let swept = Swept { lookback: sweep.lookback, at: now };
         let mut publisher = self.reader.publisher.lock().await;

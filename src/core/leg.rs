@@ -230,6 +230,14 @@ mod tests {
     }
 
     #[test]
+    fn an_instants_text_comes_next() {
+        for (position, field) in FIELDS.iter().enumerate().filter(|(_, field)| field.kind == Kind::Instant) {
+            let text = FIELDS[position + 1];
+            assert_eq!((field.name, text.fingerprinted), (format!("{}UTC", text.name).as_str(), false));
+        }
+    }
+
+    #[test]
     fn a_name_is_found_at_the_expected_place_and_elsewhere() {
         assert_eq!(position_of("legId", 1), Some(1));
         assert_eq!(position_of("legId", 48), Some(1));

@@ -20,3 +20,4 @@ pub mod retry;
 pub mod skew;
 pub mod time;
 pub mod watermark;
+pub mod zone;

@@ -56,8 +56,9 @@ pub struct SandboxArgs {
     /// A share of all requests, such as 30%, spread evenly over 429, 500, 503, reset, cut, html,
     /// empty and slow. Or single kinds, such as 429=5%,cut=2%,garbage=1%. Besides the above there
     /// are: expired (the token is refused), short (a page lacks rows), loop (a page repeats its
-    /// cursor), outage (eight requests in a row are reset) and garbage (a share of the rows, not
-    /// of the requests, is rubbish; half of it is mended within ten minutes).
+    /// cursor), zone (a page's time texts are in a zone that was not asked for), outage (eight
+    /// requests in a row are reset) and garbage (a share of the rows, not of the requests, is
+    /// rubbish; half of it is mended within ten minutes).
     #[arg(long, value_name = "MIX", default_value = "0%")]
     pub faults: FaultMix,
 
@@ -71,7 +72,8 @@ pub struct SandboxArgs {
     /// Serve the rows in this file, recorded from the real API, instead of inventing any
     ///
     /// The file holds replies as they came ({"meta":…,"data":[…]}), one or several, or one row a
-    /// line. Rows are served as they are; --legs, --span, --rate, --late, --revised, --unfinished
+    /// line. Rows are served as they are, their time texts too: source.time_zone should be the zone
+    /// that they were recorded in. --legs, --span, --rate, --late, --revised, --unfinished
     /// and --pbx do not apply.
     #[arg(long, value_name = "FILE")]
     pub replay: Option<PathBuf>,

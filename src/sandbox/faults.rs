@@ -3,7 +3,7 @@
 //! ```text
 //!   request n ─▶ outage? ─▶ a fault? ─▶ Api::answer ─▶ spoilt? ─▶ Exchange
 //!                  │           └─ refused unasked: 429, 500, 503, reset, html, empty, expired
-//!                  └─ reset                     cut, slow, short, loop ─┘
+//!                  └─ reset                     cut, slow, short, loop, zone ─┘
 //! ```
 //!
 //! What happens is returned as a value; the server, or a simulation without one, carries it out.
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use chrono::{DateTime, FixedOffset};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -162,6 +163,7 @@ fn exchange(kind: Kind, mut dice: Dice, api: &Api, now: UtcMillis, request: &Req
         }
         Kind::Short => Outcome::Answer(shortened(&mut dice, &api.answer(now, request))?),
         Kind::Loop => Outcome::Answer(looped(request, &api.answer(now, request))?),
+        Kind::Zone => Outcome::Answer(moved(&api.answer(now, request))?),
     };
     Some(promptly(outcome))
 }
@@ -234,6 +236,32 @@ fn looped(request: &Request, response: &Response) -> Option<Response> {
     let (_, asked) = parameters.find(|(name, _)| name == "scrollId")?;
     page.meta.scroll_id = &asked;
     Some(page.response())
+}
+
+/// The fields that repeat an instant in the zone that was asked for.
+const ZONED_TEXTS: [&str; 3] = ["startTime", "connectTime", "disconnectedTime"];
+
+/// How these texts are written.
+const ZONED_FORMAT: &str = "%Y-%m-%dT%H:%M:%S%.3f%z";
+
+/// The page with its texts an hour further east; one without a row has none.
+fn moved(response: &Response) -> Option<Response> {
+    let mut page: Page<'_> = serde_json::from_str(response.text()).ok()?;
+    let rows: Option<Vec<Box<RawValue>>> = page.data.iter().map(|row| moved_row(row.get())).collect();
+    let rows = rows.filter(|rows| !rows.is_empty())?;
+    page.data = rows.iter().map(AsRef::as_ref).collect();
+    Some(page.response())
+}
+
+fn moved_row(row: &str) -> Option<Box<RawValue>> {
+    let mut row: serde_json::Value = serde_json::from_str(row).ok()?;
+    for name in ZONED_TEXTS {
+        let text = row.get(name).and_then(|text| DateTime::parse_from_str(text.as_str()?, ZONED_FORMAT).ok());
+        let Some(text) = text else { continue };
+        let east = FixedOffset::east_opt(text.offset().local_minus_utc() + 3_600)?;
+        row[name] = text.with_timezone(&east).format(ZONED_FORMAT).to_string().into();
+    }
+    serde_json::value::to_raw_value(&row).ok()
 }
 
 #[cfg(test)]
@@ -349,6 +377,27 @@ mod tests {
         let whole = rows(&api().answer(NOW, &report(&api(), &[("pageSize", "7000")])));
         let closing = answer(Kind::Loop, &report(&api(), &[("scrollId", &whole.2)]));
         assert_eq!(rows(&closing).1, 50);
+    }
+
+    #[test]
+    fn a_page_of_another_zone_has_the_same_instants_with_other_offsets() {
+        let request = report(&api(), &[]);
+        let first = |response: &Response| -> serde_json::Value {
+            let page: serde_json::Value = serde_json::from_str(response.text()).expect("JSON");
+            page["data"][0].clone()
+        };
+        let (mut moved, mut right) = (first(&answer(Kind::Zone, &request)), first(&api().answer(NOW, &request)));
+        let instant = |row: &serde_json::Value| {
+            let text = row["disconnectedTime"].as_str().expect("a text");
+            DateTime::parse_from_str(text, ZONED_FORMAT).expect("in the usual form")
+        };
+        assert_eq!(instant(&moved), instant(&right));
+        let offsets = [&moved, &right].map(|row| instant(row).offset().local_minus_utc());
+        assert_eq!(offsets, [3_600, 0]);
+        for name in ZONED_TEXTS {
+            (moved[name], right[name]) = (serde_json::Value::Null, serde_json::Value::Null);
+        }
+        assert_eq!(moved, right);
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub enum Kind {
     Short,
     /// A page repeats the cursor it was asked with.
     Loop,
+    /// The texts of a page's times are written an hour ahead of the zone that was asked for, with the
+    /// offset that goes with it: the same instants, by other rules for the zone.
+    Zone,
     /// A row is rubbish. A share of the rows, not of the requests.
     Garbage,
     /// Connections are reset for eight requests in a row.
@@ -36,7 +39,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::TooMany,
         Self::ServerError,
         Self::Unavailable,
@@ -48,6 +51,7 @@ impl Kind {
         Self::Expired,
         Self::Short,
         Self::Loop,
+        Self::Zone,
         Self::Garbage,
         Self::Outage,
     ];
@@ -78,6 +82,7 @@ impl Kind {
             Self::Expired => "expired",
             Self::Short => "short",
             Self::Loop => "loop",
+            Self::Zone => "zone",
             Self::Garbage => "garbage",
             Self::Outage => "outage",
         }
@@ -85,7 +90,7 @@ impl Kind {
 
     /// Whether it only makes sense for an answer with rows.
     pub(super) const fn needs_report(self) -> bool {
-        matches!(self, Self::Expired | Self::Short | Self::Loop)
+        matches!(self, Self::Expired | Self::Short | Self::Loop | Self::Zone)
     }
 }
 

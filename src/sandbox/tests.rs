@@ -162,5 +162,5 @@ fn the_arguments_have_help_and_defaults() {
         assert!(parse(&bad).is_err(), "{bad:?}");
     }
     let help = <Cli as clap::CommandFactory>::command().render_long_help().to_string();
-    assert!(help.contains("eight requests in a row"), "{help}");
+    assert!(help.contains("requests in a row are reset"), "{help}");
 }

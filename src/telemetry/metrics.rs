@@ -126,7 +126,7 @@ impl Metrics {
         registry.register("rows", "Rows read from the API by what became of them: published, duplicate, revised, dead, unfinished, beyond_horizon, outside, held", self.rows.clone());
         registry.register(
             "polls",
-            "Polls by how they ended: ok, incomplete, invalid, clock_skew, unreachable, rate_limited, cursor_refused, refused",
+            "Polls by how they ended: ok, incomplete, invalid, time_zone, clock_skew, unreachable, rate_limited, cursor_refused, refused",
             self.polls.clone(),
         );
         registry.register(

@@ -36,6 +36,8 @@ pub enum UnitState {
     SourceIncomplete,
     /// Too many rows cannot be legs: they are held back, the watermarks wait.
     SourceInvalid,
+    /// The rows' zoned texts contradict our idea of the time zone: legs are published, the watermarks wait.
+    SourceTimeZone,
     /// The server's clock and ours differ too much: legs are published, the watermarks wait.
     ClockSkew,
 }
@@ -52,6 +54,7 @@ impl UnitState {
             Self::SourceRateLimited => "source_rate_limited",
             Self::SourceIncomplete => "source_incomplete",
             Self::SourceInvalid => "source_invalid",
+            Self::SourceTimeZone => "source_time_zone",
             Self::ClockSkew => "clock_skew",
         }
     }

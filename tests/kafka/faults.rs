@@ -120,6 +120,75 @@ async fn pages_that_do_not_add_up_are_published_and_hold_the_watermarks() {
     assert_complete(&identities(kafka().bootstrap(), &rig.topic).await, &rig.true_identities(), true);
 }
 
+/// The watermarks wait from the first poll on, and again later on, when there is something to sweep.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_contradict_the_time_zone_are_published_and_hold_the_watermarks() {
+    let mut settings = sandbox_settings(900, Duration::from_secs(3600));
+    settings.dataset = DatasetSettings { rate: 3.0, ..settings.dataset };
+    let keys = [
+        "source.time_zone = \"America/New_York\"",
+        "poll.start_from = \"now-90m\"",
+        "poll.max_window = \"30m\"",
+        "sweeps = [{every = \"2s\", lookback = \"1h\"}]",
+    ];
+    let rig = Rig::new(Sandbox::start(settings).await.unwrap(), kafka().bootstrap(), &keys);
+    let complete_to = async || rig.metric("call_legs_complete_to_timestamp_seconds", "acme-east").await;
+    let held_polls = async || rig.metric("call_legs_polls_total", "result=\"time_zone\"").await;
+    let contradicted = async || {
+        let page = rig.page("/readyz").await.unwrap_or_default();
+        page.0 == 503 && page.1.matches("source_time_zone").count() == 3
+    };
+    let swept = || rig.log().matches("lookback_s=3600").count();
+
+    rig.sandbox.faults().set_mix("zone=100%".parse().unwrap());
+    let daemon = rig.start();
+    rig.until("state", contradicted).await;
+    // Before the first leg there is no row, and so nothing that contradicts.
+    let before = complete_to().await;
+    let expected = rig.true_identities();
+    let polls = held_polls().await;
+    rig.until("some more polls of each unit", async || held_polls().await >= polls + 15.0).await;
+    assert_eq!(complete_to().await, before, "the watermarks wait");
+    assert_eq!(rig.whole_polls_of_all().await, 0.0);
+    let found = identities(kafka().bootstrap(), &rig.topic).await;
+    assert!(expected.len() >= 900 && expected.iter().all(|identity| found.contains_key(identity)), "the legs come");
+    let (_, reasons) = rig.page("/readyz").await.unwrap();
+    for text in [&reasons, &rig.log()] {
+        let is_right = ["-0300", "-0400"].iter().any(|offset| {
+            text.contains(&format!("disconnectedTime has the offset {offset} where America/New_York has -0"))
+        });
+        assert!(is_right && text.contains("set source.time_zone = \"UTC\""), "{reasons}");
+    }
+    let tailed = rig.run(&["tail", "--status", "--from-beginning", "--until-end"]);
+    assert!(String::from_utf8_lossy(&tailed.stdout).contains("\"source_time_zone\""), "the feed says so");
+
+    rig.sandbox.faults().set_mix("0%".parse().unwrap());
+    rig.polled_whole(1).await;
+    assert!(complete_to().await > before + 3_000.0, "mended, the watermarks move on");
+    assert_eq!(rig.page("/readyz").await.unwrap().0, 200);
+    let sweeps = swept();
+    rig.until("sweeps", async || swept() >= sweeps + 3).await;
+
+    rig.sandbox.faults().set_mix("zone=100%".parse().unwrap());
+    rig.until("state", contradicted).await;
+    let says =
+        |unit: &String| rig.log().lines().any(|line| line.contains("sweep does not count") && line.contains(unit));
+    rig.until("a sweep of each unit that does not count", async || rig.sandbox.api().pbxes().iter().all(says)).await;
+    let before = swept();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(swept(), before, "none is done");
+
+    rig.sandbox.faults().set_mix("0%".parse().unwrap());
+    rig.polled_whole(2).await;
+    rig.until("sweeps", async || swept() > before).await;
+    let expected = rig.true_identities();
+    rig.polled_whole(2).await;
+    daemon.terminate();
+    let found = identities(kafka().bootstrap(), &rig.topic).await;
+    assert!(expected.iter().all(|identity| found.contains_key(identity)), "nothing is missing");
+    assert!(found.values().all(|times| *times == 1), "each once");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_the_brokers_refuse_are_dead_letters_and_repeat_nothing() {
     let settings = [
