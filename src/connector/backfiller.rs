@@ -11,11 +11,13 @@
 
 use std::time::Duration;
 
+use super::batch::Sightings;
 use super::fault::Fault;
-use super::publisher::Sightings;
+use super::publisher::Publisher;
 use super::reader::{Pass, ReadError, WindowReader};
+use super::transaction::Draft;
 use crate::core::dedupe::Counts;
-use crate::core::journal::{Backfill, BackfillState, UnitProgress};
+use crate::core::journal::{Backfill, BackfillState, Nonce, Record, UnitProgress};
 use crate::core::leg::How;
 use crate::core::pagination::Step;
 use crate::core::planner::{Piece, backfill_holes};
@@ -23,6 +25,7 @@ use crate::core::time::Window;
 use crate::sink::Cluster;
 use crate::source::{Source, SourceError};
 use crate::store::View;
+use crate::telemetry::status::BackfillStatus;
 
 /// How often it looks for something to do.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -32,6 +35,9 @@ const ROWS_MAX: u64 = 10_000;
 
 /// A window that held fewer is followed by one of twice the length.
 const ROWS_MIN: u64 = ROWS_MAX / 4;
+
+/// How many backfills that have ended are kept in the journal.
+const BACKFILLS_KEPT: usize = 20;
 
 /// The shortest window: the API's bounds are whole seconds.
 const SPAN_MIN: Duration = Duration::from_secs(1);
@@ -148,5 +154,87 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
                 .filter(|shown| shown.state == BackfillState::Running)
                 .for_each(|shown| shown.trouble = Some(trouble.to_owned()));
         });
+    }
+}
+
+impl<C: Cluster, V: View> Publisher<C, V> {
+    /// The backfill of a unit that comes next.
+    pub(super) fn next_backfill(&self, unit: &str) -> Option<Backfill> {
+        let known = self.ledger().head.backfills.values();
+        let running = known.filter(|known| known.unit == unit && known.state == BackfillState::Running);
+        running.min_by_key(|known| (known.at, known.id)).cloned()
+    }
+
+    /// Shows how far a backfill has come.
+    pub(super) fn show_backfill(&self, id: Nonce) {
+        let Some(backfill) = self.ledger().head.backfills.get(&id) else { return };
+        let coverage = self.progress(&backfill.unit).map(|unit| unit.progress.coverage.clone()).unwrap_or_default();
+        let left_ms = coverage.holes(backfill.window).iter().map(|hole| hole.length().as_millis()).sum::<u128>();
+        let shown = BackfillStatus {
+            id,
+            unit: backfill.unit.clone(),
+            window: backfill.window,
+            left_ms: u64::try_from(left_ms).unwrap_or(u64::MAX),
+            state: backfill.state,
+            counts: backfill.counts,
+            trouble: None,
+        };
+        self.status.update(|status| {
+            status.backfills.insert(id, shown);
+        });
+    }
+
+    /// Commits that a backfill has read a window whole; `false` when the unit was rewound meanwhile.
+    pub(super) async fn cover(
+        &mut self,
+        unit: &str,
+        generation: u32,
+        window: Window,
+        backfill: Nonce,
+        counts: Counts,
+    ) -> Result<bool, Fault> {
+        loop {
+            self.owner.own().await?;
+            let Some(known) = self.progress(unit).filter(|known| known.generation == generation) else {
+                return Ok(false);
+            };
+            if known.progress.coverage.holes(window).is_empty() {
+                // A doubtful attempt had come through.
+                return Ok(true);
+            }
+            let mut unit = self.with_uncommitted(known);
+            unit.progress.coverage.add(window);
+            let further = self.ledger().head.backfills.get(&backfill).cloned().map(|mut backfill| {
+                backfill.counts += counts;
+                Record::Backfill(backfill)
+            });
+            let draft = Draft { backfills: further.into_iter().collect(), units: vec![unit], ..Draft::default() };
+            if self.commit_with_feeds(draft).await? {
+                self.show_backfill(backfill);
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Commits what an operator wants backfilled, or what became of it.
+    pub(super) async fn note_backfill(&mut self, backfill: &Backfill) -> Result<(), Fault> {
+        loop {
+            self.owner.own().await?;
+            if self.ledger().head.backfills.get(&backfill.id) == Some(backfill) {
+                self.show_backfill(backfill.id);
+                return Ok(());
+            }
+            // Those of long ago are of no interest any more.
+            let known = self.ledger().head.backfills.values();
+            let mut ended: Vec<&Backfill> = known.filter(|known| known.state != BackfillState::Running).collect();
+            ended.sort_by_key(|known| std::cmp::Reverse(known.at));
+            let forgotten = ended.iter().skip(BACKFILLS_KEPT).map(|known| Record::BackfillForgotten(known.id));
+            let backfills = forgotten.chain([Record::Backfill(backfill.clone())]).collect();
+            let units = self.progress(&backfill.unit).map(|unit| self.with_uncommitted(unit)).into_iter().collect();
+            if self.commit_with_feeds(Draft { backfills, units, ..Draft::default() }).await? {
+                self.show_backfill(backfill.id);
+                return Ok(());
+            }
+        }
     }
 }

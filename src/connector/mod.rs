@@ -18,7 +18,8 @@
 //! | `poller` | one unit's loop |
 //! | `sweeper`, `backfiller` | one unit's slower re-reads, and the past periods that an operator asked for |
 //! | `reader` | one window read whole, page by page |
-//! | `publisher` | rows to transactions; beats |
+//! | `batch` | rows to messages: parsed, classified, encoded |
+//! | `publisher` | messages to transactions; beats |
 //! | `owner`, `takeover` | who may write: standing by, claim, read-back, what follows a doubtful answer |
 //! | `claim` | the records by which a process owns the journal |
 //! | `transaction` | what goes into one transaction, in which order |
@@ -27,6 +28,7 @@
 //! | `fault` | every reason not to go on, and what follows from it |
 
 mod backfiller;
+mod batch;
 mod claim;
 mod fault;
 mod follower;
@@ -48,11 +50,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use batch::time_of;
 pub use fault::JournalFault;
 pub use follower::{read_journal, verify_view};
 pub use order::{Order, OrderError, preview_backfill, preview_rewind};
 pub use owner::{Identity, Terms};
-pub use publisher::{RecordTerms, time_of};
+pub use publisher::RecordTerms;
 
 use crate::clock::Clock;
 use crate::config::StartFrom;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::batch::Sightings;
 use super::fault::Fault;
 use super::first_progress;
-use super::publisher::Sightings;
 use super::reader::{Pass, ReadError, WindowReader, state_of};
 use crate::config::StartFrom;
 use crate::core::dedupe::Counts;

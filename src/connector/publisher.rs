@@ -1,43 +1,35 @@
-//! Classify, encode, publish: a page of rows becomes a transaction, and so does every step of a unit's progress.
+//! Publish: rows become a transaction, and so does every step of a unit's progress.
 //!
 //! One for all units. Whatever is doubtful is looked at again: after a take-over the rows are
 //! classified anew against what the journal then says, so that what came through is not sent twice.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono_tz::Tz;
 use tokio::time::Instant;
 
+use super::batch::{Batch, Read, Sightings};
 use super::fault::Fault;
 use super::order::Order;
 use super::owner::{Decision, Owner};
-use super::transaction::{CommitError, Draft, PAGE_ENTRIES_MAX, PageDraft};
+use super::transaction::{CommitError, Draft, PAGE_ENTRIES_MAX};
 use crate::clock::Clock;
 use crate::codec::{Framing, LegEncoder};
 use crate::config::{MessageTimestamp, Revisions, TimeBasis};
 use crate::core::dead_letter::{Budget, Reason};
-use crate::core::dedupe::{Counts, Seen, Verdict, classify};
+use crate::core::dedupe::Counts;
 use crate::core::feed::{UnitFeed, state};
-use crate::core::identity::{Fingerprint, KeyHash};
-use crate::core::journal::{
-    Backfill, BackfillState, Chain, Change, ChangeKind, Delivery, Entry, Nonce, OutOffsets, Record, Swept, Trace,
-    UnitProgress,
-};
-use crate::core::lateness::{self, Found, Lateness};
+use crate::core::identity::KeyHash;
+use crate::core::journal::{Chain, Change, ChangeKind, Delivery, Nonce, OutOffsets, Record, Swept, UnitProgress};
+use crate::core::lateness::{self, Lateness};
 use crate::core::ledger::Ledger;
-use crate::core::leg::{How, Ingest, Leg, Value, position};
-use crate::core::planner::Piece;
+use crate::core::leg::How;
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::{Delays, Progress};
-use crate::core::zone::{self, Contradiction};
-use crate::hooks::{self, Mutant};
-use crate::sink::{Cluster, Destination, Message, Packing};
-use crate::source::wire::{self, Row};
+use crate::sink::{Cluster, Destination, Packing};
 use crate::store::View;
 use crate::telemetry::metrics::{UnitFoundLabels, UnitLabel, UnitResultLabels};
-use crate::telemetry::status::BackfillStatus;
 use crate::telemetry::{Metrics, StatusBoard};
 
 /// When a transaction counts as overdue; a broker's restart takes about as long.
@@ -47,16 +39,13 @@ const OVERDUE_AFTER: Duration = Duration::from_secs(10);
 const OVERDUE_REPEATED: Duration = Duration::from_secs(300);
 
 /// How long a row that the brokers refuse is not offered again; then the topic may have been mended.
-const REFUSED_KEPT: Duration = Duration::from_secs(3600);
+pub(super) const REFUSED_KEPT: Duration = Duration::from_secs(3600);
 
 /// How many rows go into one transaction when each is sent in a record batch of its own.
 const ALONE_MAX: usize = 100;
 
 /// How many bytes of rows go into one transaction at most; as Avro they are less.
 const CHUNK_BYTES_MAX: usize = 8 << 20;
-
-/// How many backfills that have ended are kept in the journal.
-const BACKFILLS_KEPT: usize = 20;
 
 /// Less of the overlap left than this part of it is worth a warning.
 const NEAR_THE_EDGE: u32 = 5;
@@ -88,11 +77,11 @@ pub struct RecordTerms {
 
 /// Publishes for all units.
 pub(super) struct Publisher<C: Cluster, V> {
-    owner: Owner<C, V>,
-    terms: RecordTerms,
-    encoder: LegEncoder,
-    clock: Arc<dyn Clock>,
-    status: StatusBoard,
+    pub(super) owner: Owner<C, V>,
+    pub(super) terms: RecordTerms,
+    pub(super) encoder: LegEncoder,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) status: StatusBoard,
     metrics: Arc<Metrics>,
     /// Counted, and not yet in any progress.
     uncommitted: BTreeMap<String, Counts>,
@@ -100,73 +89,13 @@ pub(super) struct Publisher<C: Cluster, V> {
     told: BTreeMap<String, (&'static str, UtcMillis)>,
     /// Rows that the brokers have refused for their content, by the hash of their bytes: each refusal
     /// costs a transaction and a take-over, so they are not offered again for a while.
-    refused: HashMap<KeyHash, (Reason, Instant)>,
+    pub(super) refused: HashMap<KeyHash, (Reason, Instant)>,
     /// By unit: how many of its newest rows were dead.
-    budgets: HashMap<String, Budget>,
+    pub(super) budgets: HashMap<String, Budget>,
     /// When it was said of a unit that its legs come near the overlap's edge.
     warned: BTreeMap<String, Instant>,
     /// Whether this process has begun the journal.
     pub(super) has_begun: bool,
-}
-
-/// In what context a page was read.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Read<'a> {
-    /// The unit.
-    pub(super) unit: &'a str,
-    /// The window and the kind of read.
-    pub(super) piece: Piece,
-    /// The span of time that the query asked for, margins included.
-    pub(super) asked: Window,
-    /// The zone in which it asked.
-    pub(super) zone: Tz,
-    /// When the page was received.
-    pub(super) seen_at: UtcMillis,
-}
-
-/// A row that cannot be published.
-struct DeadRow {
-    row: usize,
-    reason: Reason,
-    /// By when it may be forgotten; without a time of its own not before all that the query has asked for.
-    at: UtcMillis,
-}
-
-/// A chunk of rows, classified and encoded.
-struct Batch {
-    counts: Counts,
-    messages: Vec<Message>,
-    /// For each message the row that it came from.
-    rows: Vec<usize>,
-    /// When the new legs were disconnected.
-    disconnected: Vec<UtcMillis>,
-    lateness: Lateness,
-    /// Every row, by its leg's identity or its own hash.
-    seen: Vec<KeyHash>,
-    /// How many dead rows the unit may have after these.
-    budget: Budget,
-    /// The first row that contradicts our idea of the zone.
-    contradiction: Option<Contradiction>,
-    page: PageDraft,
-}
-
-/// What a pass over a window's pages has seen.
-#[derive(Debug, Default)]
-pub(super) struct Sightings {
-    /// Distinct rows.
-    pub(super) rows: HashSet<KeyHash>,
-    /// Dead rows that were held back.
-    pub(super) held: u64,
-    /// A row that contradicts our idea of the zone; it is a leg like others.
-    pub(super) contradiction: Option<Contradiction>,
-}
-
-impl Sightings {
-    fn take(&mut self, batch: &Batch) {
-        self.rows.extend(&batch.seen);
-        self.held += batch.counts.held;
-        self.contradiction = self.contradiction.or(batch.contradiction);
-    }
 }
 
 impl<C: Cluster, V: View> Publisher<C, V> {
@@ -260,86 +189,6 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         swept: Swept,
     ) -> Result<Option<Progress>, Fault> {
         self.alter(unit, generation, |unit| unit.note_swept(swept)).await
-    }
-
-    /// The backfill of a unit that comes next.
-    pub(super) fn next_backfill(&self, unit: &str) -> Option<Backfill> {
-        let known = self.ledger().head.backfills.values();
-        let running = known.filter(|known| known.unit == unit && known.state == BackfillState::Running);
-        running.min_by_key(|known| (known.at, known.id)).cloned()
-    }
-
-    /// Shows how far a backfill has come.
-    pub(super) fn show_backfill(&self, id: Nonce) {
-        let Some(backfill) = self.ledger().head.backfills.get(&id) else { return };
-        let coverage = self.progress(&backfill.unit).map(|unit| unit.progress.coverage.clone()).unwrap_or_default();
-        let left_ms = coverage.holes(backfill.window).iter().map(|hole| hole.length().as_millis()).sum::<u128>();
-        let shown = BackfillStatus {
-            id,
-            unit: backfill.unit.clone(),
-            window: backfill.window,
-            left_ms: u64::try_from(left_ms).unwrap_or(u64::MAX),
-            state: backfill.state,
-            counts: backfill.counts,
-            trouble: None,
-        };
-        self.status.update(|status| {
-            status.backfills.insert(id, shown);
-        });
-    }
-
-    /// Commits that a backfill has read a window whole; `false` when the unit was rewound meanwhile.
-    pub(super) async fn cover(
-        &mut self,
-        unit: &str,
-        generation: u32,
-        window: Window,
-        backfill: Nonce,
-        counts: Counts,
-    ) -> Result<bool, Fault> {
-        loop {
-            self.owner.own().await?;
-            let Some(known) = self.progress(unit).filter(|known| known.generation == generation) else {
-                return Ok(false);
-            };
-            if known.progress.coverage.holes(window).is_empty() {
-                // A doubtful attempt had come through.
-                return Ok(true);
-            }
-            let mut unit = self.with_uncommitted(known);
-            unit.progress.coverage.add(window);
-            let further = self.ledger().head.backfills.get(&backfill).cloned().map(|mut backfill| {
-                backfill.counts += counts;
-                Record::Backfill(backfill)
-            });
-            let draft = Draft { backfills: further.into_iter().collect(), units: vec![unit], ..Draft::default() };
-            if self.commit_with_feeds(draft).await? {
-                self.show_backfill(backfill);
-                return Ok(true);
-            }
-        }
-    }
-
-    /// Commits what an operator wants backfilled, or what became of it.
-    pub(super) async fn note_backfill(&mut self, backfill: &Backfill) -> Result<(), Fault> {
-        loop {
-            self.owner.own().await?;
-            if self.ledger().head.backfills.get(&backfill.id) == Some(backfill) {
-                self.show_backfill(backfill.id);
-                return Ok(());
-            }
-            // Those of long ago are of no interest any more.
-            let known = self.ledger().head.backfills.values();
-            let mut ended: Vec<&Backfill> = known.filter(|known| known.state != BackfillState::Running).collect();
-            ended.sort_by_key(|known| std::cmp::Reverse(known.at));
-            let forgotten = ended.iter().skip(BACKFILLS_KEPT).map(|known| Record::BackfillForgotten(known.id));
-            let backfills = forgotten.chain([Record::Backfill(backfill.clone())]).collect();
-            let units = self.progress(&backfill.unit).map(|unit| self.with_uncommitted(unit)).into_iter().collect();
-            if self.commit_with_feeds(Draft { backfills, units, ..Draft::default() }).await? {
-                self.show_backfill(backfill.id);
-                return Ok(());
-            }
-        }
     }
 
     /// Commits a change of a unit's progress, where it changes anything, and gives what it then is.
@@ -598,275 +447,13 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         }
     }
 
-    /// Why the brokers have refused the row, if that was not long ago.
-    fn refusal(&self, raw: &[u8]) -> Option<Reason> {
-        if self.refused.is_empty() {
-            return None;
-        }
-        let (reason, since) = self.refused.get(&KeyHash::of_dead_row(raw))?;
-        (since.elapsed() < REFUSED_KEPT).then_some(*reason)
-    }
-
-    /// Parses, classifies and encodes a chunk of rows.
-    async fn batch(&self, rows: &[&[u8]], read: Read<'_>, unburied: &BTreeSet<usize>) -> Result<Batch, Fault> {
-        let generation = self.progress(read.unit).map_or(0, |unit| unit.generation);
-        let mut batch = Batch {
-            counts: Counts::default(),
-            messages: Vec::new(),
-            rows: Vec::new(),
-            disconnected: Vec::new(),
-            lateness: Lateness::default(),
-            seen: Vec::with_capacity(rows.len()),
-            budget: self.budget(read.unit),
-            contradiction: None,
-            page: PageDraft::new(read.unit.to_owned(), generation),
-        };
-        let mut legs = Vec::with_capacity(rows.len());
-        let mut dead = Vec::new();
-        for (row, raw) in rows.iter().enumerate() {
-            match wire::row(raw) {
-                Row::Leg(leg) => {
-                    let (at, key) = (time_of(&leg, self.terms.time_basis), KeyHash::of_leg(&leg));
-                    batch.seen.push(key);
-                    // One in the margins is as telling: where it is found is what the API makes of the bounds.
-                    batch.contradiction =
-                        batch.contradiction.or_else(|| contradiction(&leg, self.terms.time_basis, read.zone));
-                    if read.asked.contains(at) && !read.piece.window.contains(at) {
-                        batch.counts.outside += 1;
-                    } else {
-                        legs.push((row, key, leg, at));
-                    }
-                }
-                Row::Dead(reason) => {
-                    batch.seen.push(KeyHash::of_dead_row(raw));
-                    if self.is_maybe_forgotten(read) {
-                        batch.counts.beyond_horizon += 1;
-                    } else {
-                        dead.push(DeadRow { row, reason, at: last_of(read.asked) });
-                    }
-                }
-                Row::Unfinished => {
-                    batch.seen.push(KeyHash::of_dead_row(raw));
-                    batch.counts.unfinished += 1;
-                }
-            }
-        }
-        let stored = self.owner.follower.find(legs.iter().map(|(_, key, _, _)| *key).collect()).await?;
-        // A leg may come twice on a page.
-        let mut in_batch: HashMap<KeyHash, Seen> = HashMap::new();
-        for ((row, key, leg, at), stored) in legs.into_iter().zip(stored) {
-            let stored = stored.map(|known| known.seen).filter(|_| !self.is_expired_by_mutant(at));
-            let seen = in_batch.get(&key).copied().or(stored);
-            let fingerprint = Fingerprint::of_leg(&leg);
-            let verdict = self.classify(seen, fingerprint, at, read);
-            match verdict {
-                Verdict::Duplicate => {
-                    batch.counts.duplicate += 1;
-                    continue;
-                }
-                Verdict::BeyondHorizon => {
-                    batch.counts.beyond_horizon += 1;
-                    continue;
-                }
-                Verdict::New | Verdict::Revised => {}
-            }
-            let published = seen.map(|seen| seen.revision);
-            // After the last number a leg keeps changing in silence, but for the count.
-            let next = match (published, self.terms.revisions) {
-                (None, _) => Some(0),
-                (Some(_), Revisions::Ignore) => None,
-                (Some(revision), Revisions::Publish) => revision.checked_add(1),
-            };
-            let revision = next.or(published).unwrap_or_default();
-            let entry = Entry { key, seen: Seen { fingerprint: Some(fingerprint), revision } };
-            if next.is_some() {
-                match self.refusal(rows[row]).map_or_else(|| self.encode(&leg, entry, at, read), Err) {
-                    Ok(message) => {
-                        batch.messages.push(message);
-                        batch.rows.push(row);
-                    }
-                    Err(reason) => {
-                        dead.push(DeadRow { row, reason, at: within(at, read.piece.window) });
-                        continue;
-                    }
-                }
-            }
-            in_batch.insert(key, entry.seen);
-            batch.page.add(entry, within(at, read.piece.window), false);
-            if verdict == Verdict::New {
-                batch.counts.published += 1;
-                batch.counts.late += u64::from(at < self.final_to(read.unit));
-                batch.disconnected.push(leg.disconnected);
-                self.note_lateness(&mut batch.lateness, at, read);
-            } else {
-                batch.counts.revised += 1;
-            }
-        }
-        let is_dead: BTreeSet<usize> = dead.iter().map(|dead| dead.row).collect();
-        (0..rows.len()).for_each(|row| batch.budget.note(is_dead.contains(&row)));
-        self.bury(&mut batch, rows, dead, read, unburied).await?;
-        Ok(batch)
-    }
-
-    /// Whether a row without a time may have been buried and forgotten: the floor moves while an older period is read.
-    fn is_maybe_forgotten(&self, read: Read<'_>) -> bool {
-        let is_older = matches!(read.piece.how, How::Sweep | How::Backfill);
-        let Some(unit) = self.progress(read.unit).filter(|_| is_older) else { return false };
-        read.asked.start < unit.progress.floor && unit.progress.coverage.contains(last_of(read.piece.window))
-    }
-
-    fn budget(&self, unit: &str) -> Budget {
-        self.budgets.get(unit).cloned().unwrap_or_else(|| Budget::new(self.terms.dead_ratio_max))
-    }
-
-    /// How late a new leg was, as far as this read can tell.
-    fn note_lateness(&self, lateness: &mut Lateness, at: UtcMillis, read: Read<'_>) {
-        let Some(unit) = self.progress(read.unit) else { return };
-        let Progress { complete_to, final_to, .. } = unit.progress;
-        // The newest live read that came to its end began this long after what it made complete.
-        let looked = complete_to.plus(self.terms.delays.settle);
-        match read.piece.how {
-            How::Poll | How::CatchUp => {
-                let found = if at < complete_to { Found::ByOverlap } else { Found::AtOnce };
-                let at_most = lateness::at_most(at, looked, read.seen_at, self.terms.apart_max);
-                if found == Found::ByOverlap && at_most.is_some() {
-                    lateness.note_left(at.since(final_to));
-                }
-                lateness.note(found, at_most);
-            }
-            // However long ago the sweep before was: it was too late for the polls.
-            How::Sweep => lateness.note(Found::BySweep, Some(read.seen_at.since(at))),
-            How::Backfill => {}
-        }
-    }
-
-    fn classify(&self, seen: Option<Seen>, fingerprint: Fingerprint, at: UtcMillis, read: Read<'_>) -> Verdict {
-        let Some(unit) = self.progress(read.unit) else { return Verdict::New };
-        match classify(seen, fingerprint, at, &unit.progress) {
-            Verdict::BeyondHorizon if hooks::is_mutant(Mutant::ExpiryByWallClock) => Verdict::New,
-            verdict => verdict,
-        }
-    }
-
-    fn is_expired_by_mutant(&self, at: UtcMillis) -> bool {
-        hooks::is_mutant(Mutant::ExpiryByWallClock) && at < self.clock.now().minus(self.terms.delays.horizon)
-    }
-
-    fn final_to(&self, unit: &str) -> UtcMillis {
-        self.progress(unit).map_or(UtcMillis::new(i64::MIN), |unit| unit.progress.final_to)
-    }
-
-    /// The message of a new leg, or why the topic cannot take it.
-    fn encode(&self, leg: &Leg<'_>, entry: Entry, at: UtcMillis, read: Read<'_>) -> Result<Message, Reason> {
-        let ingest = Ingest {
-            first_seen: read.seen_at,
-            how: read.piece.how,
-            late: at < self.final_to(read.unit),
-            revision: entry.seen.revision,
-            window: read.piece.window,
-        };
-        let mut payload = Vec::with_capacity(640);
-        self.terms.framing.write_header(&mut payload);
-        self.encoder.encode(leg, &ingest, &mut payload).map_err(|error| {
-            tracing::warn!(unit = read.unit, %error, "a leg cannot be encoded and goes to the dead letters");
-            Reason::Invalid
-        })?;
-        let timestamp = match self.terms.timestamp {
-            MessageTimestamp::Disconnect => Some(leg.disconnected),
-            MessageTimestamp::Publish => None,
-        };
-        let cluster = &self.owner.follower.cluster;
-        if timestamp.is_some_and(|timestamp| !cluster.takes_timestamp(Destination::Legs, timestamp, self.clock.now())) {
-            return Err(Reason::Timestamp);
-        }
-        let message = Message {
-            destination: Destination::Legs,
-            key: leg.call_id().as_bytes().to_vec(),
-            payload: Some(payload),
-            timestamp,
-            headers: self.headers(entry, within(at, read.piece.window), read),
-        };
-        if message.size_bytes() <= cluster.message_bytes_max(Destination::Legs) {
-            Ok(message)
-        } else {
-            Err(Reason::TooLarge)
-        }
-    }
-
-    fn headers(&self, entry: Entry, at: UtcMillis, read: Read<'_>) -> Vec<(&'static str, Vec<u8>)> {
-        let trace = Trace {
-            journal: Trace::journal_tag(&self.owner.terms.journal),
-            seen: entry.seen,
-            generation: self.progress(read.unit).map_or(0, |unit| unit.generation),
-            at,
-            unit: read.unit.to_owned(),
-        };
-        vec![(KeyHash::HEADER, entry.key.0.to_vec()), (Trace::HEADER, trace.to_bytes())]
-    }
-
-    /// Adds to a batch what is not yet among the dead letters.
-    async fn bury(
-        &self,
-        batch: &mut Batch,
-        rows: &[&[u8]],
-        dead: Vec<DeadRow>,
-        read: Read<'_>,
-        unburied: &BTreeSet<usize>,
-    ) -> Result<(), Fault> {
-        if dead.is_empty() {
-            return Ok(());
-        }
-        let keys: Vec<KeyHash> = dead.iter().map(|dead| KeyHash::of_dead_row(rows[dead.row])).collect();
-        let stored = self.owner.follower.find(keys.clone()).await?;
-        let mut in_batch = BTreeSet::new();
-        for ((key, stored), dead) in keys.into_iter().zip(stored).zip(dead) {
-            if stored.is_none() && batch.budget.is_exceeded() {
-                batch.counts.held += 1;
-                continue;
-            }
-            batch.counts.dead += 1;
-            if stored.is_some() || unburied.contains(&dead.row) || !in_batch.insert(key) {
-                continue;
-            }
-            let entry = Entry { key, seen: Seen { fingerprint: None, revision: 0 } };
-            batch.messages.push(self.dead_letter(entry, rows[dead.row], &dead, read));
-            batch.rows.push(dead.row);
-            batch.page.add(entry, dead.at, true);
-        }
-        Ok(())
-    }
-
-    fn dead_letter(&self, entry: Entry, raw: &[u8], dead: &DeadRow, read: Read<'_>) -> Message {
-        let row_hash: String = entry.key.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut headers = self.headers(entry, dead.at, read);
-        headers.extend([
-            ("call-legs-error-code", dead.reason.code().into()),
-            ("call-legs-error-message", dead.reason.to_string().into()),
-            ("call-legs-unit", read.unit.into()),
-            ("call-legs-window", format!("{}/{}", read.piece.window.start, read.piece.window.end).into()),
-            ("call-legs-row-bytes", raw.len().to_string().into()),
-            ("call-legs-row-hash", row_hash.clone().into_bytes()),
-        ]);
-        let mut message = Message {
-            destination: Destination::DeadLetters,
-            key: row_hash.into_bytes(),
-            payload: None,
-            timestamp: Some(read.seen_at),
-            headers,
-        };
-        let bytes_max = self.owner.follower.cluster.message_bytes_max(Destination::DeadLetters);
-        let room = bytes_max.saturating_sub(message.size_bytes());
-        message.payload = Some(raw[..raw.len().min(room)].to_vec());
-        message
-    }
-
     /// Commits units' progress and status; `false` when it was doubtful and is to be tried again.
     async fn commit_progress(&mut self, units: Vec<UnitProgress>) -> Result<bool, Fault> {
         self.commit_with_feeds(Draft { units, ..Draft::default() }).await
     }
 
     /// Commits a draft, and with it the status of its units; `false` as in [`Self::commit_progress`].
-    async fn commit_with_feeds(&mut self, draft: Draft<'_>) -> Result<bool, Fault> {
+    pub(super) async fn commit_with_feeds(&mut self, draft: Draft<'_>) -> Result<bool, Fault> {
         let units = &draft.units;
         // Of units that are no longer read it was said that they stopped.
         let configured = self.units();
@@ -897,7 +484,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// A unit's progress with what was counted since it was last written.
-    fn with_uncommitted(&self, unit: &UnitProgress) -> UnitProgress {
+    pub(super) fn with_uncommitted(&self, unit: &UnitProgress) -> UnitProgress {
         let mut unit = unit.clone();
         unit.counts += self.uncommitted.get(&unit.unit).copied().unwrap_or_default();
         unit
@@ -1097,61 +684,4 @@ fn acknowledged(status: &StatusBoard) {
         status.publishing_since = None;
         status.sink_trouble = None;
     });
-}
-
-/// A leg's time on the axis that the windows are cut on.
-pub fn time_of(leg: &Leg<'_>, basis: TimeBasis) -> UtcMillis {
-    match (basis, &leg.values[position::CONNECT_TIME]) {
-        (TimeBasis::Connect, Value::Integer(connected)) if *connected > 0 => UtcMillis::new(*connected),
-        _ => leg.disconnected,
-    }
-}
-
-/// Whether a text beside a time that decides about windows contradicts our idea of the zone.
-fn contradiction(leg: &Leg<'_>, basis: TimeBasis, zone: Tz) -> Option<Contradiction> {
-    let connected = (basis == TimeBasis::Connect).then_some(position::CONNECT_TIME);
-    [Some(position::DISCONNECTED_TIME), connected]
-        .into_iter()
-        .flatten()
-        .find_map(|position| zone::contradiction(leg, position, zone))
-}
-
-/// By when an identity may be forgotten: a time outside the window, which the API's filter should not
-/// let through, counts as the window's edge.
-fn within(at: UtcMillis, window: Window) -> UtcMillis {
-    at.clamp(window.start, last_of(window))
-}
-
-fn last_of(window: Window) -> UtcMillis {
-    UtcMillis::new(window.end.as_millis() - 1).max(window.start)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_connect_times_text_matters_only_where_windows_are_cut_on_it() {
-        let row = |connected: &str, disconnected: &str| {
-            format!(
-                r#"{{"callId":"1","legId":"1","connectTimeUTC":1643898447539,"connectTime":"{connected}",
-                "disconnectedTimeUTC":1643898472253,"disconnectedTime":"{disconnected}"}}"#
-            )
-        };
-        let found = |raw: &str, basis| match wire::row(raw.as_bytes()) {
-            Row::Leg(leg) => contradiction(&leg, basis, Tz::America__New_York).is_some(),
-            other => panic!("expected a leg, got {other:?}"),
-        };
-        let right = ("2022-02-03T09:27:27.539-0500", "2022-02-03T09:27:52.253-0500");
-        let utc = ("2022-02-03T14:27:27.539+0000", "2022-02-03T14:27:52.253+0000");
-        for (raw, on_connect, on_disconnect) in [
-            (row(right.0, right.1), false, false),
-            (row(utc.0, right.1), true, false),
-            (row(right.0, utc.1), true, true),
-            (row("0", right.1), false, false),
-        ] {
-            assert_eq!(found(&raw, TimeBasis::Connect), on_connect, "{raw}");
-            assert_eq!(found(&raw, TimeBasis::Disconnect), on_disconnect, "{raw}");
-        }
-    }
 }

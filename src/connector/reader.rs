@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Pace;
+use super::batch::{Read, Sightings};
 use super::fault::Fault;
-use super::publisher::{Publisher, Read, Sightings};
+use super::publisher::Publisher;
 use crate::clock::Clock;
 use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::batch::Sightings;
 use super::fault::Fault;
-use super::publisher::Sightings;
 use super::reader::{Pass, ReadError, WindowReader};
 use crate::core::dedupe::Counts;
 use crate::core::journal::{Swept, UnitProgress};

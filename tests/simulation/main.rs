@@ -28,6 +28,8 @@
 //! - The API is away, refuses, asks for patience, cuts answers, refuses cursors. Legs appear late, up to far beyond the
 //!   overlap, above the cursor of a pass under way, as calls under way first, and are revised. Rows are rubbish. Whether
 //!   bounds belong to the answer, and what milliseconds count, differs by seed.
+//! - Operators ask for backfills and rewinds at any time, also of a process that cannot carry them out. Sweeps of all
+//!   paces run beside the polls.
 //! - The store is deleted, the whole state directory is, an older store comes back, a store breaks.
 //! - Clocks of processes and of the API jump.
 //!
