@@ -53,7 +53,7 @@ pub(super) struct BackfillArgs {
     /// Return as soon as the owner has taken it
     #[arg(long)]
     detach: bool,
-    /// Publish also what the topic's retention deletes at once
+    /// Publish also what the topic's retention deletes at once, or what a unit that is no longer read may have published
     #[arg(long)]
     force: bool,
     /// End the backfills that are not done; what they have read stays read
@@ -78,7 +78,13 @@ pub(super) async fn run(arguments: BackfillArgs, stop: CancellationToken) -> Res
         eprintln!("unavailable: the API shows nothing before {}, two years ago; what is older is not read", from.at);
     }
     check_retention(&config, from.at, now, arguments.force).await?;
-    let order = Order::Backfill { unit: unit.clone(), from: from.at, to: to.at, confirmed: !arguments.dry_run };
+    let order = Order::Backfill {
+        unit: unit.clone(),
+        from: from.at,
+        to: to.at,
+        confirmed: !arguments.dry_run,
+        forced: arguments.force,
+    };
     match owner::give(&config, &order).await? {
         Some(done) => {
             print_line(done.trim_end())?;
@@ -87,7 +93,7 @@ pub(super) async fn run(arguments: BackfillArgs, stop: CancellationToken) -> Res
         None if arguments.dry_run => {
             let ledger = read_journal(&cluster(&config)?).await.or_exit(Exit::State)?;
             let window = Window::new(from.at, to.at);
-            let said = preview_backfill(&ledger, &config.source.pbx_ids, unit.as_deref(), window, now);
+            let said = preview_backfill(&ledger, &config.source.pbx_ids, unit.as_deref(), window, now, arguments.force);
             print_line(&said.or_exit(Exit::Usage)?)
         }
         None if arguments.detach => {
@@ -123,7 +129,8 @@ async fn follow_owner(config: &Config, stop: &CancellationToken) -> Result<(), E
         let Some(backfills) = owner::backfills(config).await? else {
             return Err(anyhow!("the owner has ended; the backfill goes on when it runs again")).or_exit(Exit::State);
         };
-        if !backfills.iter().any(|backfill| backfill.state == BackfillState::Running) {
+        // An owner that has just started again has not looked at any yet.
+        if !backfills.is_empty() && !backfills.iter().any(|backfill| backfill.state == BackfillState::Running) {
             display.end(&backfills);
             return Ok(());
         }

@@ -88,7 +88,7 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
         };
         let Some((unit, backfill)) = unit.filter(UnitProgress::is_started).zip(backfill) else { return Ok(false) };
         let Some(hole) = backfill_holes(backfill.window, &unit.progress).first().copied() else {
-            // What polls still read is theirs; the rest of the period is covered when they have left it.
+            // After a rewind polls read a part of it again, which is covered when they have left it.
             return self.finish_if_covered(&unit, &backfill).await;
         };
         let window = Window::new(hole.start, hole.start.plus(*span).min(hole.end));
@@ -163,6 +163,21 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         let known = self.ledger().head.backfills.values();
         let running = known.filter(|known| known.unit == unit && known.state == BackfillState::Running);
         running.min_by_key(|known| (known.at, known.id)).cloned()
+    }
+
+    /// Whether backfills of a unit have nothing to read at present.
+    pub(super) fn has_nothing_to_backfill(&self, unit: &str) -> bool {
+        let Some(known) = self.progress(unit) else { return true };
+        let running = self
+            .ledger()
+            .head
+            .backfills
+            .values()
+            .filter(|backfill| backfill.unit == unit && backfill.state == BackfillState::Running);
+        running.into_iter().all(|backfill| {
+            backfill_holes(backfill.window, &known.progress).is_empty()
+                && !known.progress.coverage.holes(backfill.window).is_empty()
+        })
     }
 
     /// Shows how far a backfill has come.

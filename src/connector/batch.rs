@@ -110,7 +110,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             disconnected: Vec::new(),
             lateness: Lateness::default(),
             seen: Vec::with_capacity(rows.len()),
-            budget: self.budget(read.unit),
+            budget: self.budget(read),
             contradiction: None,
             page: PageDraft::new(read.unit.to_owned(), generation),
         };
@@ -195,7 +195,8 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 batch.counts.revised += 1;
             }
         }
-        let is_dead: BTreeSet<usize> = dead.iter().map(|dead| dead.row).collect();
+        let is_dead: BTreeSet<usize> =
+            dead.iter().filter(|dead| dead.reason.is_the_rows()).map(|dead| dead.row).collect();
         (0..rows.len()).for_each(|row| batch.budget.note(is_dead.contains(&row)));
         self.bury(&mut batch, rows, dead, read, unburied).await?;
         Ok(batch)
@@ -203,13 +204,16 @@ impl<C: Cluster, V: View> Publisher<C, V> {
 
     /// Whether a row without a time may have been buried and forgotten: the floor moves while an older period is read.
     fn is_maybe_forgotten(&self, read: Read<'_>) -> bool {
-        let is_older = matches!(read.piece.how, How::Sweep | How::Backfill);
+        let is_older = !read.piece.how.is_live();
         let Some(unit) = self.progress(read.unit).filter(|_| is_older) else { return false };
         read.asked.start < unit.progress.floor && unit.progress.coverage.contains(last_of(read.piece.window))
     }
 
-    fn budget(&self, unit: &str) -> Budget {
-        self.budgets.get(unit).cloned().unwrap_or_else(|| Budget::new(self.terms.dead_ratio_max))
+    fn budget(&self, read: Read<'_>) -> Budget {
+        self.budgets
+            .get(&(read.unit.to_owned(), read.piece.how.is_live()))
+            .cloned()
+            .unwrap_or_else(|| Budget::new(self.terms.dead_ratio_max))
     }
 
     /// How late a new leg was, as far as this read can tell.
@@ -313,7 +317,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         let stored = self.owner.follower.find(keys.clone()).await?;
         let mut in_batch = BTreeSet::new();
         for ((key, stored), dead) in keys.into_iter().zip(stored).zip(dead) {
-            if stored.is_none() && batch.budget.is_exceeded() {
+            if stored.is_none() && dead.reason.is_the_rows() && batch.budget.is_exceeded() {
                 batch.counts.held += 1;
                 continue;
             }

@@ -194,7 +194,10 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
             match worked {
                 Err(Fault::Yielded) => {
                     tracing::warn!("another instance has taken over: this one stands by");
-                    self.status.update(|status| status.publishing_since = None);
+                    self.status.update(|status| {
+                        status.publishing_since = None;
+                        status.backfills.clear();
+                    });
                 }
                 Ok(()) | Err(Fault::Stopped) => {
                     if let Err(fault) = publisher.lock().await.release().await {
@@ -258,7 +261,10 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
                 Arc::into_inner(shared).ok_or(ConnectorError::Worker("a backfill goes on".to_owned()))?.into_inner();
             if let Err(fault) = read {
                 let _ = publisher.give_up().await;
-                return Err(fault.into());
+                return Err(match fault {
+                    Fault::Yielded => self.owner_alive(),
+                    fault => fault.into(),
+                });
             }
             *said = String::new();
         }
@@ -286,13 +292,18 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
         loop {
             tokio::select! {
                 biased;
-                worker = workers.join_next() => match worker {
-                    Some(worker) => worker.map_err(|error| Fault::Worker(error.to_string()))??,
-                    None => return Ok(()),
-                },
+                worker = workers.join_next() => {
+                    let Some(worker) = worker else { return Ok(()) };
+                    if let Err(fault) = worker.map_err(|error| Fault::Worker(error.to_string())).and_then(|ended| ended) {
+                        // Only when all are gone the journal can be given up.
+                        workers.shutdown().await;
+                        return Err(fault);
+                    }
+                }
                 () = tokio::time::sleep(Duration::from_secs(1)), if !ended.is_cancelled() => {
                     let publisher = publisher.lock().await;
-                    if self.terms.units.iter().all(|unit| publisher.next_backfill(unit).is_none()) {
+                    // What polls still have to read is left to the daemon.
+                    if self.terms.units.iter().all(|unit| publisher.has_nothing_to_backfill(unit)) {
                         ended.cancel();
                     }
                 }

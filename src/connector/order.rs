@@ -50,6 +50,8 @@ pub enum Order {
         to: UtcMillis,
         /// Whether to do it, or only to say what it would do.
         confirmed: bool,
+        /// Whether also what another unit, no longer read, may have published is read.
+        forced: bool,
     },
     /// End the backfills that are not done.
     CancelBackfills {
@@ -99,9 +101,9 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             Order::Adopt => return self.adopted().await.map_err(failed),
             Order::Rebuild => self.rebuild().await.map(Ok),
             Order::Verify => self.verify().await.map(Ok),
-            Order::Backfill { unit, from, to, confirmed } => {
+            Order::Backfill { unit, from, to, confirmed, forced } => {
                 let window = Window::new(from.floor_second(), to.floor_second());
-                self.backfill(unit.as_deref(), window, confirmed).await
+                self.backfill(unit.as_deref(), window, confirmed, forced).await
             }
             Order::CancelBackfills { unit } => self.cancel_backfills(unit.as_deref()).await.map(Ok),
         };
@@ -114,8 +116,9 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         unit: Option<&str>,
         window: Window,
         confirmed: bool,
+        forced: bool,
     ) -> Result<Result<String, String>, Fault> {
-        let planned = match plan_backfill(self.ledger(), &self.units(), unit, window, self.now()) {
+        let planned = match plan_backfill(self.ledger(), &self.units(), unit, window, self.now(), forced) {
             Ok(planned) => planned,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -123,7 +126,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             return Ok(Ok(format!("{}. Nothing was changed: it was only asked", planned.effect)));
         }
         let mut lines = vec![planned.effect];
-        for unit in planned.units {
+        for (unit, window) in planned.units {
             let (id, at) = (self.nonce(), self.now());
             let backfill = Backfill { id, unit, window, state: BackfillState::Running, at, counts: Counts::default() };
             self.note_backfill(&backfill).await?;
@@ -256,8 +259,8 @@ fn plan_rewind(ledger: &Ledger, units: &[String], unit: &str, to: UtcMillis) -> 
 
 /// A backfill that can be carried out.
 struct PlannedBackfill {
-    /// The units that have something to read.
-    units: Vec<String>,
+    /// The units that have something to read, and what of the period is theirs.
+    units: Vec<(String, Window)>,
     /// What is read, in words.
     effect: String,
 }
@@ -268,6 +271,7 @@ fn plan_backfill(
     unit: Option<&str>,
     window: Window,
     now: UtcMillis,
+    forced: bool,
 ) -> Result<PlannedBackfill, String> {
     if window.is_empty() || window.end > now {
         return Err(format!("the period {window} is empty, or ends in the future"));
@@ -275,19 +279,38 @@ fn plan_backfill(
     if let Some(unit) = unit.filter(|unit| !units.iter().any(|known| known == unit)) {
         return Err(format!("unit {unit} is not read: source.pbx_ids has {}", units.join(", ")));
     }
+    let is_retired = |known: &&UnitProgress| {
+        let coverage = &known.progress.coverage;
+        !units.contains(&known.unit) && coverage.holes(window) != [window] && known.is_started()
+    };
+    if let Some(retired) = ledger.head.units.values().find(is_retired).filter(|_| !forced) {
+        return Err(format!(
+            "unit {}, which is no longer read, has read a part of {window}: its legs may have been forgotten and would be \
+             published again; give another period, or go on with --force",
+            retired.unit
+        ));
+    }
     let (mut to_read, mut lines) = (Vec::new(), Vec::new());
     for name in units.iter().filter(|name| unit.is_none_or(|unit| unit == *name)) {
         let Some(known) = ledger.head.units.get(name).filter(|known| known.is_started()) else {
             return Err(format!("unit {name} was never read: start the daemon first"));
         };
+        // What polls still read is theirs, and covered when they have left it.
+        let end = window.end.min(known.progress.final_to).max(window.start);
+        let window = Window::new(window.start, end);
         let holes = known.progress.coverage.holes(window);
         let left: Duration = holes.iter().map(|hole| hole.length()).sum();
-        if holes.is_empty() {
+        if window.is_empty() {
+            lines.push(format!(
+                "unit {name} has read all before {}: what lies after it polls still read",
+                known.progress.final_to
+            ));
+        } else if holes.is_empty() {
             lines.push(format!("unit {name} has read all of {window}"));
         } else {
             let left = humantime::format_duration(left);
             lines.push(format!("unit {name} has still to read {left} of {window}, in {} pieces", holes.len()));
-            to_read.push(name.clone());
+            to_read.push((name.clone(), window));
         }
     }
     let effect = lines.join("\n");
@@ -304,8 +327,9 @@ pub fn preview_backfill(
     unit: Option<&str>,
     window: Window,
     now: UtcMillis,
+    forced: bool,
 ) -> Result<String, OrderError> {
-    plan_backfill(ledger, units, unit, window, now).map(|planned| planned.effect).map_err(OrderError::Refused)
+    plan_backfill(ledger, units, unit, window, now, forced).map(|planned| planned.effect).map_err(OrderError::Refused)
 }
 
 fn unconfirmed(effect: &str) -> String {

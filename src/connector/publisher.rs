@@ -90,8 +90,8 @@ pub(super) struct Publisher<C: Cluster, V> {
     /// Rows that the brokers have refused for their content, by the hash of their bytes: each refusal
     /// costs a transaction and a take-over, so they are not offered again for a while.
     pub(super) refused: HashMap<KeyHash, (Reason, Instant)>,
-    /// By unit: how many of its newest rows were dead.
-    pub(super) budgets: HashMap<String, Budget>,
+    /// By unit, polls and other reads apart: how many of the newest rows were dead.
+    pub(super) budgets: HashMap<(String, bool), Budget>,
     /// When it was said of a unit that its legs come near the overlap's edge.
     warned: BTreeMap<String, Instant>,
     /// Whether this process has begun the journal.
@@ -133,7 +133,8 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     /// An operator's order may have decided about what would be refused.
     pub(super) async fn open(&mut self, order: Option<&Order>) -> Result<(), Fault> {
         self.owner.decision = order.and_then(Order::decision);
-        self.owner.is_source_checked = order.is_none();
+        // What is read now has to be what was read before.
+        self.owner.is_source_checked = matches!(order, None | Some(Order::Backfill { .. }));
         self.owner.stand_by().await?;
         self.owner.own().await?;
         while self.owner.follower.ledger.head.genesis.is_none() {
@@ -618,7 +619,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
 
     /// Counts a chunk's rows, and how fresh its legs were when Kafka had them.
     fn note_published(&mut self, batch: &Batch, read: Read<'_>, started: Option<Instant>) {
-        self.budgets.insert(read.unit.to_owned(), batch.budget.clone());
+        self.budgets.insert((read.unit.to_owned(), read.piece.how.is_live()), batch.budget.clone());
         self.status.update_unit(read.unit, |status| status.counts += batch.counts);
         for (result, count) in batch.counts.named() {
             let labels = UnitResultLabels { unit: read.unit.to_owned(), result };

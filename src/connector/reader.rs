@@ -18,7 +18,6 @@ use super::publisher::Publisher;
 use crate::clock::Clock;
 use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
-use crate::core::leg::How;
 use crate::core::pagination::{PageMeta, Scroll, Step};
 use crate::core::planner::Piece;
 use crate::core::query::{QueryBounds, query_bounds};
@@ -70,7 +69,8 @@ impl From<Fault> for ReadError {
     }
 }
 
-/// Live reads come first: whoever reads an older period waits with every request while one is under way.
+/// Live reads come first: whoever reads an older period waits with every request while one is under way, for as long
+/// as two polls may take.
 #[derive(Clone, Default)]
 pub(super) struct Traffic(Arc<Live>);
 
@@ -186,7 +186,7 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
     async fn read_once(&self, pass: &mut Pass<'_>, bounds: &QueryBounds) -> Result<(Step, Option<u64>), ReadError> {
         pass.sightings = Sightings::default();
         let (pages, received) = mpsc::channel(1);
-        let (is_live, rows_max) = (matches!(pass.piece.how, How::Poll | How::CatchUp), pass.rows_max);
+        let (is_live, rows_max) = (pass.piece.how.is_live(), pass.rows_max);
         let (fetched, published) = tokio::join!(
             self.scroll(bounds, pages, is_live, rows_max),
             self.publish_pages(pass, bounds.asked, received)
@@ -229,7 +229,7 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
         asked: Window,
         mut pages: mpsc::Receiver<(Page, UtcMillis)>,
     ) -> Result<(), ReadError> {
-        let is_live = matches!(pass.piece.how, How::Poll | How::CatchUp);
+        let is_live = pass.piece.how.is_live();
         while let Some((page, seen_at)) = pages.recv().await {
             let zone = self.pace.time_zone;
             let read = Read { unit: &self.unit, piece: pass.piece, asked, zone, seen_at };
@@ -258,7 +258,9 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
         let mut attempts = 0;
         loop {
             if !is_live {
-                self.until_stopped(self.traffic.quiet()).await?;
+                // A catch-up of days must not keep everything else from ever being read.
+                let quiet = tokio::time::timeout(self.pace.interval * 2, self.traffic.quiet());
+                let _ = self.until_stopped(quiet).await?;
             }
             attempts += 1;
             let sent = Instant::now();

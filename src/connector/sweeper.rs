@@ -8,6 +8,7 @@
 //! A sweep never reads what a poll reads at the same time, and waits with every request while a poll of any
 //! unit is under way. One that is longer has also done what a shorter one would do.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -37,17 +38,30 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
     pub(super) async fn run(self) -> Result<(), Fault> {
         let shortest = self.sweeps.iter().map(|sweep| sweep.every).min();
         let Some(shortest) = shortest else { return Ok(()) };
-        let mut failures = 0;
+        // By lookback: sweeps that have failed, so that shorter ones get their turn before those are begun again.
+        let mut held_back: BTreeMap<Duration, Instant> = BTreeMap::new();
         loop {
-            let mut pause = (shortest / 4).min(LOOK_EVERY_MAX);
-            match self.sweep_if_due().await {
-                Ok(()) => failures = 0,
-                Err(ReadError::Replaced) => {}
+            let pause = (shortest / 4).min(LOOK_EVERY_MAX);
+            held_back.retain(|_, until| Instant::now() < *until);
+            let due = self.due(&held_back).await;
+            let swept = match &due {
+                Some((unit, sweep)) => self.sweep(unit, *sweep).await,
+                None => Ok(()),
+            };
+            match swept {
+                Ok(()) | Err(ReadError::Replaced) => {}
                 Err(ReadError::Source(error)) => {
-                    failures += 1;
-                    // The poll, which asks more often, says what is wrong with the source.
-                    tracing::debug!(unit = self.reader.unit, failures, %error, "the sweep failed; it is begun again");
-                    pause = self.reader.pause_after(&error, failures);
+                    if let Some((_, sweep)) = due {
+                        let again_in = (sweep.every / 4).max(LOOK_EVERY_MAX.min(sweep.every));
+                        held_back.insert(sweep.lookback, Instant::now() + again_in);
+                        let (unit, again_in_s) = (&self.reader.unit, again_in.as_secs());
+                        let back = humantime::format_duration(sweep.lookback);
+                        tracing::warn!(
+                            unit,
+                            again_in_s,
+                            "the sweep of {back} back failed and is begun again later: {error}"
+                        );
+                    }
                 }
                 Err(ReadError::Fault(Fault::Stopped)) => return Ok(()),
                 Err(ReadError::Fault(fault)) => return Err(fault),
@@ -60,13 +74,21 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
         }
     }
 
-    async fn sweep_if_due(&self) -> Result<(), ReadError> {
-        let Some(unit) = self.reader.progress().await.filter(UnitProgress::is_started) else { return Ok(()) };
+    /// The sweep that is to be done now, and the unit as it is.
+    async fn due(&self, held_back: &BTreeMap<Duration, Instant>) -> Option<(UnitProgress, Sweep)> {
+        let unit = self.reader.progress().await.filter(UnitProgress::is_started)?;
         let now = self.reader.clock.now();
         // A sweep that was never done is due one pace after the unit's own beginning: a first start has just read it all.
         let begun = unit.change.as_ref().map_or(now, |change| change.at);
         let last = |sweep: &Sweep| unit.last_swept(sweep.lookback).unwrap_or(begun);
-        let Some(sweep) = next_sweep(&self.sweeps, last, now) else { return Ok(()) };
+        let ready: Vec<Sweep> =
+            self.sweeps.iter().filter(|sweep| !held_back.contains_key(&sweep.lookback)).copied().collect();
+        let sweep = next_sweep(&ready, last, now)?;
+        Some((unit, sweep))
+    }
+
+    async fn sweep(&self, unit: &UnitProgress, sweep: Sweep) -> Result<(), ReadError> {
+        let now = self.reader.clock.now();
         let started = Instant::now();
         let mut counts = Counts::default();
         let mut contradiction = None;

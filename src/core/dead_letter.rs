@@ -62,6 +62,11 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether the row itself is to blame, and not what the topic takes.
+    pub const fn is_the_rows(self) -> bool {
+        matches!(self, Self::Unreadable | Self::CallId | Self::LegId | Self::DisconnectTime)
+    }
+
     /// The `call-legs-error-code` header; stable, for programs.
     pub const fn code(self) -> &'static str {
         match self {

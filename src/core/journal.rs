@@ -357,7 +357,10 @@ impl UnitProgress {
             self.counts = other.counts;
             self.lateness = other.lateness.clone();
         }
-        other.sweeps.iter().for_each(|swept| self.note_swept(*swept));
+        for swept in &other.sweeps {
+            let known = self.sweeps.iter().find(|known| known.lookback == swept.lookback).map(|known| known.at);
+            self.note_swept(Swept { at: known.map_or(swept.at, |known| known.max(swept.at)), ..*swept });
+        }
         self.change = other.change.clone().or_else(|| self.change.take());
     }
 
@@ -368,9 +371,8 @@ impl UnitProgress {
             self.sweeps.push(swept);
             self.sweeps.sort_by_key(|known| known.lookback);
         }
-        for known in self.sweeps.iter_mut().filter(|known| known.lookback <= swept.lookback) {
-            known.at = known.at.max(swept.at);
-        }
+        // Not the later of both: after a clock that was ahead it would stay due for ever.
+        self.sweeps.iter_mut().filter(|known| known.lookback <= swept.lookback).for_each(|known| known.at = swept.at);
     }
 
     /// When everything from `lookback` before the final watermark on was last swept.
@@ -566,6 +568,38 @@ mod tests {
         let entry = Entry { key: KeyHash([1; 16]), seen: seen(7, 2) };
         let read = Entry::from_bytes(&entry.to_bytes(), Fingerprint::VERSION + 1);
         assert_eq!(read.seen, Seen { fingerprint: None, revision: 2 });
+    }
+
+    #[test]
+    fn a_sweep_is_also_the_shorter_ones_and_a_clock_set_back_counts() {
+        let swept = |hours: u64, at: i64| Swept { lookback: Duration::from_secs(hours * 3600), at: UtcMillis::new(at) };
+        let mut unit = UnitProgress {
+            unit: "a".to_owned(),
+            generation: 0,
+            progress: Progress {
+                complete_to: UtcMillis::default(),
+                final_to: UtcMillis::default(),
+                floor: UtcMillis::default(),
+                coverage: super::super::coverage::Coverage::default(),
+            },
+            source: 0,
+            last_seq: 0,
+            chain: Chain::default(),
+            oldest_needed_seq: 0,
+            out_offsets: OutOffsets::default(),
+            counts: Counts::default(),
+            lateness: Lateness::default(),
+            sweeps: Vec::new(),
+            change: None,
+        };
+        unit.note_swept(swept(6, 100));
+        unit.note_swept(swept(24, 200));
+        assert_eq!(unit.sweeps, [swept(6, 200), swept(24, 200)]);
+        unit.note_swept(swept(6, 300));
+        assert_eq!(unit.sweeps, [swept(6, 300), swept(24, 200)]);
+        assert_eq!(unit.last_swept(Duration::from_secs(3600)), Some(UtcMillis::new(300)));
+        unit.note_swept(swept(24, 50));
+        assert_eq!(unit.sweeps, [swept(6, 50), swept(24, 50)], "the clock was ahead when it was noted");
     }
 
     #[test]

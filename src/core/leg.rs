@@ -184,6 +184,11 @@ pub enum How {
 }
 
 impl How {
+    /// Whether it is the polls' own; others stand behind these.
+    pub const fn is_live(self) -> bool {
+        matches!(self, Self::Poll | Self::CatchUp)
+    }
+
     /// The name in records, logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -18,7 +18,7 @@ async fn rig(legs: u64, settings: &[&str]) -> Rig {
 }
 
 fn backfill(rig: &Rig, more: &[&str]) -> (i32, String) {
-    let output = rig.run(&[&["backfill", "--from", "now-21h", "--to", "now-30m"], more].concat());
+    let output = rig.run(&[&["backfill", "--from", "now-21h", "--to", "now"], more].concat());
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     (output.status.code().unwrap(), said)
 }

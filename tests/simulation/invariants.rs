@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use call_legs::config::Revisions;
 use call_legs::core::identity::KeyHash;
-use call_legs::core::journal::{Delivery, OutTopic, Record, Trace, UnitProgress};
+use call_legs::core::journal::{BackfillState, Delivery, OutTopic, Record, Trace, UnitProgress};
 use call_legs::core::ledger::Ledger;
 use call_legs::core::time::UtcMillis;
 use call_legs::sink::{Destination, Message};
@@ -820,7 +820,7 @@ impl<'a> Seen<'a> {
         for backfill in head.backfills.values() {
             let Some(unit) = head.units.get(&backfill.unit) else { continue };
             let is_left_behind = backfill.window.end <= unit.progress.final_to;
-            if is_left_behind && !unit.progress.coverage.holes(backfill.window).is_empty() {
+            if is_left_behind && backfill.state == BackfillState::Running {
                 wrong.push(format!("I12: not read: {backfill:?}, covered is {:?}", unit.progress.coverage));
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use call_legs::clock::Clock;
 use call_legs::config::Revisions;
-use call_legs::connector::{Order, OrderRequest};
+use call_legs::connector::{Order, OrderError, OrderRequest};
 use call_legs::core::journal::{Delivery, Nonce};
 use call_legs::core::planner::Sweep;
 use call_legs::core::time::UtcMillis;
@@ -193,7 +193,7 @@ pub(crate) struct World {
     pub(crate) processes: Vec<Process>,
     /// Incarnations that ended of themselves with an error, which none should.
     pub(crate) failures: Vec<String>,
-    /// Orders that were carried out.
+    /// Orders that an owner has carried out or refused.
     pub(crate) orders: u32,
     /// Ends of incarnations by anything but a wish to stop, which the checks of the feed need.
     pub(crate) lives: u32,
@@ -429,7 +429,7 @@ impl World {
             let earliest = begun.minus(self.plan.start_ago + Duration::from_secs(1_800));
             let (from, length) = self.run.throw(|dice| (dice.millis(0, 2_400_000), dice.millis(1_000, 2_400_000)));
             let from = earliest.plus(from);
-            Order::Backfill { unit: Some(unit), from, to: from.plus(length), confirmed: true }
+            Order::Backfill { unit: Some(unit), from, to: from.plus(length), confirmed: true, forced: false }
         };
         for attempt in 0..10 {
             let number = attempt % self.processes.len();
@@ -442,7 +442,13 @@ impl World {
             // Whoever is killed or paused does not answer.
             let answer = timeout(Duration::from_secs(30), answer).await;
             self.run.note(format_args!("the answer is {answer:?}"));
-            if matches!(answer, Ok(Ok(Ok(_)))) {
+            // An owner's refusal, such as of what was read already, is an answer, too.
+            let is_an_owners = match &answer {
+                Ok(Ok(Ok(_))) => true,
+                Ok(Ok(Err(OrderError::Refused(why)))) => !why.contains("stands by") && !why.contains("does not own"),
+                _ => false,
+            };
+            if is_an_owners {
                 self.orders += 1;
                 return;
             }
