@@ -60,10 +60,14 @@ async fn a_backfill_goes_on_after_every_kill_and_reads_what_was_never_read_once(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_daemon_the_command_reads_it_itself() {
-    let rig = rig(3_000, &[]).await;
+    let mut rig = rig(3_000, &[]).await;
     let daemon = rig.start();
     rig.polled_whole(1).await;
     daemon.terminate();
+    rig.set("source.simplified", "true");
+    let (exit, said) = backfill(&rig, &[]);
+    assert!(exit == 5 && said.contains("state accept"), "other filters would count as read: {said}");
+    rig.set("source.simplified", "false");
     let (exit, said) = backfill(&rig, &["--detach"]);
     assert!(exit == 5 && said.contains("no daemon"), "{said}");
     let (exit, said) = backfill(&rig, &[]);
