@@ -20,7 +20,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`core`] | what is decided: windows, watermarks, paging, identity, dedupe, the journal's records and what they add up to. Pure |
-//! | [`connector`] | the flow: who may publish, one poller and one sweeper a unit, one publisher for all; the only place that knows all adapters |
+//! | [`connector`] | the flow: who may publish, one poller, sweeper and backfiller a unit, one publisher for all; the only place that knows all adapters |
 //! | [`source`] | the 8x8 API: HTTP, token, errors turned into advice, JSON turned into rows |
 //! | [`sink`] | Kafka: producers, committed records, topics, a reader for `tail` |
 //! | [`store`] | the view of the journal in sled; the state directory's lock, number and token |

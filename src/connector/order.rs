@@ -309,7 +309,7 @@ fn plan_backfill(
             lines.push(format!("unit {name} has read all of {window}"));
         } else {
             let left = humantime::format_duration(left);
-            lines.push(format!("unit {name} has still to read {left} of {window}, in {} pieces", holes.len()));
+            lines.push(format!("unit {name} has still to read {left} of {window}"));
             to_read.push((name.clone(), window));
         }
     }

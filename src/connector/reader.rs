@@ -1,7 +1,7 @@
 //! One window, read whole: its pages fetched one after the other, each published while the next is on its way.
 //!
 //! How a request is repeated and when it is given up is decided here; what is read and what follows from it
-//! is the matter of `poller` and `sweeper`.
+//! is the matter of `poller`, `sweeper` and `backfiller`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

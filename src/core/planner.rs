@@ -1,4 +1,4 @@
-//! The plans of polls and sweeps.
+//! The plans of polls, sweeps and backfills: which windows are read.
 //!
 //! A poll is the window from the final watermark to the bound, cut into pieces, oldest first.
 //!
