@@ -50,6 +50,8 @@ pub struct UnitTerms {
     pub due_to: UtcMillis,
     /// What was read completely.
     pub coverage: Coverage,
+    /// Below it what was published may have been forgotten, so that nothing new is published there.
+    pub floor: UtcMillis,
 }
 
 /// A unit's position in [`Terms::units`].
@@ -175,11 +177,13 @@ pub struct Tally {
     pub unfinished: u64,
     /// Of the topic's, those that the API did not show in windows that could not be read whole.
     pub uncompared: u64,
+    /// Of the missing ones, those that were read, and lie below the floor: nothing publishes them any more.
+    pub beyond_horizon: u64,
 }
 
 impl Tally {
     /// Each count with its name in the report.
-    pub fn named(&self) -> [(&'static str, u64); 14] {
+    pub fn named(&self) -> [(&'static str, u64); 15] {
         [
             ("api", self.api),
             ("topic", self.topic),
@@ -195,6 +199,7 @@ impl Tally {
             ("unburied", self.unburied),
             ("unfinished", self.unfinished),
             ("uncompared", self.uncompared),
+            ("beyond horizon", self.beyond_horizon),
         ]
     }
 
@@ -225,6 +230,7 @@ impl std::ops::AddAssign for Tally {
         self.unburied += other.unburied;
         self.unfinished += other.unfinished;
         self.uncompared += other.uncompared;
+        self.beyond_horizon += other.beyond_horizon;
     }
 }
 
@@ -406,6 +412,7 @@ impl Comparison {
         }
         let Some(terms) = self.terms.units.get(usize::from(unit)) else { return };
         let (is_due, is_read) = (shown.at < terms.due_to, terms.coverage.contains(shown.at));
+        let is_beyond_horizon = is_read && shown.at < terms.floor;
         // The topic may not take it, or the encoder: then its row was buried.
         let is_dead = self.is_buried(KeyHash::of_dead_row(shown.raw));
         let tally = self.tally(day, unit);
@@ -420,7 +427,12 @@ impl Comparison {
         }
         tally.missing += 1;
         tally.never_read += u64::from(!is_read);
-        let detail = if is_read { "" } else { "of a time that the journal does not claim to have read" };
+        tally.beyond_horizon += u64::from(is_beyond_horizon);
+        let detail = match (is_read, is_beyond_horizon) {
+            (false, _) => "of a time that the journal does not claim to have read",
+            (true, true) => "beyond the horizon: it turned up later than state.horizon, or was lost",
+            (true, false) => "",
+        };
         self.list(Kind::Missing, || Difference {
             leg: Some((shown.call_id.to_owned(), shown.leg_id.to_owned())),
             ..Difference::new(Kind::Missing, unit, day, detail)
@@ -607,6 +619,7 @@ mod tests {
             name: name.to_owned(),
             due_to,
             coverage: [Window::new(PERIOD.start, due_to)].into_iter().collect(),
+            floor: UtcMillis::new(i64::MIN),
         };
         Terms {
             period: PERIOD,
@@ -708,6 +721,16 @@ mod tests {
         let total = comparison.finish().total();
         assert_eq!(total, Tally { api: 3, not_due: 1, missing: 2, never_read: 1, ..Tally::default() });
         assert_eq!((total.differences(), total.compared()), (2, 2));
+    }
+
+    #[test]
+    fn what_turned_up_beyond_the_horizon_is_missing_and_named() {
+        let mut comparison = comparison(vec![], vec![]);
+        comparison.terms.units[1].floor = DUE_TO;
+        show(&mut comparison, 1, 1, 0, EARLY);
+        let findings = comparison.finish();
+        assert_eq!(findings.total(), Tally { api: 1, missing: 1, beyond_horizon: 1, ..Tally::default() });
+        assert!(findings.differences[0].detail.contains("beyond the horizon"));
     }
 
     #[test]

@@ -321,6 +321,7 @@ fn unit_terms(name: &str, ledger: &Ledger) -> UnitTerms {
         name: name.to_owned(),
         due_to: progress.map_or(UtcMillis::new(i64::MIN), |progress| progress.final_to),
         coverage: progress.map(|progress| progress.coverage.clone()).unwrap_or_default(),
+        floor: progress.map_or(UtcMillis::new(i64::MIN), |progress| progress.floor),
     }
 }
 
@@ -379,10 +380,17 @@ fn notes(
             total.never_read
         ));
     }
-    if total.missing > total.never_read {
+    if total.beyond_horizon > 0 {
+        notes.push(format!(
+            "{} of the missing legs lie beyond the horizon: if the API has shown them later than state.horizon, they were counted as beyond_horizon when they were read again, and not published",
+            total.beyond_horizon
+        ));
+    }
+    let unexplained = total.missing - total.never_read - total.beyond_horizon;
+    if unexplained > 0 {
         notes.push(format!(
             "{} of the missing legs are of a time that was read: the API has shown them later than poll.overlap allows for, or they are no longer in the topic",
-            total.missing - total.never_read
+            unexplained
         ));
     }
     if total.unburied > 0 {
@@ -509,7 +517,7 @@ mod tests {
         let source = Scripted(Mutex::new(script.into()));
         let terms = Terms {
             period: Window::new(at(0), at(20)),
-            units: vec![UnitTerms { name: "a".to_owned(), due_to: at(100), coverage: Default::default() }],
+            units: vec![UnitTerms { name: "a".to_owned(), due_to: at(100), coverage: Default::default(), floor: at(0) }],
             revisions: Revisions::Ignore,
             cut: BTreeSet::new(),
         };
