@@ -220,11 +220,11 @@ impl Display {
         };
         let trouble = running.iter().find_map(|backfill| backfill.trouble.as_deref());
         let trouble = trouble.map(|trouble| format!("; waiting: {trouble}")).unwrap_or_default();
-        let units = running.len();
+        let (units, windows) = (running.len(), sum(|backfill| backfill.windows));
         (
             share,
             format!(
-                "{:.1} % of {units} units' time read, {published} legs published, {rate:.0} legs/s, {left}{trouble}",
+                "{:.1} % of {units} units' time read in {windows} windows, {published} legs published, {rate:.0} legs/s, {left}{trouble}",
                 share * 100.0
             ),
         )

@@ -14,6 +14,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, StartFrom};
 use crate::connector::{Order, preview_rewind, read_journal};
 use crate::core::feed::BEATS_MISSED_MAX;
+use crate::core::hours::{Agreement, Hour, HourCounts};
 use crate::core::lateness::Lateness;
 use crate::core::ledger::Ledger;
 use crate::daemon;
@@ -157,6 +158,7 @@ fn describe(ledger: &Ledger, topic: &str, settle: Duration) -> Vec<String> {
         let counts: Vec<String> = unit.counts.named().iter().map(|(name, count)| format!("{name} {count}")).collect();
         lines.push(format!("  rows: {} = {}; late {}", unit.counts.fetched(), counts.join(" + "), unit.counts.late));
         lines.push(format!("  late: {}", describe_lateness(&unit.lateness, settle)));
+        lines.extend(describe_hours(head.hours(&unit.unit)).map(|hours| format!("  hours: {hours}")));
         for swept in &unit.sweeps {
             lines.push(format!("  swept {} back: {}", humantime::format_duration(swept.lookback), swept.at));
         }
@@ -180,6 +182,31 @@ fn describe(ledger: &Ledger, topic: &str, settle: Duration) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// How the hours that sweeps have read compare with what was published.
+fn describe_hours(hours: impl Iterator<Item = (Hour, HourCounts)>) -> Option<String> {
+    /// More are as much in the journal, and `audit` shows them.
+    const SHOWN_MAX: usize = 5;
+    let compared: Vec<(Hour, HourCounts)> =
+        hours.filter(|(_, counts)| counts.agreement() != Agreement::NotCompared).collect();
+    if compared.is_empty() {
+        return None;
+    }
+    let differs = |(_, counts): &&(Hour, HourCounts)| counts.agreement() != Agreement::Same;
+    let differing: Vec<String> = compared
+        .iter()
+        .filter(differs)
+        .map(|(hour, counts)| {
+            let seen = counts.compared.map(|compared| compared.seen).unwrap_or_default();
+            format!("{hour} {} published, {seen} seen", counts.rows.published)
+        })
+        .collect();
+    let shown = differing.iter().take(SHOWN_MAX).cloned().collect::<Vec<_>>().join("; ");
+    Some(match differing.len() {
+        0 => format!("{} read as a whole by sweeps, each with as many legs as were published", compared.len()),
+        count => format!("{} read as a whole by sweeps, of which {count} differ: {shown}", compared.len()),
+    })
 }
 
 fn describe_lateness(lateness: &Lateness, settle: Duration) -> String {

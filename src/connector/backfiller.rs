@@ -14,12 +14,11 @@ use std::time::Duration;
 use super::batch::Sightings;
 use super::fault::Fault;
 use super::publisher::Publisher;
-use super::reader::{Pass, ReadError, WindowReader};
+use super::reader::{Ended, Pass, ReadError, WindowReader};
 use super::transaction::Draft;
 use crate::core::dedupe::Counts;
 use crate::core::journal::{Backfill, BackfillState, Nonce, Record, UnitProgress};
 use crate::core::leg::How;
-use crate::core::pagination::Step;
 use crate::core::planner::{Piece, backfill_holes};
 use crate::core::time::Window;
 use crate::sink::Cluster;
@@ -52,9 +51,11 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
     pub(super) async fn run(self) -> Result<(), Fault> {
         let mut failures = 0;
         let mut span = self.reader.pace.window_max;
+        // Of windows that could not be covered: what was published of them is a duplicate when they are read again.
+        let mut carried: (Option<Nonce>, Counts) = Default::default();
         loop {
             let mut pause = Duration::ZERO;
-            match self.step(&mut span).await {
+            match self.step(&mut span, &mut carried).await {
                 Ok(true) => failures = 0,
                 Ok(false) => pause = LOOK_EVERY,
                 Err(ReadError::Replaced) => {}
@@ -77,7 +78,7 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
     }
 
     /// Reads the next window, if there is one; `false` when there is nothing to do for a while.
-    async fn step(&self, span: &mut Duration) -> Result<bool, ReadError> {
+    async fn step(&self, span: &mut Duration, (of, counts): &mut (Option<Nonce>, Counts)) -> Result<bool, ReadError> {
         let (unit, backfill) = {
             let publisher = self.reader.publisher.lock().await;
             let backfill = publisher.next_backfill(&self.reader.unit);
@@ -92,42 +93,44 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
             return self.finish_if_covered(&unit, &backfill).await;
         };
         let window = Window::new(hole.start, hole.start.plus(*span).min(hole.end));
-        let mut counts = Counts::default();
+        if of.replace(backfill.id) != Some(backfill.id) {
+            *counts = Counts::default();
+        }
         let mut pass = Pass {
             piece: Piece { window, how: How::Backfill },
             generation: unit.generation,
             rows_max: (window.length() > SPAN_MIN).then_some(ROWS_MAX),
-            counts: &mut counts,
+            counts,
             sightings: Sightings::default(),
         };
-        let step = self.reader.read(&mut pass).await?;
+        let ended = self.reader.read(&mut pass).await?;
         let rows = pass.sightings.rows.len() as u64;
-        match step {
-            Step::Next(_) => {
-                // Too many rows were announced.
+        match ended {
+            Ended::TooManyRows => {
                 *span = (window.length() / 2).max(SPAN_MIN);
                 tracing::debug!(unit = self.reader.unit, %window, "a window of a backfill is halved");
                 return Ok(true);
             }
-            Step::Broken(fault) => {
+            Ended::Broken(fault) => {
                 return Err(
                     SourceError::unreachable(format!("window {window} could not be read whole: {fault}")).into()
                 );
             }
-            Step::Whole if pass.sightings.held > 0 => {
+            Ended::Whole if pass.sightings.held > 0 => {
                 let what = format!("too many rows of window {window} cannot be legs, beyond dead_letter.max_ratio");
                 return Err(SourceError::unreachable(what).into());
             }
-            Step::Whole if let Some(found) = pass.sightings.contradiction => {
+            Ended::Whole if let Some(found) = pass.sightings.contradiction => {
                 let what = self.reader.describe_contradiction(window, found);
                 return Err(SourceError::unreachable(what).into());
             }
-            Step::Whole => {}
+            Ended::Whole => {}
         }
         if rows < ROWS_MIN {
             *span = (*span * 2).min(self.reader.pace.window_max);
         }
         let mut publisher = self.reader.publisher.lock().await;
+        let counts = std::mem::take(counts);
         if !publisher.cover(&self.reader.unit, unit.generation, window, backfill.id, counts).await? {
             return Err(ReadError::Replaced);
         }
@@ -190,6 +193,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             unit: backfill.unit.clone(),
             window: backfill.window,
             left_ms: u64::try_from(left_ms).unwrap_or(u64::MAX),
+            windows: self.status.read().backfills.get(&id).map_or(0, |shown| shown.windows),
             state: backfill.state,
             counts: backfill.counts,
             trouble: None,
@@ -226,6 +230,11 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             let draft = Draft { backfills: further.into_iter().collect(), units: vec![unit], ..Draft::default() };
             if self.commit_with_feeds(draft).await? {
                 self.show_backfill(backfill);
+                self.status.update(|status| {
+                    if let Some(shown) = status.backfills.get_mut(&backfill) {
+                        shown.windows += 1;
+                    }
+                });
                 return Ok(true);
             }
         }

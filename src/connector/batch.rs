@@ -2,7 +2,7 @@
 //!
 //! Nothing is sent here, and nothing is remembered: the same rows may be put together anew after a take-over.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono_tz::Tz;
 
@@ -12,6 +12,7 @@ use super::transaction::PageDraft;
 use crate::config::{MessageTimestamp, Revisions, TimeBasis};
 use crate::core::dead_letter::{Budget, Reason};
 use crate::core::dedupe::{Counts, Seen, Verdict, classify};
+use crate::core::hours::Hour;
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::{Entry, Trace};
 use crate::core::lateness::{self, Found, Lateness};
@@ -61,9 +62,20 @@ pub(super) struct Batch {
     pub(super) seen: Vec<KeyHash>,
     /// How many dead rows the unit may have after these.
     pub(super) budget: Budget,
+    /// Of a sweep, the unit's own legs: published now or before, with their times.
+    pub(super) swept: Vec<(KeyHash, UtcMillis)>,
     /// The first row that contradicts our idea of the zone.
     pub(super) contradiction: Option<Contradiction>,
     pub(super) page: PageDraft,
+}
+
+impl Batch {
+    /// Takes note of a published leg, where what is read is to be compared with what was published.
+    fn note_swept(&mut self, key: KeyHash, at: UtcMillis, is_ours: bool, read: Read<'_>) {
+        if read.piece.how == How::Sweep && is_ours {
+            self.swept.push((key, within(at, read.piece.window)));
+        }
+    }
 }
 
 /// What a pass over a window's pages has seen.
@@ -73,6 +85,8 @@ pub(super) struct Sightings {
     pub(super) rows: HashSet<KeyHash>,
     /// Dead rows that were held back.
     pub(super) held: u64,
+    /// Of a sweep, by hour the unit's own legs that were published.
+    pub(super) legs: BTreeMap<Hour, HashSet<KeyHash>>,
     /// A row that contradicts our idea of the zone; it is a leg like others.
     pub(super) contradiction: Option<Contradiction>,
 }
@@ -81,6 +95,9 @@ impl Sightings {
     pub(super) fn take(&mut self, batch: &Batch) {
         self.rows.extend(&batch.seen);
         self.held += batch.counts.held;
+        for (key, at) in &batch.swept {
+            self.legs.entry(Hour::of(*at)).or_default().insert(*key);
+        }
         self.contradiction = self.contradiction.or(batch.contradiction);
     }
 }
@@ -111,6 +128,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             lateness: Lateness::default(),
             seen: Vec::with_capacity(rows.len()),
             budget: self.budget(read),
+            swept: Vec::new(),
             contradiction: None,
             page: PageDraft::new(read.unit.to_owned(), generation),
         };
@@ -148,12 +166,15 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         // A leg may come twice on a page.
         let mut in_batch: HashMap<KeyHash, Seen> = HashMap::new();
         for ((row, key, leg, at), stored) in legs.into_iter().zip(stored) {
-            let stored = stored.map(|known| known.seen).filter(|_| !self.is_expired_by_mutant(at));
+            let stored = stored.filter(|_| !self.is_expired_by_mutant(at));
+            let is_ours = stored.as_ref().is_none_or(|known| known.unit == read.unit);
+            let stored = stored.map(|known| known.seen);
             let seen = in_batch.get(&key).copied().or(stored);
             let fingerprint = Fingerprint::of_leg(&leg);
             let verdict = self.classify(seen, fingerprint, at, read);
             match verdict {
                 Verdict::Duplicate => {
+                    batch.note_swept(key, at, is_ours, read);
                     batch.counts.duplicate += 1;
                     continue;
                 }
@@ -185,13 +206,15 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 }
             }
             in_batch.insert(key, entry.seen);
-            batch.page.add(entry, within(at, read.piece.window), false);
+            batch.note_swept(key, at, is_ours, read);
             if verdict == Verdict::New {
+                batch.page.add_new(entry, within(at, read.piece.window), false);
                 batch.counts.published += 1;
                 batch.counts.late += u64::from(at < self.final_to(read.unit));
                 batch.disconnected.push(leg.disconnected);
                 self.note_lateness(&mut batch.lateness, at, read);
             } else {
+                batch.page.add(entry, within(at, read.piece.window), false);
                 batch.counts.revised += 1;
             }
         }
@@ -328,7 +351,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             let entry = Entry { key, seen: Seen { fingerprint: None, revision: 0 } };
             batch.messages.push(self.dead_letter(entry, rows[dead.row], &dead, read));
             batch.rows.push(dead.row);
-            batch.page.add(entry, dead.at, true);
+            batch.page.add_new(entry, dead.at, true);
         }
         Ok(())
     }

@@ -12,17 +12,27 @@ use crate::sink::{Destination, Message, Packing, Producer, ProducerError};
 
 /// Commits a claim; gives its offset.
 pub(super) async fn write<P: Producer>(producer: &mut P, codec: &JournalCodec, claim: &Claim) -> Result<i64, Fault> {
+    write_with(producer, codec, claim, &[]).await
+}
+
+async fn write_with<P: Producer>(
+    producer: &mut P,
+    codec: &JournalCodec,
+    claim: &Claim,
+    statuses: &[Message],
+) -> Result<i64, Fault> {
     let (key, payload) = codec.encode(&Record::Claim(claim.clone()));
     let message = Message { destination: Destination::Journal, key, payload, timestamp: None, headers: Vec::new() };
     let in_doubt = |error: ProducerError| Fault::Doubtful(error.to_string());
     producer.begin().await.map_err(in_doubt)?;
     let places = producer.send(std::slice::from_ref(&message), Packing::Shared).await.map_err(in_doubt)?;
+    producer.send(statuses, Packing::Shared).await.map_err(in_doubt)?;
     producer.commit().await.map_err(in_doubt)?;
     Ok(places.first().map(|place| place.offset).unwrap_or_default())
 }
 
-/// Does something that may take long, and writes the claim again with every beat meanwhile: whoever
-/// stands by takes silence for an end.
+/// Does something that may take long, and writes the claim again with every beat meanwhile, and the units' statuses
+/// as they then are: whoever stands by or reads the feed takes silence for an end.
 ///
 /// After an error the producer is not to be used any more: it may be in the middle of a claim.
 pub(super) async fn repeated_during<P: Producer, R>(
@@ -30,6 +40,7 @@ pub(super) async fn repeated_during<P: Producer, R>(
     codec: &JournalCodec,
     claim: &Claim,
     beat: Duration,
+    statuses: impl Fn() -> Vec<Message>,
     work: impl Future<Output = Result<R, Fault>>,
 ) -> Result<R, Fault> {
     let done = Notify::new();
@@ -45,7 +56,7 @@ pub(super) async fn repeated_during<P: Producer, R>(
                 () = done.notified() => return Ok::<(), Fault>(()),
                 () = tokio::time::sleep(beat.mul_f64(0.9)) => {}
             }
-            write(producer, codec, claim).await?;
+            write_with(producer, codec, claim, &statuses()).await?;
         }
     };
     let (worked, ()) = tokio::try_join!(working, beating)?;

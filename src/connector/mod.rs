@@ -32,6 +32,7 @@ mod batch;
 mod claim;
 mod fault;
 mod follower;
+mod hourly;
 mod order;
 mod owner;
 mod poller;

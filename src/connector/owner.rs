@@ -20,11 +20,11 @@ use tokio_util::sync::CancellationToken;
 use super::claim;
 use super::fault::{Fault, JournalFault};
 use super::follower::Follower;
-use super::transaction::{CommitError, Draft, PageDraft};
+use super::transaction::{CommitError, Draft, PageDraft, status_message};
 use crate::clock::Clock;
 use crate::codec::{FeedEncoder, Framing};
 use crate::config;
-use crate::core::feed::BEATS_MISSED_MAX;
+use crate::core::feed::{BEATS_MISSED_MAX, UnitFeed};
 use crate::core::journal::{Claim, Delivery, Nonce, OutOffsets, UnitProgress};
 use crate::core::retry::Backoff;
 use crate::hooks::{self, Mutant};
@@ -288,16 +288,27 @@ impl<C: Cluster, V: View> Owner<C, V> {
         }
     }
 
-    /// Does something long with what was read, while the journal shows that we live.
+    /// Does something long with what was read, while journal and feed show that we live.
     pub(super) async fn busy_with<R>(
         &mut self,
+        feeds: Vec<UnitFeed>,
         work: impl AsyncFnOnce(&mut Follower<C, V>) -> Result<R, Fault>,
     ) -> Result<R, Fault> {
         let Some(mut session) = self.session.take() else { return Err(Fault::Doubtful("no session".to_owned())) };
         let codec = Arc::clone(&self.follower.codec);
         let working = work(&mut self.follower);
-        let Session { producer, claim, .. } = &mut session;
-        let worked = claim::repeated_during(producer, &codec, claim, self.terms.beat, working).await?;
+        let Session { producer, claim, delivery, out_offsets, .. } = &mut session;
+        let statuses = || {
+            let now = |feed: &UnitFeed| UnitFeed {
+                at: self.clock.now(),
+                delivery: *delivery,
+                out_offsets: out_offsets.clone(),
+                ..feed.clone()
+            };
+            let message = |feed| status_message(&now(feed), &self.feed_encoder, &self.terms.status_framing);
+            feeds.iter().map(message).collect()
+        };
+        let worked = claim::repeated_during(producer, &codec, claim, self.terms.beat, statuses, working).await?;
         self.session = Some(session);
         Ok(worked)
     }
@@ -309,14 +320,5 @@ impl<C: Cluster, V: View> Owner<C, V> {
             claim::write(&mut session.producer, &self.follower.codec, &session.claim).await?;
         }
         Ok(())
-    }
-
-    /// Units that are no longer read, with nothing left to remember.
-    pub(super) fn abandoned_units(&self) -> Vec<String> {
-        let ledger = &self.follower.ledger;
-        let is_over = |unit: &&String| {
-            ledger.is_abandoned(unit, &self.terms.units) && !ledger.pages.values().any(|page| page.unit == **unit)
-        };
-        ledger.head.units.keys().filter(is_over).cloned().collect()
     }
 }

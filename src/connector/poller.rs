@@ -7,12 +7,11 @@ use tokio::time::Instant;
 use super::batch::Sightings;
 use super::fault::Fault;
 use super::first_progress;
-use super::reader::{Pass, ReadError, WindowReader, state_of};
+use super::reader::{Ended, Pass, ReadError, WindowReader, state_of};
 use crate::config::StartFrom;
 use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
 use crate::core::leg::How;
-use crate::core::pagination::Step;
 use crate::core::planner::{Cycle, bound};
 use crate::core::time::Window;
 use crate::core::watermark::Progress;
@@ -102,7 +101,7 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
                     failed = Some(error);
                 }
                 Err(error) => return Err(error),
-                Ok(Step::Broken(fault)) => {
+                Ok(Ended::Broken(fault)) => {
                     tracing::warn!(unit = self.reader.unit, window = %piece.window, %fault, "a window could not be read whole; it is read again with the next poll");
                     held.get_or_insert((UnitState::SourceIncomplete, format!("window {}: {fault}", piece.window)));
                 }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::batch::{Batch, Read, Sightings};
 use super::fault::Fault;
+use super::hourly::SeenHours;
 use super::order::Order;
 use super::owner::{Decision, Owner};
 use super::transaction::{CommitError, Draft, PAGE_ENTRIES_MAX};
@@ -20,8 +21,9 @@ use crate::config::{MessageTimestamp, Revisions, TimeBasis};
 use crate::core::dead_letter::{Budget, Reason};
 use crate::core::dedupe::Counts;
 use crate::core::feed::{UnitFeed, state};
+use crate::core::hours::{Agreement, Hour, HourCounts};
 use crate::core::identity::KeyHash;
-use crate::core::journal::{Chain, Change, ChangeKind, Delivery, Nonce, OutOffsets, Record, Swept, UnitProgress};
+use crate::core::journal::{Change, ChangeKind, Delivery, Nonce, OutOffsets, Record, Swept, UnitProgress};
 use crate::core::lateness::{self, Lateness};
 use crate::core::ledger::Ledger;
 use crate::core::leg::How;
@@ -29,7 +31,7 @@ use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::{Delays, Progress};
 use crate::sink::{Cluster, Destination, Packing};
 use crate::store::View;
-use crate::telemetry::metrics::{UnitFoundLabels, UnitLabel, UnitResultLabels};
+use crate::telemetry::metrics::{UnitFoundLabels, UnitLabel, UnitResultLabels, UnitShownLabels};
 use crate::telemetry::{Metrics, StatusBoard};
 
 /// When a transaction counts as overdue; a broker's restart takes about as long.
@@ -94,6 +96,8 @@ pub(super) struct Publisher<C: Cluster, V> {
     pub(super) budgets: HashMap<(String, bool), Budget>,
     /// When it was said of a unit that its legs come near the overlap's edge.
     warned: BTreeMap<String, Instant>,
+    /// Whether it owns the journal for an operator's order only: nothing polls then, and that is on purpose.
+    is_for_an_order: bool,
     /// Whether this process has begun the journal.
     pub(super) has_begun: bool,
 }
@@ -119,6 +123,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             refused: HashMap::new(),
             budgets: HashMap::new(),
             warned: BTreeMap::new(),
+            is_for_an_order: false,
             has_begun: false,
         }
     }
@@ -132,6 +137,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     ///
     /// An operator's order may have decided about what would be refused.
     pub(super) async fn open(&mut self, order: Option<&Order>) -> Result<(), Fault> {
+        self.is_for_an_order = order.is_some();
         self.owner.decision = order.and_then(Order::decision);
         // What is read now has to be what was read before.
         self.owner.is_source_checked = matches!(order, None | Some(Order::Backfill { .. }));
@@ -179,17 +185,25 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         begun: UtcMillis,
     ) -> Result<Option<Progress>, Fault> {
         let delays = self.terms.delays;
-        self.alter(unit, generation, |unit| unit.progress.advance(window, begun, &delays)).await
+        let advance = |unit: &mut UnitProgress| unit.progress.advance(window, begun, &delays);
+        self.alter(unit, generation, advance, &BTreeMap::new()).await
     }
 
-    /// Commits that a sweep was done; `None` as in [`Self::advance`].
+    /// Commits that a sweep was done, and what it has seen of whole hours; `None` as in [`Self::advance`].
     pub(super) async fn note_swept(
         &mut self,
         unit: &str,
         generation: u32,
         swept: Swept,
+        hours: &BTreeMap<Hour, u64>,
     ) -> Result<Option<Progress>, Fault> {
-        self.alter(unit, generation, |unit| unit.note_swept(swept)).await
+        self.alter(unit, generation, |unit| unit.note_swept(swept), hours).await
+    }
+
+    /// What is known of an hour of a unit.
+    pub(super) fn hour(&self, unit: &str, hour: Hour) -> HourCounts {
+        let hours = self.ledger().head.hours.get(unit);
+        hours.and_then(|unit| unit.hours.get(&hour)).copied().unwrap_or_default()
     }
 
     /// Commits a change of a unit's progress, where it changes anything, and gives what it then is.
@@ -198,6 +212,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         unit: &str,
         generation: u32,
         change: impl Fn(&mut UnitProgress),
+        hours: &BTreeMap<Hour, u64>,
     ) -> Result<Option<Progress>, Fault> {
         loop {
             self.owner.own().await?;
@@ -211,7 +226,10 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             }
             let progress = altered.progress.clone();
             let altered = self.with_uncommitted(&altered);
-            if self.commit_progress(vec![altered]).await? {
+            let hours = hours.clone();
+            let seen = SeenHours { unit: unit.to_owned(), generation, hours };
+            let draft = Draft { units: vec![altered], seen: vec![seen], ..Draft::default() };
+            if self.commit_with_feeds(draft).await? {
                 return Ok(Some(progress));
             }
         }
@@ -295,9 +313,10 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     /// Empties the view and builds it anew from the journal.
     pub(super) async fn start_over(&mut self) -> Result<(), Fault> {
         self.owner.own().await?;
+        let feeds = self.feeds_now();
         let rebuilt = self
             .owner
-            .busy_with(async |follower| {
+            .busy_with(feeds, async |follower| {
                 follower.start_over().await?;
                 follower.catch_up().await
             })
@@ -308,7 +327,8 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     /// Compares the view with the journal, in words.
     pub(super) async fn verify(&mut self) -> Result<String, Fault> {
         self.owner.own().await?;
-        let compared = self.owner.busy_with(async |follower| follower.verify().await).await?;
+        let feeds = self.feeds_now();
+        let compared = self.owner.busy_with(feeds, async |follower| follower.verify().await).await?;
         Ok(compared.to_string())
     }
 
@@ -454,10 +474,16 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// Commits a draft, and with it the status of its units; `false` as in [`Self::commit_progress`].
-    pub(super) async fn commit_with_feeds(&mut self, draft: Draft<'_>) -> Result<bool, Fault> {
+    pub(super) async fn commit_with_feeds(&mut self, mut draft: Draft<'_>) -> Result<bool, Fault> {
+        let configured = self.units();
+        for left in self.ledger().left_behind(&configured) {
+            match draft.units.iter_mut().find(|unit| unit.unit == left.unit) {
+                Some(unit) => unit.progress.floor = left.progress.floor,
+                None => draft.units.push(left),
+            }
+        }
         let units = &draft.units;
         // Of units that are no longer read it was said that they stopped.
-        let configured = self.units();
         let mut feeds: Vec<UnitFeed> =
             units.iter().filter(|unit| configured.contains(&unit.unit)).map(|unit| self.feed(unit)).collect();
         // A unit that was added and never read yet is told of, too.
@@ -468,7 +494,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             }
         }
         let attempted: Vec<(String, Counts)> = units.iter().map(|unit| (unit.unit.clone(), unit.counts)).collect();
-        let draft = Draft { feeds, forgotten_units: self.owner.abandoned_units(), ..draft };
+        let draft = Draft { feeds, ..draft };
         let committed = commit_watched(&mut self.owner, draft, &self.status, Instant::now()).await;
         let is_through = self.go_on_after(committed).await?;
         if !is_through {
@@ -497,20 +523,8 @@ impl<C: Cluster, V: View> Publisher<C, V> {
 
     /// A unit that the journal knows by name only.
     fn unstarted(&self, unit: &str) -> UnitProgress {
-        UnitProgress {
-            unit: unit.to_owned(),
-            generation: 0,
-            progress: Progress::starting_at(UtcMillis::new(0), &self.terms.delays),
-            source: self.owner.terms.source,
-            last_seq: 0,
-            chain: Chain::default(),
-            oldest_needed_seq: 0,
-            out_offsets: OutOffsets::default(),
-            counts: Counts::default(),
-            lateness: Lateness::default(),
-            sweeps: Vec::new(),
-            change: None,
-        }
+        let progress = Progress::starting_at(UtcMillis::new(0), &self.terms.delays);
+        UnitProgress::new(unit, progress, self.owner.terms.source)
     }
 
     /// Units that were taken out of the configuration stopped on purpose: silence would mean that we are down.
@@ -532,9 +546,20 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         }
     }
 
+    /// The statuses of all units as they are.
+    fn feeds_now(&mut self) -> Vec<UnitFeed> {
+        let units = self.owner.terms.units.iter().filter_map(|unit| self.progress(unit));
+        let units: Vec<UnitProgress> = units.map(|unit| self.with_uncommitted(unit)).collect();
+        units.iter().map(|unit| self.feed(unit)).collect()
+    }
+
     fn feed(&mut self, unit: &UnitProgress) -> UnitFeed {
         let now = self.clock.now();
-        let state = self.status.read().units.get(&unit.unit).map_or("starting", |status| status.state.as_str());
+        if self.is_for_an_order {
+            return self.feed_in(unit, state::STOPPED, now);
+        }
+        let shown = self.status.read().units.get(&unit.unit).map_or("starting", |status| status.state.as_str());
+        let state = if self.is_for_an_order { state::STOPPED } else { shown };
         let told = self.told.entry(unit.unit.clone()).or_insert((state, now));
         if told.0 != state {
             *told = (state, now);
@@ -580,6 +605,12 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         let label = UnitLabel { unit: unit.to_owned() };
         self.metrics.complete_to.get_or_create(&label).set(known.progress.complete_to.as_seconds_f64());
         self.metrics.final_to.get_or_create(&label).set(known.progress.final_to.as_seconds_f64());
+        let hours: Vec<Agreement> = self.ledger().head.hours(unit).map(|(_, counts)| counts.agreement()).collect();
+        for (shown, agreement) in [("fewer", Agreement::Fewer), ("more", Agreement::More)] {
+            let differing = hours.iter().filter(|found| **found == agreement).count();
+            let labels = UnitShownLabels { unit: unit.to_owned(), shown };
+            self.metrics.hours_differing.get_or_create(&labels).set(i64::try_from(differing).unwrap_or(i64::MAX));
+        }
         if let Some(recommended) = known.lateness.recommend(self.terms.delays.settle) {
             self.metrics.recommended_overlap.get_or_create(&label).set(recommended.overlap.as_secs_f64());
         }

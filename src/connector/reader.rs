@@ -18,7 +18,7 @@ use super::publisher::Publisher;
 use crate::clock::Clock;
 use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
-use crate::core::pagination::{PageMeta, Scroll, Step};
+use crate::core::pagination::{Fault as ScrollFault, PageMeta, Scroll, Step};
 use crate::core::planner::Piece;
 use crate::core::query::{QueryBounds, query_bounds};
 use crate::core::retry::Backoff;
@@ -144,12 +144,22 @@ pub(super) struct Pass<'a> {
     pub(super) piece: Piece,
     /// The unit's generation when the read was planned.
     pub(super) generation: u32,
-    /// A window that announces more rows is not read: the step is then [`Step::Next`].
+    /// A window that announces more rows is not read.
     pub(super) rows_max: Option<u64>,
     /// What became of the rows, summed up over all passes.
     pub(super) counts: &'a mut Counts,
     /// What the newest pass has seen.
     pub(super) sightings: Sightings,
+}
+
+/// How the read of a window ended.
+pub(super) enum Ended {
+    /// With its last page, and with as many rows as were announced.
+    Whole,
+    /// Otherwise; what was there is published.
+    Broken(ScrollFault),
+    /// Before its first row: it announces more of them than are wanted at once.
+    TooManyRows,
 }
 
 impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
@@ -159,13 +169,13 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
     }
 
     /// Reads a piece, once more if the first pass was not whole.
-    pub(super) async fn read(&self, pass: &mut Pass<'_>) -> Result<Step, ReadError> {
+    pub(super) async fn read(&self, pass: &mut Pass<'_>) -> Result<Ended, ReadError> {
         let window = pass.piece.window;
         let bounds = query_bounds(window, self.pace.time_zone).ok_or_else(|| {
             SourceError::refused(format!("window {window} is outside the calendar: check this machine's clock"))
         })?;
         match self.read_once(pass, &bounds).await {
-            Ok((Step::Broken(fault), _)) => {
+            Ok((Ended::Broken(fault), _)) => {
                 tracing::info!(unit = self.unit, %window, %fault, "reading the window again");
             }
             // Rows that move from page to page are seen twice, and may hide others that were not seen at all.
@@ -176,14 +186,14 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
             Err(ReadError::Source(error)) if error.recovery == Recovery::Reread => {
                 tracing::info!(unit = self.unit, %window, %error, "reading the window again");
             }
-            ended => return ended.map(|(step, _)| step),
+            ended => return ended.map(|(ended, _)| ended),
         }
         // Where a row comes twice once more, the API has it twice.
-        self.read_once(pass, &bounds).await.map(|(step, _)| step)
+        self.read_once(pass, &bounds).await.map(|(ended, _)| ended)
     }
 
     /// One pass over a window's pages; gives how it ended, and how many rows there should have been.
-    async fn read_once(&self, pass: &mut Pass<'_>, bounds: &QueryBounds) -> Result<(Step, Option<u64>), ReadError> {
+    async fn read_once(&self, pass: &mut Pass<'_>, bounds: &QueryBounds) -> Result<(Ended, Option<u64>), ReadError> {
         pass.sightings = Sightings::default();
         let (pages, received) = mpsc::channel(1);
         let (is_live, rows_max) = (pass.piece.how.is_live(), pass.rows_max);
@@ -202,14 +212,14 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
         pages: mpsc::Sender<(Page, UtcMillis)>,
         is_live: bool,
         rows_max: Option<u64>,
-    ) -> Result<(Step, Option<u64>), ReadError> {
+    ) -> Result<(Ended, Option<u64>), ReadError> {
         let mut scroll = Scroll::default();
         let mut cursor = None;
         loop {
             let page = self.fetch(bounds, cursor.as_deref(), is_live).await?;
             tracing::debug!(unit = self.unit, rows = page.len(), total = page.total, "page");
             if cursor.is_none() && rows_max.is_some_and(|max| page.total.is_some_and(|total| total > max)) {
-                return Ok((Step::Next(String::new()), None));
+                return Ok((Ended::TooManyRows, None));
             }
             let step = scroll.on_page(PageMeta { rows: page.len(), total: page.total, cursor: page.cursor.as_deref() });
             if !page.is_empty() && pages.send((page, self.clock.now())).await.is_err() {
@@ -218,7 +228,8 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
             }
             match step {
                 Step::Next(next) => cursor = Some(next),
-                end => return Ok((end, scroll.total())),
+                Step::Whole => return Ok((Ended::Whole, scroll.total())),
+                Step::Broken(fault) => return Ok((Ended::Broken(fault), scroll.total())),
             }
         }
     }

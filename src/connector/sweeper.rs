@@ -6,20 +6,24 @@
 //! ```
 //!
 //! A sweep never reads what a poll reads at the same time, and waits with every request while a poll of any
-//! unit is under way. One that is longer has also done what a shorter one would do.
+//! unit is under way. One that is longer has also done what a shorter one would do. Each whole hour is compared with
+//! what was published of it: where the numbers differ it is read once more, and then reported.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::batch::Sightings;
 use super::fault::Fault;
-use super::reader::{Pass, ReadError, WindowReader};
+use super::reader::{Ended, Pass, ReadError, WindowReader};
 use crate::core::dedupe::Counts;
+use crate::core::hours::{Agreement, Hour, HourRows};
+use crate::core::identity::KeyHash;
 use crate::core::journal::{Swept, UnitProgress};
-use crate::core::pagination::Step;
-use crate::core::planner::{Sweep, next_sweep, remembered_from, sweep_pieces};
+use crate::core::planner::{Piece, Sweep, next_sweep, remembered_from, sweep_pieces};
+use crate::core::time::Window;
+use crate::core::zone::Contradiction;
 use crate::sink::Cluster;
 use crate::source::{Source, SourceError};
 use crate::store::View;
@@ -88,35 +92,13 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
     }
 
     async fn sweep(&self, unit: &UnitProgress, sweep: Sweep) -> Result<(), ReadError> {
-        let now = self.reader.clock.now();
-        let started = Instant::now();
-        let mut counts = Counts::default();
-        let mut contradiction = None;
+        let (now, started) = (self.reader.clock.now(), Instant::now());
+        let mut sums = Sums::default();
         let pieces = sweep_pieces(&unit.progress, sweep.lookback, self.reader.pace.window_max);
-        for piece in pieces {
-            // What the floor has passed meanwhile can no longer be told from what was published.
-            let progress = self.reader.progress().await;
-            if progress.is_some_and(|unit| piece.window.start < remembered_from(&unit.progress)) {
-                continue;
-            }
-            let mut pass = Pass {
-                piece,
-                generation: unit.generation,
-                rows_max: None,
-                counts: &mut counts,
-                sightings: Sightings::default(),
-            };
-            let step = self.reader.read(&mut pass).await?;
-            if pass.sightings.held > 0 {
-                return Err(SourceError::unreachable("too many rows cannot be legs").into());
-            }
-            if let Step::Broken(fault) = step {
-                tracing::warn!(unit = self.reader.unit, window = %piece.window, %fault, "a window could not be swept whole; the sweep is begun again");
-                return Err(SourceError::unreachable(fault.to_string()).into());
-            }
-            contradiction = contradiction.or(pass.sightings.contradiction.map(|found| (piece.window, found)));
+        for pieces in pieces.chunk_by(|a, b| Hour::of(a.window.start) == Hour::of(b.window.start)) {
+            self.sweep_hour(unit.generation, pieces, &mut sums).await?;
         }
-        if let Some((window, found)) = contradiction {
+        if let Some((window, found)) = sums.contradiction {
             // All its rows were published; what the API may have kept back is found by the sweep that agrees with us.
             let detail = self.reader.describe_contradiction(window, found);
             tracing::warn!(unit = self.reader.unit, "the sweep does not count and is begun again: {detail}");
@@ -124,12 +106,75 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
         }
         let swept = Swept { lookback: sweep.lookback, at: now };
         let mut publisher = self.reader.publisher.lock().await;
-        if publisher.note_swept(&self.reader.unit, unit.generation, swept).await?.is_none() {
+        if publisher.note_swept(&self.reader.unit, unit.generation, swept, &sums.seen).await?.is_none() {
             return Err(ReadError::Replaced);
         }
         drop(publisher);
+        self.report(sweep, started, &sums);
+        Ok(())
+    }
+
+    /// Reads an hour, or what of it is to be swept. Where it is whole, as many legs have to be seen as were published.
+    async fn sweep_hour(&self, generation: u32, pieces: &[Piece], sums: &mut Sums) -> Result<(), ReadError> {
+        let Some(first) = pieces.first() else { return Ok(()) };
+        let hour = Hour::of(first.window.start);
+        let mut legs = HashSet::new();
+        let mut is_whole = pieces.iter().map(|piece| piece.window.length()).sum::<Duration>() == hour.window().length();
+        is_whole &= self.read_pieces(generation, pieces, &mut legs, sums).await?;
+        if !is_whole {
+            return Ok(());
+        }
+        let known = async || self.reader.publisher.lock().await.hour(&self.reader.unit, hour);
+        let before = known().await;
+        let (seen, published) = (legs.len() as u64, before.rows.published);
+        let is_told = before.agreement() != Agreement::NotCompared
+            && before.compared.is_some_and(|compared| compared.seen == seen);
+        if seen != published && !is_told {
+            let unit = &self.reader.unit;
+            tracing::info!(unit, %hour, seen, published, "not as many legs as were published: reading the hour again");
+            self.read_pieces(generation, pieces, &mut legs, sums).await?;
+        }
+        let (seen, rows) = (legs.len() as u64, known().await.rows);
+        sums.seen.insert(hour, seen);
+        if seen != rows.published && !is_told {
+            sums.differing.push((hour, seen, rows));
+        }
+        Ok(())
+    }
+
+    /// Reads pieces of an hour, and takes note of the hour's legs; gives whether all of them could be read.
+    async fn read_pieces(
+        &self,
+        generation: u32,
+        pieces: &[Piece],
+        legs: &mut HashSet<KeyHash>,
+        sums: &mut Sums,
+    ) -> Result<bool, ReadError> {
+        for piece in pieces.iter().copied() {
+            // What the floor has passed meanwhile can no longer be told from what was published.
+            let progress = self.reader.progress().await;
+            if progress.is_some_and(|unit| piece.window.start < remembered_from(&unit.progress)) {
+                return Ok(false);
+            }
+            let mut pass =
+                Pass { piece, generation, rows_max: None, counts: &mut sums.counts, sightings: Sightings::default() };
+            let ended = self.reader.read(&mut pass).await?;
+            if pass.sightings.held > 0 {
+                return Err(SourceError::unreachable("too many rows cannot be legs").into());
+            }
+            if let Ended::Broken(fault) = ended {
+                tracing::warn!(unit = self.reader.unit, window = %piece.window, %fault, "a window could not be swept whole; the sweep is begun again");
+                return Err(SourceError::unreachable(fault.to_string()).into());
+            }
+            legs.extend(pass.sightings.legs.into_values().flatten());
+            sums.contradiction = sums.contradiction.or(pass.sightings.contradiction.map(|found| (piece.window, found)));
+        }
+        Ok(true)
+    }
+
+    fn report(&self, sweep: Sweep, started: Instant, sums: &Sums) {
         let (unit, took_s, lookback_s) = (&self.reader.unit, started.elapsed().as_secs(), sweep.lookback.as_secs());
-        let Counts { published, revised, duplicate, dead, beyond_horizon, .. } = counts;
+        let Counts { published, revised, duplicate, dead, beyond_horizon, .. } = sums.counts;
         if published > 0 {
             tracing::warn!(
                 unit,
@@ -145,6 +190,27 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
         } else {
             tracing::info!(unit, lookback_s, took_s, published, revised, duplicate, dead, beyond_horizon, "sweep");
         }
-        Ok(())
+        if let Some((hour, seen, HourRows { published, .. })) = sums.differing.first() {
+            let Window { start, end } = hour.window();
+            tracing::warn!(
+                unit,
+                hours = sums.differing.len(),
+                hour = %hour,
+                published,
+                seen,
+                "read twice, these hours of the API do not have as many legs as were published; call-legs audit --from {start} --to {end} says which of them differ"
+            );
+        }
     }
+}
+
+/// What a sweep has come across so far.
+#[derive(Default)]
+struct Sums {
+    counts: Counts,
+    contradiction: Option<(Window, Contradiction)>,
+    /// How many legs the API showed of each whole hour.
+    seen: BTreeMap<Hour, u64>,
+    /// Hours that do not have as many as were published, and of which that was not yet said.
+    differing: Vec<(Hour, u64, HourRows)>,
 }

@@ -1,6 +1,6 @@
 //! Taking over: self-test, claim, fold, read-back. Nothing is published before it is through.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -27,6 +27,8 @@ struct Found {
     key: KeyHash,
     trace: Trace,
     is_dead: bool,
+    /// Whether no page has any revision of it.
+    is_new: bool,
 }
 
 impl<C: Cluster, V: View> Owner<C, V> {
@@ -90,7 +92,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
         let Session { producer, claim, .. } = session;
         let codec = Arc::clone(&self.follower.codec);
         let reading = self.follower.read_to(offset + 1);
-        let seen = claim::repeated_during(producer, &codec, claim, self.terms.beat, reading).await?;
+        let seen = claim::repeated_during(producer, &codec, claim, self.terms.beat, Vec::new, reading).await?;
         if seen.iter().any(|seen| seen.nonce == claim.nonce && seen.offset == offset) {
             Ok(())
         } else {
@@ -110,7 +112,8 @@ impl<C: Cluster, V: View> Owner<C, V> {
         }
         let Session { producer, claim, .. } = session;
         let (codec, beat) = (Arc::clone(&self.follower.codec), self.terms.beat);
-        let (adopted, out_offsets) = claim::repeated_during(producer, &codec, claim, beat, self.read_back()).await?;
+        let (adopted, out_offsets) =
+            claim::repeated_during(producer, &codec, claim, beat, Vec::new, self.read_back()).await?;
         (session.adopted, session.out_offsets) = (adopted, out_offsets);
         Ok(())
     }
@@ -315,14 +318,15 @@ impl<C: Cluster, V: View> Owner<C, V> {
             .filter_map(|record| {
                 let key = KeyHash(record.header(KeyHash::HEADER)?.try_into().ok()?);
                 let trace = Trace::from_bytes(record.header(Trace::HEADER)?)?;
-                (trace.journal == tag).then_some(Found { key, trace, is_dead })
+                (trace.journal == tag).then_some(Found { key, trace, is_dead, is_new: true })
             })
             .collect();
         let known = self.follower.find(ours.iter().map(|found| found.key).collect()).await?;
         let is_unknown = |(found, known): &(Found, Option<crate::store::Remembered>)| {
             known.as_ref().is_none_or(|known| known.seen.revision < found.trace.seen.revision)
         };
-        Ok(ours.into_iter().zip(known).filter(is_unknown).map(|(found, _)| found).collect())
+        let unknown = ours.into_iter().zip(known).filter(is_unknown);
+        Ok(unknown.map(|(found, known)| Found { is_new: known.is_none(), ..found }).collect())
     }
 }
 
@@ -358,11 +362,18 @@ fn pages_of(found: Vec<Found>, is_rebuilding: bool) -> Vec<PageDraft> {
     }
     let mut pages = Vec::new();
     for ((unit, generation), found) in by_unit {
+        // Of a leg that was torn together with its revisions the first counts.
+        let mut counted: HashSet<KeyHash> = HashSet::new();
         for chunk in found.chunks(PAGE_ENTRIES_MAX) {
             let mut page = PageDraft::new(unit.clone(), generation);
             for found in chunk {
                 let seen = if found.is_dead { Seen { fingerprint: None, revision: 0 } } else { found.trace.seen };
-                page.add(Entry { key: found.key, seen }, found.trace.at, found.is_dead);
+                let entry = Entry { key: found.key, seen };
+                if found.is_new && counted.insert(found.key) {
+                    page.add_new(entry, found.trace.at, found.is_dead);
+                } else {
+                    page.add(entry, found.trace.at, found.is_dead);
+                }
             }
             pages.push(page);
         }

@@ -7,16 +7,17 @@
 //! Everything in it is in memory before it begins: no transaction waits for HTTP.
 
 use super::fault::Fault;
+use super::hourly::SeenHours;
 use super::owner::{Owner, Session};
+use crate::codec::{FeedEncoder, Framing};
 use crate::core::coverage::Coverage;
 use crate::core::dead_letter::Reason;
-use crate::core::dedupe::Counts;
 use crate::core::feed::UnitFeed;
+use crate::core::hours::PageHours;
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::{
     Chain, Delivery, Entry, Nonce, OutOffsets, OutTopic, Page, Record, Seq, UnitProgress, page_key,
 };
-use crate::core::lateness::Lateness;
 use crate::core::time::UtcMillis;
 use crate::core::watermark::Progress;
 use crate::hooks::{self, Mutant};
@@ -41,15 +42,23 @@ pub(super) struct PageDraft {
     last: UtcMillis,
     legs: Vec<Entry>,
     dead: Vec<KeyHash>,
+    /// What was not published before.
+    hours: PageHours,
 }
 
 impl PageDraft {
     pub(super) fn new(unit: String, generation: u32) -> Self {
         let (first, last) = (UtcMillis::new(i64::MAX), UtcMillis::new(i64::MIN));
-        Self { unit, generation, first, last, legs: Vec::new(), dead: Vec::new() }
+        Self { unit, generation, first, last, legs: Vec::new(), dead: Vec::new(), hours: PageHours::default() }
     }
 
-    /// Adds an entry of a row at `at` on the axis of the windows.
+    /// Adds an entry that no page has, of a row at `at` on the axis of the windows.
+    pub(super) fn add_new(&mut self, entry: Entry, at: UtcMillis, is_dead: bool) {
+        self.hours.note(at, is_dead);
+        self.add(entry, at, is_dead);
+    }
+
+    /// Adds an entry, that of a leg published before among them, of a row at `at` on the axis of the windows.
     pub(super) fn add(&mut self, entry: Entry, at: UtcMillis, is_dead: bool) {
         self.first = self.first.min(at);
         self.last = self.last.max(at);
@@ -68,20 +77,8 @@ impl PageDraft {
         }
         // A unit that is no longer read: as far as its legs tell.
         let (complete_to, final_to, floor) = (self.last, self.last, self.last);
-        units.push(UnitProgress {
-            unit: self.unit.clone(),
-            generation: self.generation,
-            progress: Progress { complete_to, final_to, floor, coverage: Coverage::default() },
-            source,
-            last_seq: 0,
-            chain: Chain::default(),
-            oldest_needed_seq: 0,
-            out_offsets: OutOffsets::default(),
-            counts: Counts::default(),
-            lateness: Lateness::default(),
-            sweeps: Vec::new(),
-            change: None,
-        });
+        let progress = Progress { complete_to, final_to, floor, coverage: Coverage::default() };
+        units.push(UnitProgress { generation: self.generation, ..UnitProgress::new(&self.unit, progress, source) });
     }
 
     pub(super) fn len(&self) -> usize {
@@ -93,9 +90,9 @@ impl PageDraft {
     }
 
     fn numbered(self, seq: Seq, writer: Option<Nonce>, chain_before: Chain) -> Page {
-        let Self { unit, generation, first, last, legs, dead } = self;
+        let Self { unit, generation, first, last, legs, dead, hours } = self;
         let fingerprint_version = Fingerprint::VERSION;
-        Page { seq, writer, unit, generation, first, last, fingerprint_version, legs, dead, chain_before }
+        Page { seq, writer, unit, generation, first, last, fingerprint_version, legs, dead, hours, chain_before }
     }
 }
 
@@ -110,10 +107,10 @@ pub(super) struct Draft<'a> {
     pub(super) page: Option<PageDraft>,
     /// A new journal's first record.
     pub(super) genesis: Option<Record>,
-    /// Units that are no longer read and are forgotten.
-    pub(super) forgotten_units: Vec<String>,
     /// Backfills that are asked for, or have come further.
     pub(super) backfills: Vec<Record>,
+    /// What sweeps have seen of whole hours.
+    pub(super) seen: Vec<SeenHours>,
     /// The units' progress; page numbers and ends are filled in here.
     pub(super) units: Vec<UnitProgress>,
     /// The units' status; ends are filled in here.
@@ -230,7 +227,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
         journal.extend(self.write_journal(session, records).await.map_err(doubt)?);
         point("page-sent");
 
-        let mut last: Vec<Record> = draft.forgotten_units.drain(..).map(Record::UnitForgotten).collect();
+        let mut last = self.day_records(&draft.seen);
         last.append(&mut draft.backfills);
         if !hooks::is_mutant(Mutant::ProgressFirst) {
             last.extend(self.progress_records(&draft, seq, chain, &accounted));
@@ -292,22 +289,10 @@ impl<C: Cluster, V: View> Owner<C, V> {
         for mut feed in draft.feeds.drain(..) {
             feed.out_offsets.clone_from(out_offsets);
             feed.delivery = session.delivery;
-            messages.push(self.status_message(&feed));
+            messages.push(status_message(&feed, &self.feed_encoder, &self.terms.status_framing));
         }
         session.producer.send(&messages, Packing::Shared).await?;
         Ok(())
-    }
-
-    fn status_message(&self, feed: &UnitFeed) -> Message {
-        let mut payload = Vec::with_capacity(512);
-        self.feed_encoder.encode(feed, &self.terms.status_framing, &mut payload);
-        Message {
-            destination: Destination::Status,
-            key: feed.unit.as_bytes().to_vec(),
-            payload: Some(payload),
-            timestamp: Some(feed.at),
-            headers: Vec::new(),
-        }
     }
 
     async fn send_tombstones(
@@ -354,6 +339,19 @@ impl<C: Cluster, V: View> Owner<C, V> {
         head.last_seq = pages.last().map_or(head.last_seq, |page| page.seq);
         head.chain = pages.last().map_or(head.chain, Page::chain);
         Ok(self.follower.view.apply(pages, head).await?)
+    }
+}
+
+/// A unit's status as the feed has it.
+pub(super) fn status_message(feed: &UnitFeed, encoder: &FeedEncoder, framing: &Framing) -> Message {
+    let mut payload = Vec::with_capacity(512);
+    encoder.encode(feed, framing, &mut payload);
+    Message {
+        destination: Destination::Status,
+        key: feed.unit.as_bytes().to_vec(),
+        payload: Some(payload),
+        timestamp: Some(feed.at),
+        headers: Vec::new(),
     }
 }
 

@@ -6,6 +6,7 @@
 //!   p/<seq>      page        identities that one transaction published, chained to the page before
 //!   s/<unit>     progress    how far a unit has come, written last in every transaction
 //!   b/<id>       backfill    a past period that an operator wants read
+//!   h/<unit>/<day>  hours    how many legs of each hour the API showed, beside what was published
 //!   x/<nonce>    marker      of the self-test; means nothing
 //! ```
 //!
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::dedupe::{Counts, Seen};
+use super::hours::{ComparedDay, Day, PageHours};
 use super::identity::{Fingerprint, KeyHash};
 use super::lateness::Lateness;
 use super::time::{UtcMillis, Window};
@@ -225,6 +227,8 @@ pub struct Page {
     pub legs: Vec<Entry>,
     /// The dead rows.
     pub dead: Vec<KeyHash>,
+    /// What of it no page before had, by hour.
+    pub hours: PageHours,
     /// The chain up to the page before.
     pub chain_before: Chain,
 }
@@ -341,6 +345,24 @@ pub struct Swept {
 }
 
 impl UnitProgress {
+    /// A unit of which nothing is known but this; `source` is the hash of the source's settings.
+    pub fn new(unit: &str, progress: Progress, source: u64) -> Self {
+        Self {
+            unit: unit.to_owned(),
+            generation: 0,
+            progress,
+            source,
+            last_seq: 0,
+            chain: Chain::default(),
+            oldest_needed_seq: 0,
+            out_offsets: OutOffsets::default(),
+            counts: Counts::default(),
+            lateness: Lateness::default(),
+            sweeps: Vec::new(),
+            change: None,
+        }
+    }
+
     /// Takes in what another writer has written of the same unit and generation: the greater of each.
     pub fn join(&mut self, other: &Self) {
         self.progress.complete_to = self.progress.complete_to.max(other.progress.complete_to);
@@ -440,8 +462,10 @@ pub enum Record {
     Backfill(Backfill),
     /// `b/<id>` without a value: of no interest any more.
     BackfillForgotten(Nonce),
-    /// `s/<unit>` without a value: a unit that is no longer read and was forgotten.
-    UnitForgotten(String),
+    /// `h/<unit>/<day>`
+    Day(ComparedDay),
+    /// `h/<unit>/<day>` without a value: below the unit's floor.
+    DayForgotten(String, Day),
     /// `x/<nonce>`, and pages without a value.
     Nothing,
 }
@@ -456,7 +480,8 @@ impl Record {
             Self::Progress(progress) => format!("s/{}", progress.unit),
             Self::Backfill(backfill) => format!("b/{}", backfill.id),
             Self::BackfillForgotten(id) => format!("b/{id}"),
-            Self::UnitForgotten(unit) => format!("s/{unit}"),
+            Self::Day(day) => format!("h/{}/{}", day.unit, day.day),
+            Self::DayForgotten(unit, day) => format!("h/{unit}/{day}"),
             Self::Nothing => "x/".to_owned(),
         }
     }
@@ -573,25 +598,9 @@ mod tests {
     #[test]
     fn a_sweep_is_also_the_shorter_ones_and_a_clock_set_back_counts() {
         let swept = |hours: u64, at: i64| Swept { lookback: Duration::from_secs(hours * 3600), at: UtcMillis::new(at) };
-        let mut unit = UnitProgress {
-            unit: "a".to_owned(),
-            generation: 0,
-            progress: Progress {
-                complete_to: UtcMillis::default(),
-                final_to: UtcMillis::default(),
-                floor: UtcMillis::default(),
-                coverage: super::super::coverage::Coverage::default(),
-            },
-            source: 0,
-            last_seq: 0,
-            chain: Chain::default(),
-            oldest_needed_seq: 0,
-            out_offsets: OutOffsets::default(),
-            counts: Counts::default(),
-            lateness: Lateness::default(),
-            sweeps: Vec::new(),
-            change: None,
-        };
+        let at = UtcMillis::default();
+        let progress = Progress { complete_to: at, final_to: at, floor: at, coverage: Default::default() };
+        let mut unit = UnitProgress::new("a", progress, 0);
         unit.note_swept(swept(6, 100));
         unit.note_swept(swept(24, 200));
         assert_eq!(unit.sweeps, [swept(6, 200), swept(24, 200)]);
@@ -607,7 +616,7 @@ mod tests {
         let writer = Nonce::parse("000102030405060708090a0b0c0d0e0f").unwrap();
         assert_eq!(page_key(7, None), "p/7");
         assert_eq!(page_key(7, Some(writer)), "p/000102030405060708090a0b0c0d0e0f/7");
-        assert_eq!(Record::UnitForgotten("a/b".to_owned()).key(), "s/a/b");
+        assert_eq!(Record::DayForgotten("a/b".to_owned(), Day(0)).key(), "h/a/b/1970-01-01");
         assert_eq!(Nonce::parse("short"), None);
     }
 }

@@ -9,11 +9,12 @@
 //! The entries themselves are kept by the store, stamped with their page's number, unit and
 //! generation; [`Ledger::is_live`] says whether such an entry still counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::journal::{Backfill, Chain, Claim, Genesis, Nonce, OutOffsets, Page, Record, Seq, UnitProgress};
+use super::hours::{ComparedDay, Day, Hour, HourCounts, UnitHours};
+use super::journal::{Backfill, Chain, ChangeKind, Claim, Genesis, Nonce, OutOffsets, Page, Record, Seq, UnitProgress};
 use super::time::UtcMillis;
 use crate::hooks::{self, Mutant};
 
@@ -46,6 +47,10 @@ pub struct Head {
     pub units: BTreeMap<String, UnitProgress>,
     /// The backfills that were asked for and not forgotten.
     pub backfills: BTreeMap<Nonce, Backfill>,
+    /// By unit how many legs of each hour are in the topics, and how that compares with the API.
+    pub hours: BTreeMap<String, UnitHours>,
+    /// By unit the days of which the journal has a record.
+    pub days: BTreeMap<String, BTreeSet<Day>>,
     /// The newest page; 0 when there was none.
     pub last_seq: Seq,
     /// The chain up to it.
@@ -62,6 +67,16 @@ impl Head {
     /// The oldest page that is not yet forgotten; pages start at 1.
     pub fn oldest_needed_seq(&self) -> Seq {
         self.units.values().map(|unit| unit.oldest_needed_seq).max().unwrap_or(0).max(1)
+    }
+
+    /// The hours of a unit that are counted and can still be compared, oldest first.
+    pub fn hours<'a>(&'a self, unit: &str) -> impl Iterator<Item = (Hour, HourCounts)> + 'a {
+        // Since an operator has accepted other settings of the source the API shows other legs.
+        let change = self.units.get(unit).and_then(|unit| unit.change.as_ref());
+        let since = change.filter(|change| change.what == ChangeKind::Accepted).map(|change| change.at);
+        let hours = self.hours.get(unit).into_iter().flat_map(|unit| &unit.hours);
+        let is_comparable = move |hour: &Hour| since.is_none_or(|since| since <= hour.window().start);
+        hours.map(|(hour, counts)| (*hour, *counts)).filter(move |(hour, _)| is_comparable(hour))
     }
 }
 
@@ -115,13 +130,24 @@ impl Ledger {
             Record::BackfillForgotten(id) => {
                 self.head.backfills.remove(id);
             }
-            Record::UnitForgotten(unit) => {
-                self.head.units.remove(unit);
+            Record::Day(day) => self.take_day(day),
+            Record::DayForgotten(unit, day) => {
+                if let Some(days) = self.head.days.get_mut(unit) {
+                    days.remove(day);
+                    if days.is_empty() {
+                        self.head.days.remove(unit);
+                    }
+                }
             }
             Record::Nothing => {}
         }
         self.head.next_offset = offset + 1;
         Ok(())
+    }
+
+    fn take_day(&mut self, day: &ComparedDay) {
+        self.head.days.entry(day.unit.clone()).or_default().insert(day.day);
+        self.head.hours.entry(day.unit.clone()).or_default().take_day(day);
     }
 
     fn take_page(&mut self, page: &Page) -> Result<(), Inconsistency> {
@@ -139,6 +165,9 @@ impl Ledger {
         }
         self.head.last_seq = self.head.last_seq.max(page.seq);
         self.head.chain = page.chain();
+        if !page.hours.0.is_empty() {
+            self.head.hours.entry(page.unit.clone()).or_default().take_page(page.generation, &page.hours);
+        }
         let meta = PageMeta {
             unit: page.unit.clone(),
             generation: page.generation,
@@ -172,6 +201,9 @@ impl Ledger {
             _ => {
                 self.head.units.insert(progress.unit.clone(), progress.clone());
             }
+        }
+        if let Some(hours) = self.head.hours.get_mut(&progress.unit) {
+            hours.forget(progress.generation, progress.progress.floor);
         }
         self.drop_forgotten();
         Ok(())
@@ -237,8 +269,25 @@ impl Ledger {
         known.map(|unit| unit.progress.floor).min()
     }
 
-    /// Whether a unit is no longer read, and so far behind those that are that it is forgotten.
-    pub fn is_abandoned(&self, unit: &str, units: &[String]) -> bool {
+    /// Units that are no longer read and of which nothing is remembered any more: their floors go up to all that they
+    /// have read, so that they publish none of it again if they are put back, nor anybody else without saying so.
+    pub fn left_behind(&self, units: &[String]) -> Vec<UnitProgress> {
+        let is_over = |unit: &&UnitProgress| {
+            let progress = &unit.progress;
+            progress.floor < progress.complete_to
+                && self.is_abandoned(&unit.unit, units)
+                && !self.pages.values().any(|page| page.unit == unit.unit)
+        };
+        let raised = |unit: &UnitProgress| {
+            let mut unit = unit.clone();
+            unit.progress.floor = unit.progress.complete_to;
+            unit
+        };
+        self.head.units.values().filter(is_over).map(raised).collect()
+    }
+
+    /// Whether a unit is no longer read, and so far behind those that are that its pages are forgotten.
+    fn is_abandoned(&self, unit: &str, units: &[String]) -> bool {
         let Some(lowest) = self.lowest_floor(units) else { return false };
         !units.iter().any(|name| name == unit)
             && self.head.units.get(unit).is_some_and(|unit| unit.progress.final_to < lowest)
@@ -247,13 +296,13 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use super::super::hours::PageHours;
     use super::super::journal::{Entry, page_key};
     use super::super::time::Window;
     use super::super::watermark::{Delays, Progress};
     use super::*;
-    use crate::core::dedupe::{Counts, Seen};
+    use crate::core::dedupe::Seen;
     use crate::core::identity::{Fingerprint, KeyHash};
-    use crate::core::lateness::Lateness;
     use std::time::Duration;
 
     const DELAYS: Delays =
@@ -286,6 +335,7 @@ mod tests {
             fingerprint_version: Fingerprint::VERSION,
             legs: vec![Entry { key: KeyHash([first as u8; 16]), seen }],
             dead: Vec::new(),
+            hours: PageHours::default(),
             chain_before: ledger.head.chain,
         }
     }
@@ -294,18 +344,10 @@ mod tests {
         let mut progress = Progress::starting_at(at(0), &DELAYS);
         progress.advance(Window::new(at(0), at(read_to)), at(read_to), &DELAYS);
         UnitProgress {
-            unit: unit.to_owned(),
-            generation: 0,
-            progress,
-            source: 0,
             last_seq: ledger.head.last_seq,
             chain: ledger.head.chain,
             oldest_needed_seq: 1,
-            out_offsets: OutOffsets::default(),
-            counts: Counts::default(),
-            lateness: Lateness::default(),
-            sweeps: Vec::new(),
-            change: None,
+            ..UnitProgress::new(unit, progress, 0)
         }
     }
 
@@ -447,6 +489,15 @@ mod tests {
         ledger.write(Record::Progress(far));
         assert!(ledger.is_abandoned("gone", &units));
         assert_eq!(ledger.forgettable_below(&units), 2);
+        assert_eq!(ledger.left_behind(&units), [], "it has a page still");
+        let mut forgetful = ledger.head.units["a"].clone();
+        forgetful.oldest_needed_seq = 2;
+        ledger.write(Record::Progress(forgetful));
+        let left = ledger.left_behind(&units);
+        let floors: Vec<_> = left.iter().map(|unit| (unit.unit.as_str(), unit.progress.floor)).collect();
+        assert_eq!(floors, [("gone", at(50))]);
+        ledger.write(Record::Progress(left[0].clone()));
+        assert_eq!(ledger.left_behind(&units), [], "once");
     }
 
     #[test]

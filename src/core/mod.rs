@@ -8,6 +8,7 @@ pub mod coverage;
 pub mod dead_letter;
 pub mod dedupe;
 pub mod feed;
+pub mod hours;
 pub mod identity;
 pub mod journal;
 pub mod lateness;

@@ -40,7 +40,7 @@ use crate::core::journal::{Nonce, Page, Seq};
 use crate::core::ledger::{Head, Ledger, PageId, PageMeta};
 
 /// Increased when older files can no longer be read; they are then rebuilt from the journal.
-const LAYOUT: &[u8] = b"3";
+const LAYOUT: &[u8] = b"4";
 const LAYOUT_KEY: &[u8] = b"layout";
 const ID_KEY: &[u8] = b"id";
 const HEAD_KEY: &[u8] = b"head";

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use super::databases::Sizes;
 use super::{Remembered, SledView, StoreError, View};
 use crate::core::dedupe::{Counts, Seen};
+use crate::core::hours::{Compared, ComparedDay, Day, Hour, HourRows, PageHours};
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::{Entry, Nonce, OutOffsets, Page, Record, Seq, Swept, UnitProgress};
 use crate::core::lateness::Lateness;
@@ -64,6 +65,9 @@ impl Model {
             at: UtcMillis::new(0),
             counts: Counts::default(),
         }));
+        let compared = Compared { seen: 1, rows: HourRows { published: 2, dead: 0 } };
+        let (unit, day, hours) = ("a".to_owned(), Day(20_000), [(7, compared)].into());
+        model.write(Record::Day(ComparedDay { unit, generation: 3, day, hours }));
         model
     }
 
@@ -83,6 +87,7 @@ impl Model {
             fingerprint_version: Fingerprint::VERSION,
             dead: vec![key(1_000_000 + seq as u32)],
             legs,
+            hours: PageHours([(Hour::new(seq as i64 / 10), HourRows { published: 1, dead: 1 })].into()),
             chain_before: self.ledger.head.chain,
         };
         self.write(Record::Page(page.clone()));
@@ -101,18 +106,13 @@ impl Model {
     fn forget_below(&mut self, oldest_needed_seq: Seq) {
         let delays = Delays { settle: Duration::ZERO, overlap: Duration::ZERO, horizon: Duration::ZERO };
         self.write(Record::Progress(UnitProgress {
-            unit: "a".to_owned(),
             generation: 3,
-            progress: Progress::starting_at(UtcMillis::new(0), &delays),
-            source: 0,
             last_seq: self.ledger.head.last_seq,
             chain: self.ledger.head.chain,
             oldest_needed_seq,
-            out_offsets: OutOffsets::default(),
-            counts: Counts::default(),
             lateness: Lateness { buckets: vec![1, 2], closest: Some(Duration::from_secs(3)), ..Lateness::default() },
             sweeps: vec![Swept { lookback: Duration::from_secs(60), at: UtcMillis::new(5) }],
-            change: None,
+            ..UnitProgress::new("a", Progress::starting_at(UtcMillis::new(0), &delays), 0)
         }));
     }
 

@@ -39,6 +39,15 @@ pub struct UnitFoundLabels {
     pub by: &'static str,
 }
 
+/// Which unit, and how the API compares with what was published.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct UnitShownLabels {
+    /// An entry of `source.pbx_ids`.
+    pub unit: String,
+    /// `fewer` or `more`.
+    pub shown: &'static str,
+}
+
 /// How it publishes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct DeliveryLabel {
@@ -72,6 +81,8 @@ pub struct Metrics {
     pub recommended_overlap: Family<UnitLabel, Seconds>,
     /// `call_legs_overlap_left_seconds{unit}`
     pub overlap_left: Family<UnitLabel, Seconds>,
+    /// `call_legs_hours_differing{unit,shown}`
+    pub hours_differing: Family<UnitShownLabels, Gauge>,
     /// `call_legs_complete_to_timestamp_seconds{unit}`
     pub complete_to: Family<UnitLabel, Seconds>,
     /// `call_legs_final_to_timestamp_seconds{unit}`
@@ -101,6 +112,7 @@ impl Default for Metrics {
             found_late: Family::default(),
             recommended_overlap: Family::default(),
             overlap_left: Family::default(),
+            hours_differing: Family::default(),
             complete_to: Family::default(),
             final_to: Family::default(),
             last_poll_ok: Family::default(),
@@ -174,6 +186,11 @@ impl Metrics {
             "How much of the overlap was left when the latest leg was found thanks to it",
             Unit::Seconds,
             self.overlap_left.clone(),
+        );
+        registry.register(
+            "hours_differing",
+            "Hours of which the API, read as a whole by a sweep, shows fewer or more legs than were published",
+            self.hours_differing.clone(),
         );
         registry.register_with_unit(
             "complete_to_timestamp",

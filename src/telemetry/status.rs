@@ -99,6 +99,8 @@ pub struct BackfillStatus {
     pub window: Window,
     /// How much of it is not yet covered, in milliseconds.
     pub left_ms: u64,
+    /// How many windows were read since the owner's start.
+    pub windows: u64,
     /// What became of it.
     pub state: BackfillState,
     /// What became of the rows read so far.

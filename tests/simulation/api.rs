@@ -8,7 +8,7 @@
 //! Rows descend by start time and the cursor is the last row's key, so a row that appears above the cursor is missed
 //! by that pass, while totals already count it. What the API leaves open, the seed decides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -139,6 +139,8 @@ struct State {
     passes: Vec<Pass>,
     /// By life and unit: the newest pass.
     reading: BTreeMap<(u32, String), usize>,
+    /// Legs that it does not show any more.
+    hidden: BTreeSet<KeyHash>,
 }
 
 /// The API.
@@ -159,7 +161,13 @@ impl Api {
         let bounds = run.throw(|dice| *dice.pick(&[Bounds::Inclusive, Bounds::Exclusive, Bounds::WholeSeconds]));
         let rows_max = run.throw(|dice| dice.between(3, 25) as usize);
         run.note(format_args!("api: {} legs, {bounds:?}, {rows_max} rows a page, {:?}", legs.len(), setting));
-        let state = State { mood: Mood::Well, ahead_ms: 0, passes: Vec::new(), reading: BTreeMap::new() };
+        let state = State {
+            mood: Mood::Well,
+            ahead_ms: 0,
+            passes: Vec::new(),
+            reading: BTreeMap::new(),
+            hidden: BTreeSet::new(),
+        };
         Arc::new(Self { run, setting, bounds, rows_max, legs, state: Mutex::new(state) })
     }
 
@@ -183,6 +191,12 @@ impl Api {
     pub(crate) fn set_ahead_ms(&self, ahead_ms: i64) {
         self.state().ahead_ms = ahead_ms;
         self.run.note(format_args!("api's clock is {ahead_ms} ms ahead"));
+    }
+
+    /// Shows these legs no more, and all others.
+    pub(crate) fn hide(&self, legs: BTreeSet<KeyHash>) {
+        self.run.note(format_args!("api hides {} legs", legs.len()));
+        self.state().hidden = legs;
     }
 
     /// The API as a life of a process sees it.
@@ -211,10 +225,11 @@ impl Api {
     pub(crate) fn body(&self, unit: &str, bounds: &QueryBounds, cursor: Option<&str>) -> Option<(String, bool)> {
         let now = self.run.now();
         let (start, end) = (self.instant(&bounds.start)?, self.instant(&bounds.end)?);
+        let hidden = self.state().hidden.clone();
         let mut rows: Vec<(&TrueLeg, String)> = self
             .legs
             .iter()
-            .filter(|leg| leg.unit == unit)
+            .filter(|leg| leg.unit == unit && !hidden.contains(&leg.key))
             .filter_map(|leg| {
                 if leg.visible <= now {
                     self.is_asked(start, end, leg.disconnected).then(|| (leg, leg.raw_at(now).to_owned()))

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use call_legs::config::Revisions;
+use call_legs::core::hours::{Hour, HourCounts, HourRows};
 use call_legs::core::identity::KeyHash;
 use call_legs::core::journal::{BackfillState, Delivery, OutTopic, Record, Trace, UnitProgress};
 use call_legs::core::ledger::Ledger;
@@ -169,6 +170,7 @@ impl<C: Codec> Checker<C> {
         seen.check_late(&self.codec, &mut wrong);
         seen.check_watermarks(&mut wrong);
         seen.check_pages(&mut wrong);
+        seen.check_hours(&mut wrong);
         seen.check_beginnings(&mut wrong);
         seen.check_yielding(&mut wrong);
         seen.check_idle_transactions(&mut wrong);
@@ -228,6 +230,14 @@ impl<C: Codec> Checker<C> {
         let mut wrong = Vec::new();
         self.seen(world, &broker).check_feed(states, &mut wrong);
         wrong
+    }
+
+    /// What the journal says of a unit's hours.
+    pub(crate) fn hours(&mut self, world: &World, unit: &str) -> BTreeMap<Hour, HourCounts> {
+        let broker = world.kafka.broker();
+        self.decode(&broker);
+        let (ledger, _) = self.seen(world, &broker).fold_until(i64::MAX).unwrap_or_default();
+        ledger.head.hours(unit).collect()
     }
 
     fn seen<'a>(&'a self, world: &'a World, broker: &'a Broker) -> Seen<'a> {
@@ -634,6 +644,40 @@ impl<'a> Seen<'a> {
                     wrong.push(format!("I6: {:?} accounts for {out:?}, which is on no page", progress.out_offsets.0));
                     return;
                 }
+            }
+        }
+    }
+
+    /// The hours count what is in the topics, as far as it is still remembered.
+    fn check_hours(&self, wrong: &mut Vec<String>) {
+        if !self.is_exact {
+            return;
+        }
+        let Ok((ledger, _)) = self.fold_until(i64::MAX) else { return };
+        for unit in ledger.head.units.values() {
+            let is_kept = |hour: &Hour| unit.progress.floor <= hour.window().start;
+            let mut there: BTreeMap<Hour, (BTreeSet<KeyHash>, BTreeSet<KeyHash>)> = BTreeMap::new();
+            for out in &self.out {
+                let hour = Hour::of(out.trace.at);
+                if out.trace.unit == unit.unit && out.trace.generation == unit.generation && is_kept(&hour) {
+                    let (legs, dead) = there.entry(hour).or_default();
+                    if out.topic == OutTopic::Legs {
+                        legs.insert(out.key)
+                    } else {
+                        dead.insert(out.key)
+                    };
+                }
+            }
+            let there: BTreeMap<Hour, (u64, u64)> =
+                there.into_iter().map(|(hour, (legs, dead))| (hour, (legs.len() as u64, dead.len() as u64))).collect();
+            let counted: BTreeMap<Hour, (u64, u64)> = ledger
+                .head
+                .hours(&unit.unit)
+                .filter(|(hour, counts)| is_kept(hour) && counts.rows != HourRows::default())
+                .map(|(hour, counts)| (hour, (counts.rows.published, counts.rows.dead)))
+                .collect();
+            if counted != there {
+                wrong.push(format!("hours of {}: {counted:?} counted, {there:?} there", unit.unit));
             }
         }
     }

@@ -36,7 +36,7 @@
 //! # Not failures here
 //!
 //! - Acknowledged records are not lost, and topics are neither recreated nor truncated by anyone.
-//! - The rows' order and the cursor's meaning are as inferred; rows neither vanish nor change their times.
+//! - The rows' order and the cursor's meaning are as inferred; rows do not change their times.
 //! - A disk keeps the order of its writes.
 //! - Of the clocks of a process and of the API one is right: two that are wrong alike cannot be told from right ones.
 //!
@@ -67,10 +67,11 @@ mod world;
 use std::time::Duration;
 
 use call_legs::core::journal::Delivery;
+use call_legs::core::planner::Sweep;
 use call_legs::hooks::Mutant;
 
 use broker::Flavor;
-use scenario::{Outcome, Play, all_kinds, one_by_one, simulate};
+use scenario::{Outcome, Play, all_kinds, one_by_one, simulate, some_vanish};
 use world::Plan;
 
 /// How many seeds a plain `cargo test` runs.
@@ -153,6 +154,20 @@ fn a_row_without_a_time_is_buried_once() {
     holds(SEEDS / 5, all_kinds, |plan| {
         plan.delays.horizon = plan.delays.overlap;
         plan.window_max = Duration::from_secs(4 * 3600);
+    });
+}
+
+/// An hour with fewer legs than were published is read twice, said once, and forgotten when they are back.
+#[test]
+fn an_hour_that_differs_is_read_again_and_told() {
+    holds(SEEDS / 10, some_vanish, |plan| {
+        plan.units.truncate(1);
+        plan.processes = 1;
+        plan.has_clock_jumps = false;
+        plan.start_ago = Duration::from_secs(4 * 3600);
+        plan.delays.horizon = Duration::from_secs(8 * 3600);
+        plan.window_max = Duration::from_secs(3600);
+        plan.sweeps = vec![Sweep { every: Duration::from_secs(900), lookback: Duration::from_secs(3 * 3600) }];
     });
 }
 

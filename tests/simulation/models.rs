@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use call_legs::core::dedupe::Seen;
+use call_legs::core::hours::PageHours;
 use call_legs::core::identity::KeyHash;
 use call_legs::core::journal::{Chain, Delivery, Entry, Page};
 use call_legs::core::ledger::Head;
@@ -628,6 +629,7 @@ fn page_of(seq: u64, first: u8) -> Page {
         fingerprint_version: 0,
         legs: (0..3).map(|number| Entry { key: KeyHash([first + number; 16]), seen }).collect(),
         dead: Vec::new(),
+        hours: PageHours::default(),
         chain_before: Chain::default(),
     }
 }

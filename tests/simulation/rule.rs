@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use call_legs::core::dedupe::{Counts, Seen, Verdict, classify};
+use call_legs::core::dedupe::{Seen, Verdict, classify};
+use call_legs::core::hours::PageHours;
 use call_legs::core::identity::{Fingerprint, KeyHash};
 use call_legs::core::journal::{Chain, Entry, Genesis, Nonce, OutOffsets, Page, Record, UnitProgress};
-use call_legs::core::lateness::Lateness;
 use call_legs::core::ledger::Ledger;
 use call_legs::core::time::{UtcMillis, Window};
 use call_legs::core::watermark::{Delays, Progress};
@@ -88,18 +88,10 @@ impl Reader {
         let (last_seq, chain) = (head.last_seq, head.chain);
         let oldest_needed_seq = self.ledger.forgettable_below(&[UNIT.to_owned()]);
         self.write(Record::Progress(UnitProgress {
-            unit: UNIT.to_owned(),
-            generation: 0,
-            progress: self.progress.clone(),
-            source: 0,
             last_seq,
             chain,
             oldest_needed_seq,
-            out_offsets: OutOffsets::default(),
-            counts: Counts::default(),
-            lateness: Lateness::default(),
-            sweeps: Vec::new(),
-            change: None,
+            ..UnitProgress::new(UNIT, self.progress.clone(), 0)
         }));
     }
 
@@ -147,6 +139,7 @@ impl Reader {
             fingerprint_version: Fingerprint::VERSION,
             legs: new.iter().map(|(key, _)| Entry { key: *key, seen: seen() }).collect(),
             dead: Vec::new(),
+            hours: PageHours::default(),
             chain_before,
         }
     }

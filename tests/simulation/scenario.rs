@@ -1,13 +1,15 @@
 //! A run from its seed to its verdict.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use call_legs::core::hours::{Agreement, Hour, HourCounts};
 use call_legs::hooks::{Mutant, with_mutant};
 
-use crate::api::Mood;
+use crate::api::{Mood, Sort, TrueLeg};
 use crate::connector::{AvroCodec, program};
 use crate::invariants::Checker;
 use crate::seed::{Run, sleep};
@@ -66,6 +68,14 @@ pub(crate) fn one_by_one<'a>(
     checker: &'a mut Checker<AvroCodec>,
 ) -> Pin<Box<dyn Future<Output = Vec<String>> + 'a>> {
     Box::pin(play_one_by_one(world, checker))
+}
+
+/// Legs vanish from the API and come back: what the hours say, and how often they are read for it.
+pub(crate) fn some_vanish<'a>(
+    world: &'a mut World,
+    checker: &'a mut Checker<AvroCodec>,
+) -> Pin<Box<dyn Future<Output = Vec<String>> + 'a>> {
+    Box::pin(play_some_vanish(world, checker))
 }
 
 async fn start_all(world: &mut World) {
@@ -170,5 +180,61 @@ async fn play_all_kinds(world: &mut World, checker: &mut Checker<AvroCodec>) -> 
     world.reap_all();
     wrong.extend(checker.check_all(world));
     wrong.extend(checker.check_feed(world, &["stopped"]));
+    wrong
+}
+
+async fn play_some_vanish(world: &mut World, checker: &mut Checker<AvroCodec>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    world.run.heal(true);
+    start_all(world).await;
+    let unit = world.plan.units[0].clone();
+    let Some(sweep) = world.plan.sweeps.first().copied() else { return vec!["no sweep is planned".to_owned()] };
+    // One that is under way ends, and a whole one follows.
+    let soon = sweep.every * 2 + Duration::from_secs(300);
+    sleep(soon).await;
+    let compared: BTreeMap<Hour, HourCounts> =
+        checker.hours(world, &unit).into_iter().filter(|(_, counts)| counts.compared.is_some()).collect();
+    let Some((&hour, before)) = compared.iter().next_back() else { return vec!["no hour was swept".to_owned()] };
+    wrong.extend(
+        compared
+            .iter()
+            .filter(|(_, counts)| counts.agreement() != Agreement::Same)
+            .map(|(hour, counts)| format!("{hour}: {counts:?}, and all is well")),
+    );
+    // Of those that are published, since others may turn up meanwhile.
+    let of_hour = |leg: &&TrueLeg| {
+        leg.unit == unit
+            && leg.sort == Sort::Leg
+            && hour.window().contains(leg.disconnected)
+            && leg.visible < world.run.now()
+    };
+    let hidden: BTreeSet<_> = world.api.legs().iter().filter(of_hour).take(2).map(|leg| leg.key).collect();
+    let missing = hidden.len() as u64;
+    world.api.hide(hidden);
+    let reads = |world: &World| world.api.passes().iter().filter(|pass| pass.window == hour.window()).count();
+    for (what, seen, agreement, reads_a_sweep) in [
+        ("some have vanished", before.rows.published - missing, Agreement::Fewer, 2),
+        ("some are still gone", before.rows.published - missing, Agreement::Fewer, 1),
+        ("all are back", before.rows.published, Agreement::Same, 1),
+    ] {
+        if what == "all are back" {
+            world.api.hide(BTreeSet::new());
+        }
+        // The next sweep begins after this, and none after the next is done before it is looked at.
+        let reads_before = reads(world);
+        while reads(world) == reads_before {
+            sleep(Duration::from_secs(1)).await;
+        }
+        sleep(sweep.every / 2).await;
+        let counts = checker.hours(world, &unit).get(&hour).copied().unwrap_or_default();
+        if counts.compared.is_none_or(|compared| compared.seen != seen) || counts.agreement() != agreement {
+            wrong.push(format!("{what}: {counts:?} of {hour}, not {seen} seen and {agreement:?}"));
+        }
+        let read = reads(world) - reads_before;
+        if read != reads_a_sweep {
+            wrong.push(format!("{what}: {hour} was read {read} times, not {reads_a_sweep}"));
+        }
+    }
+    wrong.extend(checker.check(world));
     wrong
 }

@@ -85,7 +85,8 @@ impl Plan {
             delays: Delays {
                 settle: second * dice.between(5, 60) as u32,
                 overlap,
-                horizon: overlap * dice.between(1, 4) as u32,
+                // Sometimes whole hours are remembered.
+                horizon: overlap * if dice.chance(0.2) { 30 } else { dice.between(1, 4) as u32 },
             },
             revisions: *dice.pick(&[Revisions::Ignore, Revisions::Publish]),
             interval: second * dice.between(10, 60) as u32,

@@ -7,6 +7,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::codec::values::{COUNT_NAMES, counts_in_order, millis, role};
 use crate::core::dedupe::Counts;
+use crate::core::hours::Compared;
 use crate::core::journal::{Nonce, OutOffsets, Record};
 
 /// The record as an object whose first member, `record`, names its kind.
@@ -45,6 +46,9 @@ pub fn to_json(record: &Record) -> Json {
             "fingerprintVersion": page.fingerprint_version,
             "entries": page.legs.len(),
             "dead": page.dead.len(),
+            "hours": page.hours.0.iter().map(|(hour, rows)| {
+                json!({"hour": hour.to_string(), "published": rows.published, "dead": rows.dead})
+            }).collect::<Vec<_>>(),
             "chainBefore": Nonce(page.chain_before.0).to_string(),
         }),
         Record::Progress(unit) => json!({
@@ -88,7 +92,18 @@ pub fn to_json(record: &Record) -> Json {
             "counts": counts(&backfill.counts),
         }),
         Record::BackfillForgotten(id) => json!({"record": "backfill-forgotten", "id": id.to_string()}),
-        Record::UnitForgotten(unit) => json!({"record": "unit-forgotten", "unit": unit}),
+        Record::Day(day) => json!({
+            "record": "hours",
+            "unit": day.unit,
+            "generation": day.generation,
+            "day": day.day.to_string(),
+            "hours": day.hours.iter().map(|(hour, Compared { seen, rows })| {
+                json!({"hour": hour, "seen": seen, "published": rows.published, "dead": rows.dead})
+            }).collect::<Vec<_>>(),
+        }),
+        Record::DayForgotten(unit, day) => {
+            json!({"record": "hours-forgotten", "unit": unit, "day": day.to_string()})
+        }
         Record::Nothing => json!({"record": "nothing"}),
     }
 }

@@ -5,8 +5,9 @@
 //!   g            Genesis              schemas/journal-genesis.avsc
 //!   c            Claim                schemas/journal-claim.avsc
 //!   p/…          Page, or none        schemas/journal-page.avsc       none: forgotten
-//!   s/<unit>     Progress, or none    schemas/journal-progress.avsc   none: the unit was forgotten
+//!   s/<unit>     Progress             schemas/journal-progress.avsc
 //!   b/<id>       Backfill, or none    schemas/journal-backfill.avsc   none: of no interest any more
+//!   h/<unit>/<day>  Day, or none  schemas/journal-hours.avsc     none: below the floor
 //!   x/<nonce>    anything             of the self-test
 //! ```
 //!
@@ -29,6 +30,7 @@ pub use json::to_json;
 
 use super::framing::{Framed, Framing, FramingError};
 use super::schema::{self, PublishedSchema};
+use crate::core::hours::Day;
 use crate::core::journal::{Nonce, Record, page_key};
 
 /// How much of a foreign key an error shows, in characters.
@@ -41,6 +43,7 @@ pub struct JournalCodec {
     page: Kind,
     progress: Kind,
     backfill: Kind,
+    hours: Kind,
 }
 
 /// One kind of record.
@@ -72,6 +75,7 @@ impl JournalCodec {
             page: Kind::new(schema::journal_page()),
             progress: Kind::new(schema::journal_progress()),
             backfill: Kind::new(schema::journal_backfill()),
+            hours: Kind::new(schema::journal_hours()),
         }
     }
 
@@ -88,7 +92,8 @@ impl JournalCodec {
             }
             Record::Progress(progress) => Some(self.progress.encode(&write::ProgressRecord(progress), ROOM)),
             Record::Backfill(backfill) => Some(self.backfill.encode(&write::BackfillRecord(backfill), ROOM)),
-            Record::UnitForgotten(_) | Record::BackfillForgotten(_) | Record::Nothing => None,
+            Record::Day(day) => Some(self.hours.encode(&write::DayRecord(day), ROOM)),
+            Record::BackfillForgotten(_) | Record::DayForgotten(..) | Record::Nothing => None,
         };
         (record.key().into_bytes(), payload)
     }
@@ -105,13 +110,18 @@ impl JournalCodec {
             return Ok(Record::Nothing);
         }
         let is_backfill = key.strip_prefix("b/").is_some_and(|id| Nonce::parse(id).is_some());
-        if !(key == "g" || key == "c" || key.starts_with("s/") || is_page_key(key) || is_backfill) {
+        let hours = key.strip_prefix("h/").and_then(|rest| rest.rsplit_once('/'));
+        let hours = hours.and_then(|(unit, day)| Some((unit, Day::parse(day)?)));
+        if !(key == "g" || key == "c" || key.starts_with("s/") || is_page_key(key) || is_backfill || hours.is_some()) {
             return Err(JournalDecodeError::UnknownKey { key: shown(key.as_bytes()) });
         }
         let Some(payload) = payload else {
             return match key.split_once('/') {
+                Some(("h", _)) => {
+                    Ok(hours.map_or(Record::Nothing, |(unit, day)| Record::DayForgotten(unit.to_owned(), day)))
+                }
                 Some(("b", id)) => Ok(Nonce::parse(id).map_or(Record::Nothing, Record::BackfillForgotten)),
-                Some(("s", unit)) => Ok(Record::UnitForgotten(unit.to_owned())),
+                Some(("s", _)) => Err(JournalDecodeError::NoValue { key: key.to_owned() }),
                 Some(_) => Ok(Record::Nothing),
                 None => Err(JournalDecodeError::NoValue { key: key.to_owned() }),
             };
@@ -133,6 +143,7 @@ impl JournalCodec {
             _ if fingerprint == self.page.fingerprint => ("page", read::page(datum)),
             _ if fingerprint == self.progress.fingerprint => ("progress", read::progress(datum)),
             _ if fingerprint == self.backfill.fingerprint => ("backfill", read::backfill(datum)),
+            _ if fingerprint == self.hours.fingerprint => ("day", read::day(datum)),
             _ if fingerprint == self.claim.fingerprint => ("claim", read::claim(datum)),
             _ if fingerprint == self.genesis.fingerprint => ("genesis", read::genesis(datum)),
             _ => return Err(JournalDecodeError::UnknownFingerprint { found: fingerprint }),

@@ -3,6 +3,7 @@
 //! Data that only a bug or damage can have written are refused: coverage out of order, counts that
 //! do not add up, a partition listed twice. Keys and headers are the parent's matter.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -11,6 +12,7 @@ use crate::codec::datum::{DatumError, DatumReader};
 use crate::codec::values::role;
 use crate::core::coverage::Coverage;
 use crate::core::dedupe::Counts;
+use crate::core::hours::{Compared, ComparedDay, Day, Hour, HourRows, PageHours};
 use crate::core::identity::KeyHash;
 use crate::core::journal::{
     Backfill, BackfillState, Chain, Change, ChangeKind, Claim, Delivery, Entry, Genesis, Nonce, OutOffsets, OutTopic,
@@ -37,6 +39,8 @@ pub(super) enum ReadError {
     Lateness,
     #[error("its sweeps are not in ascending order")]
     Sweeps,
+    #[error("its hours are not in ascending order, or not those of a day")]
+    Hours,
 }
 
 pub(super) fn genesis(datum: &[u8]) -> Result<Record, ReadError> {
@@ -82,6 +86,7 @@ pub(super) fn page(datum: &[u8]) -> Result<Record, ReadError> {
     let fingerprint_version = reader.number()?;
     let entries = reader.pieces()?;
     let dead = reader.pieces()?;
+    let hours = page_hours(&mut reader)?;
     let chain_before = Chain(reader.array()?);
     reader.end()?;
     Ok(Record::Page(Page {
@@ -94,6 +99,7 @@ pub(super) fn page(datum: &[u8]) -> Result<Record, ReadError> {
         fingerprint_version,
         legs: entries.iter().map(|bytes| Entry::from_bytes(bytes, fingerprint_version)).collect(),
         dead: dead.iter().copied().map(KeyHash).collect(),
+        hours,
         chain_before,
     }))
 }
@@ -136,6 +142,51 @@ pub(super) fn backfill(datum: &[u8]) -> Result<Record, ReadError> {
     };
     reader.end()?;
     Ok(Record::Backfill(backfill))
+}
+
+pub(super) fn day(datum: &[u8]) -> Result<Record, ReadError> {
+    let mut reader = DatumReader::new(datum);
+    let day = ComparedDay {
+        unit: text(&mut reader)?,
+        generation: reader.number()?,
+        day: Day(reader.number()?),
+        hours: hours(&mut reader)?,
+    };
+    reader.end()?;
+    Ok(Record::Day(day))
+}
+
+fn hours(reader: &mut DatumReader<'_>) -> Result<BTreeMap<u8, Compared>, ReadError> {
+    let mut hours: BTreeMap<u8, Compared> = BTreeMap::new();
+    reader.items(|item| {
+        let hour: u8 = item.number()?;
+        let compared = Compared { seen: item.number()?, rows: hour_rows(item)? };
+        let follows = hours.last_key_value().is_none_or(|(before, _)| *before < hour);
+        if !follows || hour > 23 {
+            return Err(ReadError::Hours);
+        }
+        hours.insert(hour, compared);
+        Ok(())
+    })?;
+    Ok(hours)
+}
+
+fn page_hours(reader: &mut DatumReader<'_>) -> Result<PageHours, ReadError> {
+    let mut hours = PageHours::default();
+    reader.items(|item| {
+        let hour = Hour::new(item.long()?);
+        let rows = hour_rows(item)?;
+        if hours.0.last_key_value().is_some_and(|(before, _)| hour <= *before) {
+            return Err(ReadError::Hours);
+        }
+        hours.0.insert(hour, rows);
+        Ok(())
+    })?;
+    Ok(hours)
+}
+
+fn hour_rows(reader: &mut DatumReader<'_>) -> Result<HourRows, ReadError> {
+    Ok(HourRows { published: reader.number()?, dead: reader.number()? })
 }
 
 fn text(reader: &mut DatumReader<'_>) -> Result<String, ReadError> {

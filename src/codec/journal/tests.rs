@@ -11,6 +11,7 @@ use super::*;
 use crate::codec::schema::PublishedSchema;
 use crate::core::coverage::Coverage;
 use crate::core::dedupe::{Counts, Seen};
+use crate::core::hours::{Compared, ComparedDay, Hour, HourRows, PageHours};
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::{
     Backfill, BackfillState, Chain, Change, ChangeKind, Claim, Delivery, Entry, Genesis, OutOffsets, OutTopic, Page,
@@ -75,6 +76,7 @@ fn page() -> Page {
         fingerprint_version: Fingerprint::VERSION,
         legs: vec![entry(0x51, 0x00a1_a2a3_a4a5_a6a7, 0), entry(0x52, 1, 255)],
         dead: vec![KeyHash([0xd1; 16])],
+        hours: PageHours([(Hour::new(456_638), HourRows { published: 1, dead: 1 })].into()),
         chain_before: Chain([0xc1; 16]),
     }
 }
@@ -121,6 +123,12 @@ fn backfill() -> Record {
     })
 }
 
+fn day() -> Record {
+    let compared = |seen, published, dead| Compared { seen, rows: HourRows { published, dead } };
+    let hours = [(0, compared(0, 0, 2)), (14, compared(299, 300, 0)), (23, compared(0, 0, 0))].into();
+    Record::Day(ComparedDay { unit: "zürich".to_owned(), generation: 2, day: Day(19_026), hours })
+}
+
 fn counts() -> Counts {
     Counts {
         published: 70,
@@ -136,7 +144,7 @@ fn counts() -> Counts {
 }
 
 /// Each kind of record with its schema, its key and its golden bytes.
-fn samples() -> [(Record, &'static PublishedSchema, &'static str, &'static str); 5] {
+fn samples() -> [(Record, &'static PublishedSchema, &'static str, &'static str); 6] {
     [
         (genesis(), schema::journal_genesis(), "g", include_str!("../golden/journal-genesis.v1.hex")),
         (claim(), schema::journal_claim(), "c", include_str!("../golden/journal-claim.v1.hex")),
@@ -153,6 +161,7 @@ fn samples() -> [(Record, &'static PublishedSchema, &'static str, &'static str);
             "b/606162636465666768696a6b6c6d6e6f",
             include_str!("../golden/journal-backfill.v1.hex"),
         ),
+        (day(), schema::journal_hours(), "h/zürich/2022-02-03", include_str!("../golden/journal-hours.v1.hex")),
     ]
 }
 
@@ -181,9 +190,9 @@ fn samples_have_the_golden_bytes_and_come_back() {
 #[test]
 fn records_without_a_value() {
     let codec = JournalCodec::new();
-    let forgotten = Record::UnitForgotten("a/b".to_owned());
-    assert_eq!(codec.encode(&forgotten), (b"s/a/b".to_vec(), None));
-    assert_eq!(codec.decode(b"s/a/b", None), Ok(forgotten));
+    let over = Record::DayForgotten("a/b".to_owned(), Day(0));
+    assert_eq!(codec.encode(&over), (b"h/a/b/1970-01-01".to_vec(), None));
+    assert_eq!(codec.decode(b"h/a/b/1970-01-01", None), Ok(over));
     assert_eq!(codec.encode(&Record::Nothing), (b"x/".to_vec(), None));
     for (key, payload) in [
         (&b"p/7"[..], None),
@@ -193,7 +202,7 @@ fn records_without_a_value() {
     ] {
         assert_eq!(codec.decode(key, payload), Ok(Record::Nothing));
     }
-    for key in ["g", "c"] {
+    for key in ["g", "c", "s/a"] {
         assert_eq!(codec.decode(key.as_bytes(), None), Err(JournalDecodeError::NoValue { key: key.to_owned() }));
     }
 }
@@ -201,7 +210,22 @@ fn records_without_a_value() {
 #[test]
 fn keys_of_other_kinds_are_refused() {
     let codec = JournalCodec::new();
-    for key in [&b""[..], b"b/1", b"gg", b"p/", b"p/x", b"p/+7", b"p/07", b"p/0001/7", b"s", b"p/7/", b"\xff"] {
+    for key in [
+        &b""[..],
+        b"b/1",
+        b"gg",
+        b"p/",
+        b"p/x",
+        b"p/+7",
+        b"p/07",
+        b"p/0001/7",
+        b"s",
+        b"p/7/",
+        b"h/a",
+        b"h/a/1",
+        b"h/a/2022-2-3",
+        b"\xff",
+    ] {
         for payload in [None, Some(&b""[..])] {
             let error = codec.decode(key, payload).unwrap_err();
             assert!(matches!(error, JournalDecodeError::UnknownKey { .. }), "{key:?}: {error}");
@@ -271,6 +295,8 @@ fn read_by_the_library(schema: &PublishedSchema, payload: &[u8]) -> apache_avro:
 fn what_only_a_bug_can_have_written_is_refused() {
     let progress = progress();
     let interval = |start, end| json!({"start": start, "end": end});
+    let page_hour = json!({"hour": 7, "published": 1, "dead": 0});
+    let hour = |hour| json!({"hour": hour, "seen": 1, "published": 1, "dead": 0});
     let end = |partition| json!({"topic": "legs", "partition": partition, "offset": 1});
     let cases = [
         (Record::Page(page()), schema::journal_page(), "entries", json!(23), "bytes have a wrong length"),
@@ -301,6 +327,9 @@ fn what_only_a_bug_can_have_written_is_refused() {
             json!([end(1), end(1)]),
             "a partition is listed twice",
         ),
+        (Record::Page(page()), schema::journal_page(), "hours", json!([page_hour, page_hour]), "its hours"),
+        (day(), schema::journal_hours(), "hours", json!([hour(24)]), "its hours"),
+        (day(), schema::journal_hours(), "hours", json!([hour(1), hour(1)]), "its hours"),
         (progress, schema::journal_progress(), "counts", json!(1), "its counts do not add up"),
     ];
     for (record, schema, field, json, reason) in cases {
@@ -349,6 +378,7 @@ fn json_is_for_eyes() {
             "fingerprintVersion": 1,
             "entries": 2,
             "dead": 1,
+            "hours": [{"hour": "2022-02-03T14:00:00Z", "published": 1, "dead": 1}],
             "chainBefore": "c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1",
         })
     );
@@ -356,7 +386,6 @@ fn json_is_for_eyes() {
     assert_eq!(progress["coverage"][0], json!({"start": "2022-02-03T12:27:00Z", "end": "2022-02-03T13:27:00Z"}));
     assert_eq!(progress["counts"]["fetched"], 693);
     assert_eq!(progress["source"], "f1f2f3f4f5f6f7f8");
-    assert_eq!(to_json(&Record::UnitForgotten("a".to_owned())), json!({"record": "unit-forgotten", "unit": "a"}));
 }
 
 /// The members after `record` are the schema's fields, in its order.
@@ -415,8 +444,9 @@ fn entries() -> impl Strategy<Value = Entry> {
 
 fn pages() -> impl Strategy<Value = Page> {
     let head = (naturals(), proptest::option::of(nonces()), any::<String>(), any::<u32>(), instants(), instants());
-    let rows = (vec(entries(), 0..5), vec(any::<[u8; 16]>().prop_map(KeyHash), 0..5), any::<[u8; 16]>());
-    (head, rows).prop_map(|((seq, writer, unit, generation, first, last), (legs, dead, chain))| Page {
+    let hours = btree_map(any::<i64>().prop_map(Hour::new), hour_rows(), 0..4).prop_map(PageHours);
+    let rows = (vec(entries(), 0..5), vec(any::<[u8; 16]>().prop_map(KeyHash), 0..5), hours, any::<[u8; 16]>());
+    (head, rows).prop_map(|((seq, writer, unit, generation, first, last), (legs, dead, hours, chain))| Page {
         seq,
         writer,
         unit,
@@ -426,6 +456,7 @@ fn pages() -> impl Strategy<Value = Page> {
         fingerprint_version: Fingerprint::VERSION,
         legs,
         dead,
+        hours,
         chain_before: Chain(chain),
     })
 }
@@ -482,6 +513,30 @@ fn all_progress() -> impl Strategy<Value = UnitProgress> {
     )
 }
 
+fn all_backfills() -> impl Strategy<Value = Backfill> {
+    let state = prop_oneof![Just(BackfillState::Running), Just(BackfillState::Done), Just(BackfillState::Cancelled)];
+    (nonces(), any::<String>(), [instants(), instants(), instants()], state, all_counts()).prop_map(
+        |(id, unit, [start, end, at], state, counts)| Backfill {
+            id,
+            unit,
+            window: Window::new(start, end),
+            state,
+            at,
+            counts,
+        },
+    )
+}
+
+fn hour_rows() -> impl Strategy<Value = HourRows> {
+    (naturals(), naturals()).prop_map(|(published, dead)| HourRows { published, dead })
+}
+
+fn all_days() -> impl Strategy<Value = ComparedDay> {
+    let compared = (naturals(), hour_rows()).prop_map(|(seen, rows)| Compared { seen, rows });
+    (any::<String>(), any::<u32>(), any::<i32>(), btree_map(0_u8..24, compared, 0..24))
+        .prop_map(|(unit, generation, day, hours)| ComparedDay { unit, generation, day: Day(day), hours })
+}
+
 fn records() -> impl Strategy<Value = Record> {
     let genesis = (nonces(), any::<String>(), any::<u8>(), instants(), all_offsets(), any::<String>()).prop_map(
         |(journal, cluster, fingerprint_version, at, out_offsets, version)| {
@@ -498,7 +553,10 @@ fn records() -> impl Strategy<Value = Record> {
         claim,
         pages().prop_map(Record::Page),
         all_progress().prop_map(Record::Progress),
-        any::<String>().prop_map(Record::UnitForgotten),
+        all_backfills().prop_map(Record::Backfill),
+        nonces().prop_map(Record::BackfillForgotten),
+        all_days().prop_map(Record::Day),
+        (any::<String>(), any::<i32>()).prop_map(|(unit, day)| Record::DayForgotten(unit, Day(day))),
         Just(Record::Nothing),
     ]
 }
@@ -521,6 +579,7 @@ proptest! {
                 Record::Claim(_) => schema::journal_claim(),
                 Record::Page(_) => schema::journal_page(),
                 Record::Backfill(_) => schema::journal_backfill(),
+                Record::Day(_) => schema::journal_hours(),
                 _ => schema::journal_progress(),
             };
             let value = read_by_the_library(schema, &payload);
@@ -529,7 +588,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_a_record_or_an_error(kind in 0_usize..5, bytes in vec(any::<u8>(), 0..200), key in vec(any::<u8>(), 0..20)) {
+    fn any_bytes_are_a_record_or_an_error(kind in 0_usize..6, bytes in vec(any::<u8>(), 0..200), key in vec(any::<u8>(), 0..20)) {
         let (record, _, own_key, _) = samples()[kind].clone();
         let codec = JournalCodec::new();
         let mut payload = codec.encode(&record).1.unwrap();
@@ -542,7 +601,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_byte_is_a_record_or_an_error(kind in 0_usize..5, position: prop::sample::Index, byte: u8) {
+    fn a_damaged_byte_is_a_record_or_an_error(kind in 0_usize..6, position: prop::sample::Index, byte: u8) {
         let (record, _, key, _) = samples()[kind].clone();
         let codec = JournalCodec::new();
         let mut payload = codec.encode(&record).1.unwrap();

@@ -2,10 +2,13 @@
 //!
 //! The values are `core`'s; headers, keys and schemas are the parent's matter.
 
+use std::collections::BTreeMap;
+
 use serde::ser::{Serialize, SerializeSeq, SerializeTuple, Serializer};
 
 use crate::codec::values::{Bytes, CountsRecord, OffsetsArray, long, millis, record};
 use crate::core::coverage::Coverage;
+use crate::core::hours::{Compared, ComparedDay, HourRows, PageHours};
 use crate::core::journal::{Backfill, Claim, Entry, Genesis, Page, Swept, UnitProgress};
 use crate::core::lateness::Lateness;
 
@@ -82,6 +85,7 @@ impl Serialize for PageRecord<'_> {
             &i32::from(page.fingerprint_version),
             &Bytes(&self.entries),
             &Bytes(&self.dead),
+            &PageHoursArray(&page.hours),
             &Bytes(&page.chain_before.0),
         )
     }
@@ -128,6 +132,41 @@ impl Serialize for BackfillRecord<'_> {
             &backfill.at.as_millis(),
             &CountsRecord(&backfill.counts),
         )
+    }
+}
+
+pub(super) struct DayRecord<'a>(pub(super) &'a ComparedDay);
+
+impl Serialize for DayRecord<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let day = self.0;
+        record!(serializer, &day.unit, &day.generation, &day.day.0, &HoursArray(&day.hours),)
+    }
+}
+
+struct HoursArray<'a>(&'a BTreeMap<u8, Compared>);
+
+impl Serialize for HoursArray<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut array = serializer.serialize_seq(Some(self.0.len()))?;
+        for (hour, counts) in self.0 {
+            let Compared { seen, rows: HourRows { published, dead } } = *counts;
+            array.serialize_element(&(i32::from(*hour), long(seen), long(published), long(dead)))?;
+        }
+        array.end()
+    }
+}
+
+struct PageHoursArray<'a>(&'a PageHours);
+
+impl Serialize for PageHoursArray<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let hours = &self.0.0;
+        let mut array = serializer.serialize_seq(Some(hours.len()))?;
+        for (hour, rows) in hours {
+            array.serialize_element(&(hour.number(), long(rows.published), long(rows.dead)))?;
+        }
+        array.end()
     }
 }
 
