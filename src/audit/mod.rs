@@ -517,7 +517,12 @@ mod tests {
         let source = Scripted(Mutex::new(script.into()));
         let terms = Terms {
             period: Window::new(at(0), at(20)),
-            units: vec![UnitTerms { name: "a".to_owned(), due_to: at(100), coverage: Default::default(), floor: at(0) }],
+            units: vec![UnitTerms {
+                name: "a".to_owned(),
+                due_to: at(100),
+                coverage: Default::default(),
+                floor: at(0),
+            }],
             revisions: Revisions::Ignore,
             cut: BTreeSet::new(),
         };

@@ -648,7 +648,8 @@ impl<'a> Seen<'a> {
         }
     }
 
-    /// The hours count what is in the topics, as far as it is still remembered.
+    /// The hours count what is in the topics, as far as it is still remembered and accounted for: what a torn
+    /// transaction has left there is counted when it is adopted.
     fn check_hours(&self, wrong: &mut Vec<String>) {
         if !self.is_exact {
             return;
@@ -656,30 +657,43 @@ impl<'a> Seen<'a> {
         let Ok((ledger, _)) = self.fold_until(i64::MAX) else { return };
         for unit in ledger.head.units.values() {
             let is_kept = |hour: &Hour| unit.progress.floor <= hour.window().start;
-            let mut there: BTreeMap<Hour, (BTreeSet<KeyHash>, BTreeSet<KeyHash>)> = BTreeMap::new();
-            for out in &self.out {
-                let hour = Hour::of(out.trace.at);
-                if out.trace.unit == unit.unit && out.trace.generation == unit.generation && is_kept(&hour) {
-                    let (legs, dead) = there.entry(hour).or_default();
-                    if out.topic == OutTopic::Legs {
-                        legs.insert(out.key)
-                    } else {
-                        dead.insert(out.key)
-                    };
-                }
-            }
-            let there: BTreeMap<Hour, (u64, u64)> =
-                there.into_iter().map(|(hour, (legs, dead))| (hour, (legs.len() as u64, dead.len() as u64))).collect();
-            let counted: BTreeMap<Hour, (u64, u64)> = ledger
+            let counted: BTreeMap<Hour, HourRows> = ledger
                 .head
                 .hours(&unit.unit)
-                .filter(|(hour, counts)| is_kept(hour) && counts.rows != HourRows::default())
-                .map(|(hour, counts)| (hour, (counts.rows.published, counts.rows.dead)))
+                .filter(|(hour, _)| is_kept(hour))
+                .map(|(hour, counts)| (hour, counts.rows))
                 .collect();
-            if counted != there {
-                wrong.push(format!("hours of {}: {counted:?} counted, {there:?} there", unit.unit));
+            let all = self.hours_of(unit, |_| true);
+            let ends = &ledger.head.out_offsets.0;
+            let accounted =
+                self.hours_of(unit, |out| ends.get(&(out.topic, out.partition)).is_some_and(|end| out.offset < *end));
+            for hour in counted.keys().chain(all.keys()).filter(|hour| is_kept(hour)) {
+                let of = |hours: &BTreeMap<Hour, HourRows>| hours.get(hour).copied().unwrap_or_default();
+                let (least, most, counted) = (of(&accounted), of(&all), of(&counted));
+                if !(least.published..=most.published).contains(&counted.published)
+                    || !(least.dead..=most.dead).contains(&counted.dead)
+                {
+                    wrong.push(format!("{hour} of {}: {counted:?} counted, {least:?} to {most:?} there", unit.unit));
+                }
             }
         }
+    }
+
+    /// How many distinct legs and dead rows of a unit there are by hour, of the records that `is_meant` says.
+    fn hours_of(&self, unit: &UnitProgress, is_meant: impl Fn(&Out) -> bool) -> BTreeMap<Hour, HourRows> {
+        let mut known = BTreeSet::new();
+        let mut hours: BTreeMap<Hour, HourRows> = BTreeMap::new();
+        let of_unit = |out: &&&Out| out.trace.unit == unit.unit && out.trace.generation == unit.generation;
+        for out in self.out.iter().filter(of_unit).filter(|out| is_meant(out)) {
+            if known.insert((out.topic, out.key)) {
+                let rows = hours.entry(Hour::of(out.trace.at)).or_default();
+                match out.topic {
+                    OutTopic::Legs => rows.published += 1,
+                    OutTopic::DeadLetters => rows.dead += 1,
+                }
+            }
+        }
+        hours
     }
 
     /// I7: before a producer's first leg there are its claim, the claim's way back through the journal, and the whole
