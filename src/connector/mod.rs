@@ -172,7 +172,10 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
     /// When told to stop, the transaction under way is finished, and the status says `stopped`; dropping
     /// the future abandons both, which loses nothing.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), ConnectorError> {
-        self.terms.units.iter().for_each(|unit| self.status.update_unit(unit, |_| {}));
+        for unit in &self.terms.units {
+            self.status.update_unit(unit, |_| {});
+            self.metrics.add_unit(unit);
+        }
         let publisher = Arc::new(Mutex::new(self.publisher(&stop)));
         loop {
             let opened = {
@@ -194,6 +197,7 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
             match worked {
                 Err(Fault::Yielded) => {
                     tracing::warn!("another instance has taken over: this one stands by");
+                    self.metrics.fenced.inc();
                     self.status.update(|status| {
                         status.publishing_since = None;
                         status.backfills.clear();
