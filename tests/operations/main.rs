@@ -1,0 +1,13 @@
+//! What operators run call-legs with, as their own tools see it: alert rules, manifests, the unit of systemd, the compose file.
+//!
+//! | module | shows |
+//! |---|---|
+//! | `alerts` | that the rules are right, that none fires in ordinary life, and that each can fire |
+//! | `tools` | promtool, systemd-analyze and Python's validators, or one sentence about what to install |
+//!
+//! That the dashboard shows something takes a connector at work: `tests/kafka/dashboard.rs`.
+
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test, and where")]
+
+mod alerts;
+mod tools;
