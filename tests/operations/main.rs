@@ -3,6 +3,7 @@
 //! | module | shows |
 //! |---|---|
 //! | `alerts` | that the rules are right, that none fires in ordinary life, and that each can fire |
+//! | `deployment` | that manifests, unit and compose file are valid, and the configurations within them are read |
 //! | `tools` | promtool, systemd-analyze and Python's validators, or one sentence about what to install |
 //!
 //! That the dashboard shows something takes a connector at work: `tests/kafka/dashboard.rs`.
@@ -10,4 +11,5 @@
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test, and where")]
 
 mod alerts;
+mod deployment;
 mod tools;
