@@ -67,6 +67,7 @@ use crate::core::watermark::{Delays, Progress};
 use crate::sink::Cluster;
 use crate::source::Source;
 use crate::store::{StoreError, View};
+use crate::telemetry::status::UnitState;
 use crate::telemetry::{Metrics, Role, StatusBoard};
 use backfiller::Backfiller;
 use fault::Fault;
@@ -199,8 +200,15 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
                     tracing::warn!("another instance has taken over: this one stands by");
                     self.metrics.fenced.inc();
                     self.status.update(|status| {
+                        // Whoever owns it now may not be told from the journal for as long as Kafka is away.
+                        status.role = Role::Starting;
                         status.publishing_since = None;
                         status.backfills.clear();
+                        for unit in status.units.values_mut() {
+                            // How it was for this one says nothing when its turn comes again.
+                            unit.state = UnitState::Starting;
+                            unit.detail.clear();
+                        }
                     });
                 }
                 Ok(()) | Err(Fault::Stopped) => {

@@ -184,7 +184,7 @@ impl Metrics {
         c.plain("delivery", &[of("delivery", &DELIVERIES)], "1 for the guarantee that runs, once that is known", &self.delivery);
         c.seconds("start_waiting", &[], "how long this process has waited since its start for what it needs (Kafka, the schema registry); 0 once it is there", &self.start_waiting);
         c.seconds("kafka_waiting", &[], "how long Kafka has owed the acknowledgement of the transaction under way; 0 while it owes none", &self.kafka_waiting);
-        c.plain("fenced", &[], "how often another instance took the journal from this one while it published", &self.fenced);
+        c.plain("fenced", &[], "how often another instance took the journal from this one", &self.fenced);
         c.plain("unit_state", &[UNIT, of("state", &STATES)], "1 for the state that the unit is in, else 0; none while standing by", &self.unit_state);
         c.seconds("complete_to_timestamp", &[UNIT], "watermark: every leg disconnected before was read once, after `poll.settle`; its age is the lag. None while standing by", &self.complete_to);
         c.seconds("final_to_timestamp", &[UNIT], "watermark: every leg disconnected before was read again, after the overlap", &self.final_to);
