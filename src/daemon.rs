@@ -29,7 +29,7 @@ use crate::sink::topics::{self, Topic, TopicAdmin, Topics};
 use crate::sink::{KafkaCluster, SinkError};
 use crate::source::Api;
 use crate::store::{Instance, SledView, StateLock, StoreError, Token};
-use crate::telemetry::{Metrics, StatusBoard};
+use crate::telemetry::{Metrics, StatusBoard, Targets};
 
 /// Between attempts to reach what is needed at the start.
 const START_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
@@ -63,7 +63,12 @@ pub async fn run(
     status.update(|status| status.waiting_for = Some("connecting to Kafka".to_owned()));
     let _lock = StateLock::acquire(&config.state.dir).or_exit(Exit::State)?;
     let token = Arc::new(Token::create(&config.state.dir, rand::random()).or_exit(Exit::State)?);
-    let metrics = Arc::new(Metrics::default());
+    let metrics = Arc::new(Metrics::new(Targets {
+        freshness: config.freshness.objective,
+        interval: config.poll.interval,
+        overlap: config.poll.overlap,
+        settle: config.poll.settle,
+    }));
     let listener = admin::listen(config.admin.listen)
         .await
         .map_err(|error| anyhow!("admin.listen: cannot listen on {}: {error}", config.admin.listen))

@@ -48,7 +48,7 @@ enum Command {
     ///
     /// It waits for Kafka, the schema registry and the API as long as they are away, and ends by
     /// itself only for what no waiting mends. How it is: /readyz, /healthz and /metrics at
-    /// admin.listen, and its log on standard error.
+    /// admin.listen, and its log on standard error, whose level is read again at SIGHUP.
     Run(ConfigArgs),
     /// Show the whole way with nothing installed: simulated API, embedded Kafka, connector, consumer
     Demo(demo::DemoArgs),

@@ -1,21 +1,42 @@
 //! `run`: the daemon.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::load;
 use crate::daemon::{self, TopicCheck};
-use crate::error::Ended;
+use crate::error::{Ended, Exit, OrExit};
 use crate::telemetry::{StatusBoard, logging};
 
 pub(super) async fn run(path: &Path, stop: CancellationToken) -> Result<(), Ended> {
+    let hangups = signal(SignalKind::hangup()).or_exit(Exit::Internal)?;
     let config = load(path)?;
-    logging::start(&config.log.level, config.log.format);
+    let level = logging::start(&config.log.level, config.log.format);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "call-legs starts");
     for setting in config.settings() {
         tracing::debug!(key = setting.key, value = setting.value, origin = setting.origin, "setting");
     }
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+    tokio::spawn(follow_log_level(hangups, path.to_owned(), level));
     daemon::run(config, TopicCheck::Ensure, StatusBoard::default(), stop).await
+}
+
+/// At each SIGHUP reads the configuration again, and of it takes `log.level`; one that is wrong changes nothing.
+async fn follow_log_level(mut hangups: Signal, path: PathBuf, level: logging::Level) {
+    while hangups.recv().await.is_some() {
+        let read = {
+            let path = path.clone();
+            tokio::task::spawn_blocking(move || load(&path)).await
+        };
+        match read {
+            Ok(Ok(config)) => {
+                level.set(&config.log.level);
+                tracing::info!(level = config.log.level, "SIGHUP: the log level was read again");
+            }
+            Ok(Err(ended)) => tracing::warn!("SIGHUP: the log level stays as it was: {:#}", ended.error),
+            Err(panicked) => tracing::warn!("SIGHUP: the log level stays as it was: {panicked}"),
+        }
+    }
 }

@@ -11,8 +11,8 @@ use super::personal::Personal;
 use super::reader::Reader;
 use super::rule;
 use super::section::{
-    Admin, Avro, Credentials, DeadLetter, Delivery, Framing, Kafka, Log, LogFormat, MessageTimestamp, Policy, Poll,
-    Properties, Registry, Revisions, Source, State, TimeBasis,
+    Admin, Avro, Credentials, DeadLetter, Delivery, Framing, Freshness, Kafka, Log, LogFormat, MessageTimestamp,
+    Policy, Poll, Properties, Registry, Revisions, Source, State, TimeBasis,
 };
 use crate::core::planner::Sweep;
 
@@ -21,6 +21,7 @@ pub(super) struct Sections {
     pub(super) source: Source,
     pub(super) poll: Poll,
     pub(super) sweeps: Vec<Sweep>,
+    pub(super) freshness: Freshness,
     pub(super) policy: Policy,
     pub(super) dead_letter: DeadLetter,
     pub(super) kafka: Kafka,
@@ -35,6 +36,7 @@ pub(super) fn sections(r: &mut Reader) -> Option<Sections> {
     let source = source(r);
     let poll = poll(r);
     let sweeps = sweeps(r);
+    let freshness = freshness(r);
     let policy = policy(r);
     let dead_letter = dead_letter(r);
     let kafka = kafka(r);
@@ -45,6 +47,9 @@ pub(super) fn sections(r: &mut Reader) -> Option<Sections> {
     if let (Some(source), Some(poll)) = (&source, &poll) {
         overlap_covers_connect_time(r, source, poll);
     }
+    if let (Some(poll), Some(freshness)) = (&poll, &freshness) {
+        objective_can_be_kept(r, poll, freshness);
+    }
     if let (Some(poll), Some(state)) = (&poll, &state) {
         horizon_covers_overlap(r, poll, state);
     }
@@ -53,6 +58,7 @@ pub(super) fn sections(r: &mut Reader) -> Option<Sections> {
         source: source?,
         poll: poll?,
         sweeps: sweeps?,
+        freshness: freshness?,
         policy: policy?,
         dead_letter: dead_letter?,
         kafka: kafka?,
@@ -237,6 +243,12 @@ fn within_horizon(r: &mut Reader, given: Option<Vec<Sweep>>, state: Option<&Stat
     sweeps
 }
 
+fn freshness(r: &mut Reader) -> Option<Freshness> {
+    // Below a second it would be the request that is measured; after a week nobody waits.
+    let objective = r.or_default("freshness.objective", "5m", rule::duration("1s", "7d"));
+    Some(Freshness { objective: objective? })
+}
+
 fn policy(r: &mut Reader) -> Option<Policy> {
     let revisions = r.or_default(
         "policy.revisions",
@@ -415,6 +427,15 @@ fn overlap_covers_connect_time(r: &mut Reader, source: &Source, poll: &Poll) {
             "source.time_basis",
             "can be \"connect\" only with a poll.overlap of at least 12h: \
              a leg appears when it ends, hours after it was connected",
+        );
+    }
+}
+
+fn objective_can_be_kept(r: &mut Reader, poll: &Poll, freshness: &Freshness) {
+    if freshness.objective < poll.interval {
+        r.warning(
+            "freshness.objective",
+            "is shorter than poll.interval, for which a leg may have to wait: it cannot be kept",
         );
     }
 }

@@ -34,8 +34,8 @@ pub use personal::Personal;
 pub use reader::Setting;
 pub use secret::Secret;
 pub use section::{
-    Admin, Avro, Credentials, DeadLetter, Delivery, Framing, Kafka, Log, LogFormat, MessageTimestamp, Policy, Poll,
-    Properties, Registry, Revisions, Source, State, TimeBasis,
+    Admin, Avro, Credentials, DeadLetter, Delivery, Framing, Freshness, Kafka, Log, LogFormat, MessageTimestamp,
+    Policy, Poll, Properties, Registry, Revisions, Source, State, TimeBasis,
 };
 pub use start_from::{HISTORY_MAX, Start, StartFrom};
 
@@ -53,6 +53,8 @@ pub struct Config {
     pub poll: Poll,
     /// Slower re-reads of what polls have read for the last time.
     pub sweeps: Vec<Sweep>,
+    /// What is promised to consumers, and measured.
+    pub freshness: Freshness,
     /// What becomes of legs that are not simply new.
     pub policy: Policy,
     /// Rows that cannot be legs.
@@ -101,11 +103,26 @@ impl Config {
         let mut reader = Reader::new(merged, problems);
         let sections = keys::sections(&mut reader);
         let (settings, warnings) = reader.finish().map_err(ConfigError::new)?;
-        let Some(Sections { source, poll, sweeps, policy, dead_letter, kafka, avro, state, admin, log }) = sections
+        let Some(Sections { source, poll, sweeps, freshness, policy, dead_letter, kafka, avro, state, admin, log }) =
+            sections
         else {
             return Err(ConfigError::from("the configuration could not be read".to_owned()));
         };
-        Ok(Self { source, poll, sweeps, policy, dead_letter, kafka, avro, state, admin, log, settings, warnings })
+        Ok(Self {
+            source,
+            poll,
+            sweeps,
+            freshness,
+            policy,
+            dead_letter,
+            kafka,
+            avro,
+            state,
+            admin,
+            log,
+            settings,
+            warnings,
+        })
     }
 
     /// Tries to read every file that holds a secret or certificates.

@@ -80,6 +80,13 @@ pub struct Poll {
     pub start_from: Option<StartFrom>,
 }
 
+/// `[freshness]`: what is promised to consumers, and measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Freshness {
+    /// From a leg's disconnect to Kafka, at most.
+    pub objective: Duration,
+}
+
 /// `[dead_letter]`: rows that cannot be legs.
 #[derive(Clone, Copy, Debug)]
 pub struct DeadLetter {

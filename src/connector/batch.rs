@@ -37,6 +37,8 @@ pub(super) struct Read<'a> {
     pub(super) asked: Window,
     /// The zone in which it asked.
     pub(super) zone: Tz,
+    /// When the pass over the window began.
+    pub(super) begun_at: UtcMillis,
     /// When the page was received.
     pub(super) seen_at: UtcMillis,
 }

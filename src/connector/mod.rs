@@ -68,6 +68,7 @@ use crate::core::watermark::{Delays, Progress};
 use crate::sink::Cluster;
 use crate::source::Source;
 use crate::store::{StoreError, View};
+use crate::telemetry::status::UnitState;
 use crate::telemetry::{Metrics, Role, StatusBoard};
 use backfiller::Backfiller;
 use fault::Fault;
@@ -173,7 +174,10 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
     /// When told to stop, the transaction under way is finished, and the status says `stopped`; dropping
     /// the future abandons both, which loses nothing.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), ConnectorError> {
-        self.terms.units.iter().for_each(|unit| self.status.update_unit(unit, |_| {}));
+        for unit in &self.terms.units {
+            self.status.update_unit(unit, |_| {});
+            self.metrics.add_unit(unit);
+        }
         let publisher = Arc::new(Mutex::new(self.publisher(&stop)));
         loop {
             let opened = {
@@ -195,9 +199,17 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
             match worked {
                 Err(Fault::Yielded) => {
                     tracing::warn!("another instance has taken over: this one stands by");
+                    self.metrics.fenced.inc();
                     self.status.update(|status| {
+                        // Whoever owns it now may not be told from the journal for as long as Kafka is away.
+                        status.role = Role::Starting;
                         status.publishing_since = None;
                         status.backfills.clear();
+                        for unit in status.units.values_mut() {
+                            // How it was for this one says nothing when its turn comes again.
+                            unit.state = UnitState::Starting;
+                            unit.detail.clear();
+                        }
                     });
                 }
                 Ok(()) | Err(Fault::Stopped) => {

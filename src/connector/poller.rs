@@ -19,7 +19,7 @@ use crate::core::zone::Contradiction;
 use crate::sink::Cluster;
 use crate::source::{Recovery, Source, SourceError};
 use crate::store::View;
-use crate::telemetry::metrics::{UnitLabel, UnitResultLabels};
+use crate::telemetry::labels::UnitResultLabels;
 use crate::telemetry::status::UnitState;
 
 /// How often a long poll says how far it has come.
@@ -169,11 +169,6 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
                 self.reader.show(UnitState::Ok, "");
                 let now = self.reader.clock.now();
                 self.reader.status.update_unit(&self.reader.unit, |status| status.last_poll_ok = Some(now));
-                self.reader
-                    .metrics
-                    .last_poll_ok
-                    .get_or_create(&UnitLabel { unit: self.reader.unit.clone() })
-                    .set(now.as_seconds_f64());
                 "ok"
             }
             PollEnd::Held(state, detail) => {

@@ -21,7 +21,7 @@ use crate::config::{MessageTimestamp, Revisions, TimeBasis};
 use crate::core::dead_letter::{Budget, Reason};
 use crate::core::dedupe::Counts;
 use crate::core::feed::{UnitFeed, state};
-use crate::core::hours::{Agreement, Hour, HourCounts};
+use crate::core::hours::{Hour, HourCounts};
 use crate::core::identity::KeyHash;
 use crate::core::journal::{Change, ChangeKind, Delivery, Nonce, OutOffsets, Record, Swept, UnitProgress};
 use crate::core::lateness::{self, Lateness};
@@ -31,7 +31,8 @@ use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::{Delays, Progress};
 use crate::sink::{Cluster, Destination, Packing};
 use crate::store::View;
-use crate::telemetry::metrics::{UnitFoundLabels, UnitLabel, UnitResultLabels, UnitShownLabels};
+use crate::telemetry::freshness::LegTimes;
+use crate::telemetry::labels::{BY_OVERLAP, BY_SWEEP, UnitFoundLabels, UnitLabel, UnitResultLabels};
 use crate::telemetry::{Metrics, StatusBoard};
 
 /// When a transaction counts as overdue; a broker's restart takes about as long.
@@ -603,16 +604,10 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             status.final_to = Some(known.progress.final_to);
         });
         let label = UnitLabel { unit: unit.to_owned() };
-        self.metrics.complete_to.get_or_create(&label).set(known.progress.complete_to.as_seconds_f64());
-        self.metrics.final_to.get_or_create(&label).set(known.progress.final_to.as_seconds_f64());
-        let hours: Vec<Agreement> = self.ledger().head.hours(unit).map(|(_, counts)| counts.agreement()).collect();
-        for (shown, agreement) in [("fewer", Agreement::Fewer), ("more", Agreement::More)] {
-            let differing = hours.iter().filter(|found| **found == agreement).count();
-            let labels = UnitShownLabels { unit: unit.to_owned(), shown };
-            self.metrics.hours_differing.get_or_create(&labels).set(i64::try_from(differing).unwrap_or(i64::MAX));
-        }
+        self.metrics.show_hours(unit, self.ledger().head.hours(unit).map(|(_, counts)| counts.agreement()));
         if let Some(recommended) = known.lateness.recommend(self.terms.delays.settle) {
             self.metrics.recommended_overlap.get_or_create(&label).set(recommended.overlap.as_secs_f64());
+            self.metrics.recommended_overlap_confidence.get_or_create(&label).set(recommended.confidence);
         }
         if let Some(closest) = known.lateness.closest {
             self.metrics.overlap_left.get_or_create(&label).set(closest.as_secs_f64());
@@ -625,11 +620,9 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         for (bucket, count) in lateness.buckets.iter().enumerate() {
             (0..*count).for_each(|_| histogram.observe(lateness::edge(bucket).as_secs_f64()));
         }
-        for (by, count) in [("overlap", lateness.by_overlap), ("sweep", lateness.by_sweep)] {
-            if count > 0 {
-                let labels = UnitFoundLabels { unit: unit.to_owned(), by };
-                self.metrics.found_late.get_or_create(&labels).inc_by(count);
-            }
+        for (by, count) in [(BY_OVERLAP, lateness.by_overlap), (BY_SWEEP, lateness.by_sweep)] {
+            let labels = UnitFoundLabels { unit: unit.to_owned(), by };
+            self.metrics.found_late.get_or_create(&labels).inc_by(count);
         }
         let Some(left) = lateness.closest.filter(|left| *left < self.terms.delays.overlap / NEAR_THE_EDGE) else {
             return;
@@ -659,10 +652,24 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         self.note_late(&batch.lateness, read.unit);
         let Some(started) = started else { return };
         self.metrics.publish_duration.observe(started.elapsed().as_secs_f64());
-        if read.piece.how == How::Poll {
-            let histogram = self.metrics.freshness.get_or_create(&UnitLabel { unit: read.unit.to_owned() });
-            let now = self.clock.now();
-            batch.disconnected.iter().for_each(|at| histogram.observe(now.since(*at).as_secs_f64()));
+        self.note_freshness(batch, read);
+    }
+
+    /// Counts how fresh a batch's legs were, as far as they were awaited.
+    fn note_freshness(&self, batch: &Batch, read: Read<'_>) {
+        let Some(unit) = self.progress(read.unit).filter(|_| read.piece.how != How::Backfill) else { return };
+        // What was there before the unit was begun, or is repeated, was never to be fresh.
+        let awaited_from = unit.change.as_ref().map_or(UtcMillis::new(i64::MIN), |change| change.at);
+        let looked = unit.progress.complete_to.plus(self.terms.delays.settle);
+        let committed = self.clock.now();
+        let awaited = batch.disconnected.iter().filter(|at| **at >= awaited_from);
+        let legs: Vec<LegTimes> = awaited
+            .map(|at| LegTimes { disconnected: *at, looked, begun: read.begun_at, seen: read.seen_at, committed })
+            .collect();
+        self.metrics.note_freshness(read.unit, &legs);
+        // A sweep looks where polls have long stopped to look: its wait says nothing of theirs.
+        if matches!(read.piece.how, How::Poll | How::CatchUp) {
+            self.metrics.note_stages(read.unit, &legs, self.terms.apart_max);
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::core::zone::Contradiction;
 use crate::sink::Cluster;
 use crate::source::{Failure, Page, Recovery, Source, SourceError};
 use crate::store::View;
-use crate::telemetry::metrics::{UnitLabel, UnitResultLabels};
+use crate::telemetry::labels::{UnitLabel, UnitResultLabels};
 use crate::telemetry::status::UnitState;
 use crate::telemetry::{Metrics, StatusBoard};
 
@@ -197,9 +197,10 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
         pass.sightings = Sightings::default();
         let (pages, received) = mpsc::channel(1);
         let (is_live, rows_max) = (pass.piece.how.is_live(), pass.rows_max);
+        let begun_at = self.clock.now();
         let (fetched, published) = tokio::join!(
             self.scroll(bounds, pages, is_live, rows_max),
-            self.publish_pages(pass, bounds.asked, received)
+            self.publish_pages(pass, bounds.asked, begun_at, received)
         );
         published?;
         fetched
@@ -238,12 +239,13 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
         &self,
         pass: &mut Pass<'_>,
         asked: Window,
+        begun_at: UtcMillis,
         mut pages: mpsc::Receiver<(Page, UtcMillis)>,
     ) -> Result<(), ReadError> {
         let is_live = pass.piece.how.is_live();
         while let Some((page, seen_at)) = pages.recv().await {
             let zone = self.pace.time_zone;
-            let read = Read { unit: &self.unit, piece: pass.piece, asked, zone, seen_at };
+            let read = Read { unit: &self.unit, piece: pass.piece, asked, zone, begun_at, seen_at };
             let rows: Vec<&[u8]> = page.rows().collect();
             let mut rest = rows.as_slice();
             while !rest.is_empty() {

@@ -1,9 +1,13 @@
 //! What the connector tells about itself: metrics, the status that health and readiness are read
 //! from, and logs. Nothing here decides anything, and nothing here ever holds personal data.
 
+mod catalogue;
+pub mod freshness;
+pub mod labels;
 pub mod logging;
 pub mod metrics;
 pub mod status;
 
-pub use metrics::Metrics;
+pub use catalogue::{Description, Kind, Label};
+pub use metrics::{Metrics, Targets};
 pub use status::{Role, Status, StatusBoard};

@@ -43,6 +43,20 @@ pub enum UnitState {
 }
 
 impl UnitState {
+    /// All there are.
+    pub const ALL: [Self; 10] = [
+        Self::Starting,
+        Self::Ok,
+        Self::CatchingUp,
+        Self::SourceUnreachable,
+        Self::SourceAuth,
+        Self::SourceRateLimited,
+        Self::SourceIncomplete,
+        Self::SourceInvalid,
+        Self::SourceTimeZone,
+        Self::ClockSkew,
+    ];
+
     /// The name in the status and in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -163,6 +177,9 @@ impl Status {
             reasons.push(format!("standing by: {owner} publishes (its admin port: {admin})"));
             return reasons;
         }
+        if self.role == Role::Starting && self.waiting_for.is_none() {
+            reasons.push("starting: taking over the journal".to_owned());
+        }
         let waited = self.publishing_since.map(|since| now.duration_since(since));
         if let Some(waited) = waited.filter(|waited| *waited >= ACKNOWLEDGEMENT_PATIENCE) {
             let trouble = self.sink_trouble.as_deref().unwrap_or("no reason given");
@@ -257,6 +274,8 @@ mod tests {
     async fn readiness_gives_every_reason() {
         let board = StatusBoard::default();
         board.update_unit("acme", |unit| unit.state = UnitState::Ok);
+        assert_eq!(board.read().reasons_not_ready(Instant::now()), ["starting: taking over the journal"]);
+        board.update(|status| status.role = Role::Owner);
         assert_eq!(board.read().reasons_not_ready(Instant::now()), [] as [&str; 0]);
         board.update(|status| status.publishing_since = Some(Instant::now()));
         board.update_unit("other", |unit| {
@@ -269,6 +288,18 @@ mod tests {
             board.read().reasons_not_ready(Instant::now())[0],
             "kafka: no acknowledgement for 31 s: no reason given"
         );
+    }
+
+    #[test]
+    fn the_readme_says_of_each_state_whether_it_is_ready() {
+        let readme = include_str!("../../README.md");
+        for state in UnitState::ALL {
+            let row = format!("| `{state}` | {} |", if state.is_good() { "ready" } else { "not ready" });
+            assert!(
+                readme.lines().any(|line| line.starts_with(&row)),
+                "the README should have a row that begins {row}"
+            );
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -152,3 +152,26 @@ async fn a_topic_that_deletes_what_will_be_published_is_warned_of() {
     assert!(rig.log().contains("retention.ms of 1h is shorter"), "{}", rig.log());
     assert!(text(&rig.run(&["check"])).contains("warn  kafka: topic "));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_changes_the_log_level_and_nothing_else() {
+    let rig = Rig::new(small_sandbox().await, kafka().bootstrap(), &["log.level = \"info\""]);
+    let daemon = rig.start_with_its_own_log_level();
+    rig.polled_whole(1).await;
+    assert!(!rig.log().contains(" DEBUG "), "{}", rig.log());
+    let hang_up_with = |level: &str| {
+        let config = std::fs::read_to_string(rig.config()).unwrap();
+        let others: String =
+            config.lines().filter(|line| !line.starts_with("log.level")).map(|line| format!("{line}\n")).collect();
+        std::fs::write(rig.config(), format!("{others}log.level = \"{level}\"\n")).unwrap();
+        daemon.signal("HUP");
+    };
+
+    hang_up_with("debug");
+    rig.until("debug lines", async || rig.log().contains(" DEBUG ")).await;
+
+    hang_up_with("a=b=c");
+    rig.until("refusal", async || rig.log().contains("the log level stays as it was: log.level")).await;
+    rig.polled_whole(1).await;
+    assert_eq!(rig.log().matches("call-legs starts").count(), 1, "it is the same process");
+}

@@ -10,7 +10,8 @@
 //! | `ownership` | two instances, a paused owner, state directories that are lost, damaged, old or foreign |
 //! | `state` | what operators can ask of the journal, and what is refused until they decide |
 //! | `audit` | that the audit finds a run equal, and every damage done to it |
-//! | `commands` | `check`, `tail`, `schema`, the exit codes, health and readiness |
+//! | `dashboard` | every panel of the dashboard, and the alert rules, by a Prometheus that watches a run |
+//! | `commands` | `check`, `tail`, `schema`, the exit codes, health and readiness, the log level |
 //! | `soak` | kills at random, for as long as one likes |
 //! | `watch` | for how long readers wait for what is in a topic |
 //! | `rig` | a sandbox, a topic of its own, a configuration and the child process, for all of them |
@@ -24,6 +25,7 @@ mod audit;
 mod backfill;
 mod commands;
 mod crash;
+mod dashboard;
 mod faults;
 mod late;
 mod ownership;

@@ -82,6 +82,14 @@ async fn a_paused_owner_that_wakes_up_yields() {
         .await;
     second.polled_whole(3).await;
     assert_eq!(second.metric("call_legs_owner", "").await, 1.0);
+    assert_eq!(
+        (first.metric("call_legs_owner", "").await, first.metric("call_legs_fenced_total", "").await),
+        (0.0, 1.0)
+    );
+    let (_, metrics) = first.page("/metrics").await.unwrap();
+    for series in ["call_legs_unit_state{", "call_legs_complete_to_timestamp_seconds{"] {
+        assert!(!metrics.contains(series), "what it was as an owner would look like a lag: {metrics}");
+    }
     assert!(!second.log().contains("has taken over"), "the new owner is left alone: {}", second.last_words());
     assert_each_once(&second).await;
 }

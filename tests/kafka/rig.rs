@@ -32,6 +32,11 @@ pub(super) fn sandbox_settings(legs: u64, span: Duration) -> Settings {
     }
 }
 
+/// Where nobody listens.
+pub(super) fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
 /// One test's world: what one instance of the connector sees of it.
 pub(super) struct Rig {
     pub(super) sandbox: Arc<Sandbox>,
@@ -49,7 +54,7 @@ impl Rig {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let topic = format!("legs-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let dir = TempDir::new().unwrap();
-        let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let admin = free_address();
         let Credentials { api_key, username, password } = sandbox.api().credentials();
         let mut keys = BTreeMap::from(
             [
@@ -89,7 +94,7 @@ impl Rig {
     /// A second instance with the same configuration, but a state directory and an admin port of its own.
     pub(super) fn sibling(&self) -> Self {
         let dir = TempDir::new().unwrap();
-        let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let admin = free_address();
         let mut keys = self.keys.clone();
         keys.insert("state.dir".to_owned(), format!("{:?}", dir.path().join("state")));
         keys.insert("admin.listen".to_owned(), format!("{admin:?}"));
@@ -125,12 +130,20 @@ impl Rig {
 
     /// Starts the daemon so that it dies as by kill -9 at a point of `call_legs::hooks`, `name` or `name:<n>`.
     pub(super) fn start_to_die_at(&self, point: &str) -> Daemon<'_> {
+        self.spawn(&[("CALL_LEGS_LOG__LEVEL", "info,call_legs::connector=debug"), ("CALL_LEGS_DIE_AT", point)])
+    }
+
+    /// Starts the daemon with the log level of its configuration.
+    pub(super) fn start_with_its_own_log_level(&self) -> Daemon<'_> {
+        self.spawn(&[])
+    }
+
+    fn spawn(&self, variables: &[(&str, &str)]) -> Daemon<'_> {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let child = command()
             .args(["run", "--config"])
             .arg(&self.config)
-            .env("CALL_LEGS_LOG__LEVEL", "info,call_legs::connector=debug")
-            .env("CALL_LEGS_DIE_AT", point)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -35,6 +35,7 @@ const CONTRACT: &[&str] = &[
     "poll.clock_tolerance",
     "poll.start_from",
     "sweeps",
+    "freshness.objective",
     "policy.revisions",
     "dead_letter.max_ratio",
     "kafka.bootstrap_servers",

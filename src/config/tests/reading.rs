@@ -264,6 +264,11 @@ fn what_is_probably_not_meant_is_warned_about() {
             "log.level = \"inf\"",
             "log.level (from c.toml, line 1) names a module and no level: everything else is silent",
         ),
+        (
+            "freshness.objective = \"119s\"",
+            "freshness.objective (from c.toml, line 1) is shorter than poll.interval, for which a leg may have to wait: \
+             it cannot be kept",
+        ),
     ] {
         assert_eq!(parse(&minimal_with(lines), &[]).unwrap().warnings(), [warning], "{lines}");
     }

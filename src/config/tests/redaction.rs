@@ -120,6 +120,7 @@ fn the_effective_settings_are_complete_and_in_the_documented_order() {
             "poll.clock_tolerance = 60s",
             "poll.start_from = not set",
             "sweeps = every 1h 6h back, every 6h 1day back, every 1day 7days back",
+            "freshness.objective = 5m",
             "policy.revisions = ignore",
             "dead_letter.max_ratio = 0.05",
             "kafka.bootstrap_servers = kafka:9092",

@@ -1,0 +1,76 @@
+//! The alert rules: promtool's tests of them, and that none is without words or without a test.
+
+use std::collections::BTreeSet;
+
+use call_legs::telemetry::{Kind, Metrics};
+
+use super::tools::{run, text_of};
+
+const RULES: &str = "config/prometheus/alerts.yml";
+const TESTS: &str = "tests/operations/alerts.yml";
+
+fn promtool(arguments: &[&str]) -> String {
+    run("promtool", "prometheus", arguments)
+}
+
+/// Each alert's name, with its block of the file.
+fn alerts(rules: &str) -> Vec<(&str, &str)> {
+    rules.split("- alert: ").skip(1).map(|block| block.split_once('\n').unwrap()).collect()
+}
+
+#[test]
+fn the_scrape_configuration_and_the_rules_are_valid() {
+    promtool(&["check", "config", "config/prometheus/prometheus.yml"]);
+}
+
+#[test]
+fn nothing_fires_in_ordinary_life_and_each_alert_when_it_should() {
+    promtool(&["test", "rules", TESTS]);
+    let tests = text_of(TESTS);
+    let rules = text_of(RULES);
+    for (name, _) in alerts(&rules) {
+        let firing = format!("- labels: 'ALERTS{{alertname=\"{name}\", alertstate=\"firing\"");
+        assert!(tests.contains(&firing), "{TESTS} should show a case in which {name} fires");
+    }
+}
+
+#[test]
+fn each_alert_says_what_it_means_and_what_to_do() {
+    let rules = text_of(RULES);
+    let alerts = alerts(&rules);
+    assert!(alerts.len() >= 15);
+    for (name, block) in alerts {
+        for part in ["summary: \"", "description: \"", "what_to_do: \""] {
+            assert_eq!(block.matches(part).count(), 1, "{name} needs a {part}");
+        }
+        assert!(block.contains("severity: page") || block.contains("severity: ticket"), "{name}");
+    }
+}
+
+#[test]
+fn rules_and_dashboard_name_no_metric_that_is_not_there() {
+    let metrics = Metrics::default();
+    let known: BTreeSet<String> = metrics
+        .descriptions()
+        .iter()
+        .flat_map(|described| match described.kind {
+            Kind::Histogram => {
+                ["_bucket", "_count", "_sum"].map(|suffix| format!("{}{suffix}", described.name)).to_vec()
+            }
+            _ => vec![described.name.clone()],
+        })
+        .collect();
+    for file in [RULES, TESTS, "config/grafana/call-legs.json"] {
+        let text = text_of(file);
+        // Texts may speak of a histogram as a whole.
+        let lines = text.lines().filter(|line| !["description", "what_to_do"].iter().any(|key| line.contains(key)));
+        let is_of_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        let words = lines.flat_map(|line| line.split(|c| !is_of_name(c))).filter(|word| word.starts_with("call_legs_"));
+        let mut found = 0;
+        for word in words {
+            assert!(known.contains(word), "{file} names {word}, which is no metric");
+            found += 1;
+        }
+        assert!(found > 10, "{file} names metrics");
+    }
+}

@@ -1,0 +1,52 @@
+//! Manifests, unit and compose file, as those see them that read them.
+
+use call_legs::config::Config;
+
+use super::tools::{run, run_python, text_of};
+
+/// The configuration within a YAML file: the lines behind the one that is `key`, as far as they are indented further.
+fn embedded(path: &str, key: &str) -> String {
+    let text = text_of(path);
+    let mut lines = text.lines().skip_while(|line| line.trim() != key);
+    let head = lines.next().unwrap();
+    let depth = head.len() - head.trim_start().len();
+    let is_within = |line: &&str| line.trim().is_empty() || line.len() - line.trim_start().len() > depth;
+    let body: Vec<&str> = lines.take_while(is_within).map(str::trim_start).collect();
+    body.join("\n")
+}
+
+#[track_caller]
+fn assert_is_read(path: &str, key: &str) {
+    // As the image has it.
+    let image = [("CALL_LEGS_STATE__DIR", "/var/lib/call-legs"), ("CALL_LEGS_ADMIN__LISTEN", "0.0.0.0:9464")];
+    let config = Config::parse(path, &embedded(path, key), image).unwrap();
+    assert!(config.warnings().is_empty(), "{:?}", config.warnings());
+}
+
+#[test]
+fn the_manifests_are_valid_and_their_configuration_is_read() {
+    let said = run_python("kubernetes-validate", &["--strict", "config/kubernetes/call-legs.yaml"]);
+    assert!(said.contains("deployment/call-legs"), "{said}");
+    assert_is_read("config/kubernetes/call-legs.yaml", "call-legs.toml: |");
+}
+
+#[test]
+fn the_compose_file_is_valid_and_its_configuration_is_read() {
+    run_python("check-jsonschema", &["--builtin-schema", "vendor.compose-spec", "docker-compose.yml"]);
+    assert_is_read("docker-compose.yml", "content: |");
+}
+
+#[test]
+fn the_unit_is_valid_and_hardened() {
+    // systemd looks whether the program is there.
+    let unit = text_of("config/systemd/call-legs.service")
+        .replace("/usr/local/bin/call-legs", env!("CARGO_BIN_EXE_call-legs"));
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("call-legs.service");
+    std::fs::write(&path, unit).unwrap();
+    let path = path.to_string_lossy();
+    let said = run("systemd-analyze", "systemd", &["verify", &path]);
+    assert_eq!(said.trim(), "", "systemd-analyze verify has nothing to say");
+    // Of 100, which is no protection at all; two tenths of it are the network that it works with.
+    run("systemd-analyze", "systemd", &["security", "--offline=true", "--threshold=20", &path]);
+}

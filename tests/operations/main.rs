@@ -1,0 +1,15 @@
+//! What operators run call-legs with, as their own tools see it: alert rules, manifests, the unit of systemd, the compose file.
+//!
+//! | module | shows |
+//! |---|---|
+//! | `alerts` | that the rules are right, that none fires in ordinary life, and that each can fire |
+//! | `deployment` | that manifests, unit and compose file are valid, and the configurations within them are read |
+//! | `tools` | promtool, systemd-analyze and Python's validators, or one sentence about what to install |
+//!
+//! That the dashboard shows something takes a connector at work: `tests/kafka/dashboard.rs`.
+
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test, and where")]
+
+mod alerts;
+mod deployment;
+mod tools;
