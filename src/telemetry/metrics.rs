@@ -233,6 +233,7 @@ impl Metrics {
         ] {
             results.iter().for_each(|result| drop(family.get_or_create(&with_result(result))));
         }
+        self.show_hours(unit, std::iter::empty());
         for by in FOUND_BY {
             drop(self.found_late.get_or_create(&UnitFoundLabels { unit: unit.to_owned(), by }));
         }
