@@ -40,6 +40,8 @@ schemas! {
     journal_progress = "journal-progress.avsc";
     /// The journal's backfill, from `schemas/journal-backfill.avsc`.
     journal_backfill = "journal-backfill.avsc";
+    /// The journal's replayed dead letter, from `schemas/journal-replayed.avsc`.
+    journal_replayed = "journal-replayed.avsc";
 }
 
 /// A schema of this program, with everything derived from its text.
@@ -176,7 +178,7 @@ mod tests {
     }
 
     /// All schemas of the program with their files' names.
-    fn all() -> [(&'static str, &'static PublishedSchema); 7] {
+    fn all() -> [(&'static str, &'static PublishedSchema); 8] {
         [
             ("call-leg", call_leg()),
             ("status", status()),
@@ -185,6 +187,7 @@ mod tests {
             ("journal-page", journal_page()),
             ("journal-progress", journal_progress()),
             ("journal-backfill", journal_backfill()),
+            ("journal-replayed", journal_replayed()),
         ]
     }
 
@@ -288,7 +291,10 @@ mod tests {
             ("aef95fccb9680d138de805c9d5068eded1fe3c7fd38aaa73897ca3d54e10fdcd", "2d846de6184323b2"),
             ("d591357ed419ddbf98cc2d5ec5eccc6a5c7285ca78c7f44187513a91bc41aaab", "260365ae6135c3fc"),
             ("3d0956564243534c400c68b0cce307ce1851165986263e2a1e1793a97c44f2df", "719712db7def1bd6"),
+            ("b0ca30b7fa76aac5f58510c6f32e0194e55d097de615e772a3887b895f64e852", "e5237cc936c6538b"),
+            ("0279c77a607e0ebafbe0a4324f286930e168282a7b62c518e4c345efa2b0e382", "cd06c6617d01edf5"),
         ];
+        assert_eq!(all().len(), expected.len());
         for ((file, schema), (sha256, crc64_avro)) in all().into_iter().zip(expected) {
             assert_eq!(schema.sha256(), sha256, "{file}");
             assert_eq!(

@@ -118,7 +118,8 @@ impl Ledger {
             Record::UnitForgotten(unit) => {
                 self.head.units.remove(unit);
             }
-            Record::Nothing => {}
+            // Of those there may be many: whoever replays reads them.
+            Record::Replayed(_) | Record::Nothing => {}
         }
         self.head.next_offset = offset + 1;
         Ok(())

@@ -88,6 +88,17 @@ pub fn to_json(record: &Record) -> Json {
             "counts": counts(&backfill.counts),
         }),
         Record::BackfillForgotten(id) => json!({"record": "backfill-forgotten", "id": id.to_string()}),
+        Record::Replayed(replayed) => json!({
+            "record": "replayed",
+            "partition": replayed.partition,
+            "offset": replayed.offset,
+            "row": Nonce(replayed.row.0).to_string(),
+            "fingerprintVersion": replayed.fingerprint_version,
+            "entry": replayed.entry.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+            "unit": replayed.unit,
+            "outcome": replayed.outcome.as_str(),
+            "at": replayed.at.to_string(),
+        }),
         Record::UnitForgotten(unit) => json!({"record": "unit-forgotten", "unit": unit}),
         Record::Nothing => json!({"record": "nothing"}),
     }

@@ -7,6 +7,7 @@
 //!   p/…          Page, or none        schemas/journal-page.avsc       none: forgotten
 //!   s/<unit>     Progress, or none    schemas/journal-progress.avsc   none: the unit was forgotten
 //!   b/<id>       Backfill, or none    schemas/journal-backfill.avsc   none: of no interest any more
+//!   r/<p>/<o>    Replayed             schemas/journal-replayed.avsc
 //!   x/<nonce>    anything             of the self-test
 //! ```
 //!
@@ -29,7 +30,7 @@ pub use json::to_json;
 
 use super::framing::{Framed, Framing, FramingError};
 use super::schema::{self, PublishedSchema};
-use crate::core::journal::{Nonce, Record, page_key};
+use crate::core::journal::{Nonce, REPLAYED_PREFIX, Record, page_key, replayed_key};
 
 /// How much of a foreign key an error shows, in characters.
 const KEY_SHOWN_MAX: usize = 80;
@@ -41,6 +42,7 @@ pub struct JournalCodec {
     page: Kind,
     progress: Kind,
     backfill: Kind,
+    replayed: Kind,
 }
 
 /// One kind of record.
@@ -72,6 +74,7 @@ impl JournalCodec {
             page: Kind::new(schema::journal_page()),
             progress: Kind::new(schema::journal_progress()),
             backfill: Kind::new(schema::journal_backfill()),
+            replayed: Kind::new(schema::journal_replayed()),
         }
     }
 
@@ -88,6 +91,7 @@ impl JournalCodec {
             }
             Record::Progress(progress) => Some(self.progress.encode(&write::ProgressRecord(progress), ROOM)),
             Record::Backfill(backfill) => Some(self.backfill.encode(&write::BackfillRecord(backfill), ROOM)),
+            Record::Replayed(replayed) => Some(self.replayed.encode(&write::ReplayedRecord(replayed), ROOM)),
             Record::UnitForgotten(_) | Record::BackfillForgotten(_) | Record::Nothing => None,
         };
         (record.key().into_bytes(), payload)
@@ -105,13 +109,15 @@ impl JournalCodec {
             return Ok(Record::Nothing);
         }
         let is_backfill = key.strip_prefix("b/").is_some_and(|id| Nonce::parse(id).is_some());
-        if !(key == "g" || key == "c" || key.starts_with("s/") || is_page_key(key) || is_backfill) {
+        let is_known = is_page_key(key) || is_replayed_key(key) || is_backfill;
+        if !(key == "g" || key == "c" || key.starts_with("s/") || is_known) {
             return Err(JournalDecodeError::UnknownKey { key: shown(key.as_bytes()) });
         }
         let Some(payload) = payload else {
             return match key.split_once('/') {
                 Some(("b", id)) => Ok(Nonce::parse(id).map_or(Record::Nothing, Record::BackfillForgotten)),
                 Some(("s", unit)) => Ok(Record::UnitForgotten(unit.to_owned())),
+                Some(("r", _)) => Err(JournalDecodeError::NoValue { key: key.to_owned() }),
                 Some(_) => Ok(Record::Nothing),
                 None => Err(JournalDecodeError::NoValue { key: key.to_owned() }),
             };
@@ -133,6 +139,7 @@ impl JournalCodec {
             _ if fingerprint == self.page.fingerprint => ("page", read::page(datum)),
             _ if fingerprint == self.progress.fingerprint => ("progress", read::progress(datum)),
             _ if fingerprint == self.backfill.fingerprint => ("backfill", read::backfill(datum)),
+            _ if fingerprint == self.replayed.fingerprint => ("replayed", read::replayed(datum)),
             _ if fingerprint == self.claim.fingerprint => ("claim", read::claim(datum)),
             _ if fingerprint == self.genesis.fingerprint => ("genesis", read::genesis(datum)),
             _ => return Err(JournalDecodeError::UnknownFingerprint { found: fingerprint }),
@@ -156,6 +163,16 @@ fn is_page_key(key: &str) -> bool {
     let Ok(seq) = seq.parse() else { return false };
     // The key is rebuilt, since parsing also takes other spellings of the same numbers.
     writer.is_none_or(|writer| Nonce::parse(writer).is_some()) && page_key(seq, writer.and_then(Nonce::parse)) == key
+}
+
+fn is_replayed_key(key: &str) -> bool {
+    let place = key.strip_prefix(REPLAYED_PREFIX).and_then(|place| place.split_once('/'));
+    let Some((partition, offset)) =
+        place.and_then(|(partition, offset)| partition.parse().ok().zip(offset.parse().ok()))
+    else {
+        return false;
+    };
+    replayed_key(partition, offset) == key
 }
 
 fn shown(key: &[u8]) -> String {

@@ -14,7 +14,7 @@ use crate::core::dedupe::{Counts, Seen};
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::{
     Backfill, BackfillState, Chain, Change, ChangeKind, Claim, Delivery, Entry, Genesis, OutOffsets, OutTopic, Page,
-    Swept, UnitProgress,
+    ReplayOutcome, Replayed, Swept, UnitProgress,
 };
 use crate::core::lateness::{BUCKETS, Lateness};
 use crate::core::time::{UtcMillis, Window};
@@ -121,6 +121,19 @@ fn backfill() -> Record {
     })
 }
 
+fn replayed() -> Replayed {
+    Replayed {
+        partition: 2,
+        offset: 70_000,
+        row: KeyHash([0xd1; 16]),
+        fingerprint_version: Fingerprint::VERSION,
+        entry: entry(0x51, 0x00a1_a2a3_a4a5_a6a7, 0),
+        unit: "zürich".to_owned(),
+        outcome: ReplayOutcome::Published,
+        at: at(7),
+    }
+}
+
 fn counts() -> Counts {
     Counts {
         published: 70,
@@ -136,7 +149,7 @@ fn counts() -> Counts {
 }
 
 /// Each kind of record with its schema, its key and its golden bytes.
-fn samples() -> [(Record, &'static PublishedSchema, &'static str, &'static str); 5] {
+fn samples() -> [(Record, &'static PublishedSchema, &'static str, &'static str); 6] {
     [
         (genesis(), schema::journal_genesis(), "g", include_str!("../golden/journal-genesis.v1.hex")),
         (claim(), schema::journal_claim(), "c", include_str!("../golden/journal-claim.v1.hex")),
@@ -152,6 +165,12 @@ fn samples() -> [(Record, &'static PublishedSchema, &'static str, &'static str);
             schema::journal_backfill(),
             "b/606162636465666768696a6b6c6d6e6f",
             include_str!("../golden/journal-backfill.v1.hex"),
+        ),
+        (
+            Record::Replayed(replayed()),
+            schema::journal_replayed(),
+            "r/2/70000",
+            include_str!("../golden/journal-replayed.v1.hex"),
         ),
     ]
 }
@@ -193,7 +212,7 @@ fn records_without_a_value() {
     ] {
         assert_eq!(codec.decode(key, payload), Ok(Record::Nothing));
     }
-    for key in ["g", "c"] {
+    for key in ["g", "c", "r/2/70000"] {
         assert_eq!(codec.decode(key.as_bytes(), None), Err(JournalDecodeError::NoValue { key: key.to_owned() }));
     }
 }
@@ -201,7 +220,22 @@ fn records_without_a_value() {
 #[test]
 fn keys_of_other_kinds_are_refused() {
     let codec = JournalCodec::new();
-    for key in [&b""[..], b"b/1", b"gg", b"p/", b"p/x", b"p/+7", b"p/07", b"p/0001/7", b"s", b"p/7/", b"\xff"] {
+    for key in [
+        &b""[..],
+        b"b/1",
+        b"gg",
+        b"p/",
+        b"p/x",
+        b"p/+7",
+        b"p/07",
+        b"p/0001/7",
+        b"s",
+        b"p/7/",
+        b"r/2",
+        b"r/2/+7",
+        b"r/2/7/",
+        b"\xff",
+    ] {
         for payload in [None, Some(&b""[..])] {
             let error = codec.decode(key, payload).unwrap_err();
             assert!(matches!(error, JournalDecodeError::UnknownKey { .. }), "{key:?}: {error}");
@@ -214,7 +248,7 @@ fn a_record_under_another_key_is_refused() {
     let codec = JournalCodec::new();
     for (record, _, own, _) in samples() {
         let payload = codec.encode(&record).1.unwrap();
-        for key in ["g", "c", "p/300", "p/404142434445464748494a4b4c4d4e4f/301", "s/zurich"] {
+        for key in ["g", "c", "p/300", "p/404142434445464748494a4b4c4d4e4f/301", "s/zurich", "r/2/70001"] {
             let error = codec.decode(key.as_bytes(), Some(&payload));
             let wrong = JournalDecodeError::WrongKey { key: key.to_owned(), expected: own.to_owned() };
             assert_eq!(error, if key == own { Ok(record.clone()) } else { Err(wrong) });
@@ -278,6 +312,8 @@ fn what_only_a_bug_can_have_written_is_refused() {
         (Record::Page(page()), schema::journal_page(), "chainBefore", json!(15), "bytes have a wrong length"),
         (Record::Page(page()), schema::journal_page(), "fingerprintVersion", json!(256), "a number is out of range"),
         (Record::Page(page()), schema::journal_page(), "seq", json!(-1), "a number is out of range"),
+        (Record::Replayed(replayed()), schema::journal_replayed(), "row", json!(15), "bytes have a wrong length"),
+        (Record::Replayed(replayed()), schema::journal_replayed(), "outcome", json!("lost"), "its outcome is a word"),
         (claim(), schema::journal_claim(), "delivery", json!("twice"), "its delivery is a word that this version"),
         (progress.clone(), schema::journal_progress(), "coverage", json!([interval(1, 1)]), "its coverage"),
         (
@@ -482,6 +518,17 @@ fn all_progress() -> impl Strategy<Value = UnitProgress> {
     )
 }
 
+fn all_replayed() -> impl Strategy<Value = Replayed> {
+    let outcome = prop_oneof![Just(ReplayOutcome::Published), Just(ReplayOutcome::Known)];
+    let place = (any::<i32>(), any::<i64>(), any::<[u8; 16]>().prop_map(KeyHash));
+    (place, entries(), any::<String>(), outcome, instants()).prop_map(
+        |((partition, offset, row), entry, unit, outcome, at)| {
+            let fingerprint_version = Fingerprint::VERSION;
+            Replayed { partition, offset, row, fingerprint_version, entry, unit, outcome, at }
+        },
+    )
+}
+
 fn records() -> impl Strategy<Value = Record> {
     let genesis = (nonces(), any::<String>(), any::<u8>(), instants(), all_offsets(), any::<String>()).prop_map(
         |(journal, cluster, fingerprint_version, at, out_offsets, version)| {
@@ -498,6 +545,7 @@ fn records() -> impl Strategy<Value = Record> {
         claim,
         pages().prop_map(Record::Page),
         all_progress().prop_map(Record::Progress),
+        all_replayed().prop_map(Record::Replayed),
         any::<String>().prop_map(Record::UnitForgotten),
         Just(Record::Nothing),
     ]
@@ -521,6 +569,7 @@ proptest! {
                 Record::Claim(_) => schema::journal_claim(),
                 Record::Page(_) => schema::journal_page(),
                 Record::Backfill(_) => schema::journal_backfill(),
+                Record::Replayed(_) => schema::journal_replayed(),
                 _ => schema::journal_progress(),
             };
             let value = read_by_the_library(schema, &payload);
@@ -529,7 +578,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_a_record_or_an_error(kind in 0_usize..5, bytes in vec(any::<u8>(), 0..200), key in vec(any::<u8>(), 0..20)) {
+    fn any_bytes_are_a_record_or_an_error(kind in 0_usize..6, bytes in vec(any::<u8>(), 0..200), key in vec(any::<u8>(), 0..20)) {
         let (record, _, own_key, _) = samples()[kind].clone();
         let codec = JournalCodec::new();
         let mut payload = codec.encode(&record).1.unwrap();
@@ -542,7 +591,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_byte_is_a_record_or_an_error(kind in 0_usize..5, position: prop::sample::Index, byte: u8) {
+    fn a_damaged_byte_is_a_record_or_an_error(kind in 0_usize..6, position: prop::sample::Index, byte: u8) {
         let (record, _, key, _) = samples()[kind].clone();
         let codec = JournalCodec::new();
         let mut payload = codec.encode(&record).1.unwrap();

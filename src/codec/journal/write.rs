@@ -6,7 +6,7 @@ use serde::ser::{Serialize, SerializeSeq, SerializeTuple, Serializer};
 
 use crate::codec::values::{Bytes, CountsRecord, OffsetsArray, long, millis, record};
 use crate::core::coverage::Coverage;
-use crate::core::journal::{Backfill, Claim, Entry, Genesis, Page, Swept, UnitProgress};
+use crate::core::journal::{Backfill, Claim, Entry, Genesis, Page, Replayed, Swept, UnitProgress};
 use crate::core::lateness::Lateness;
 
 pub(super) struct GenesisRecord<'a>(pub(super) &'a Genesis);
@@ -127,6 +127,25 @@ impl Serialize for BackfillRecord<'_> {
             backfill.state.as_str(),
             &backfill.at.as_millis(),
             &CountsRecord(&backfill.counts),
+        )
+    }
+}
+
+pub(super) struct ReplayedRecord<'a>(pub(super) &'a Replayed);
+
+impl Serialize for ReplayedRecord<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let replayed = self.0;
+        record!(
+            serializer,
+            &replayed.partition,
+            &replayed.offset,
+            &Bytes(&replayed.row.0),
+            &i32::from(replayed.fingerprint_version),
+            &Bytes(&replayed.entry.to_bytes()),
+            &replayed.unit,
+            replayed.outcome.as_str(),
+            &replayed.at.as_millis(),
         )
     }
 }
