@@ -107,13 +107,13 @@ pub(super) struct Draft<'a> {
     /// Whether they may share record batches.
     pub(super) packing: Option<Packing>,
     /// What they are, and what else is to be remembered.
-    pub(super) page: Option<PageDraft>,
+    pub(super) pages: Vec<PageDraft>,
     /// A new journal's first record.
     pub(super) genesis: Option<Record>,
     /// Units that are no longer read and are forgotten.
     pub(super) forgotten_units: Vec<String>,
-    /// Backfills that are asked for, or have come further.
-    pub(super) backfills: Vec<Record>,
+    /// What else the journal is told: of backfills, and of dead letters that were replayed.
+    pub(super) notes: Vec<Record>,
     /// The units' progress; page numbers and ends are filled in here.
     pub(super) units: Vec<UnitProgress>,
     /// The units' status; ends are filled in here.
@@ -215,7 +215,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
         if let Some(Record::Genesis(genesis)) = records.first() {
             chain = genesis.journal.into();
         }
-        for page in adopted.into_iter().chain(draft.page.take().filter(|page| !page.is_empty())) {
+        for page in adopted.into_iter().chain(draft.pages.drain(..).filter(|page| !page.is_empty())) {
             seq += 1;
             let page = page.numbered(seq, writer, chain);
             chain = page.chain();
@@ -231,7 +231,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
         point("page-sent");
 
         let mut last: Vec<Record> = draft.forgotten_units.drain(..).map(Record::UnitForgotten).collect();
-        last.append(&mut draft.backfills);
+        last.append(&mut draft.notes);
         if !hooks::is_mutant(Mutant::ProgressFirst) {
             last.extend(self.progress_records(&draft, seq, chain, &accounted));
         }
