@@ -43,7 +43,7 @@
 //! - Nothing in [`core`] reads a clock, draws a random number, does I/O or waits.
 //! - Adapters know [`core`] and their own library, never one another. JSON of the API stays in `source::wire`,
 //!   librdkafka in [`sink`], sled in [`store`], `apache_avro` in [`codec`].
-//! - Every row ends in exactly one of the counts of [`core::dedupe::Counts`].
+//! - Every row ends in exactly one of the counts of [`core::dedupe::Counts`], a replayed dead letter in one more.
 //! - No log line, error or page holds a secret, or anything of a row.
 //! - Nothing but the commands and the tests knows [`sandbox`].
 //!

@@ -3,6 +3,7 @@
 mod audit;
 mod backfill;
 mod check;
+mod dead_letters;
 mod demo;
 mod owner;
 mod run;
@@ -77,6 +78,11 @@ enum Command {
     /// The owner reads it behind its polls, within the same request budget, and goes on after a crash.
     /// Ending this command ends what it shows. Without a running daemon the command becomes the owner.
     Backfill(backfill::BackfillArgs),
+    /// Tell of rows that could not be legs, and replay those that this version takes for legs
+    ///
+    /// The running owner replays them, each leg once, beside its polls. Without one the command becomes the owner
+    /// until it is through. Of a row nothing is printed.
+    DeadLetters(dead_letters::DeadLettersArgs),
     /// Serve a simulated 8x8 API, with faults and late rows on request
     Sandbox(SandboxArgs),
     /// Print the Avro schema and its fingerprints, or register it
@@ -115,6 +121,7 @@ async fn dispatch(command: Command) -> Result<(), Ended> {
         Command::Tail(arguments) => tail::run(arguments, stop).await,
         Command::State(arguments) => unless_stopped(state::run(arguments), &stop).await,
         Command::Backfill(arguments) => backfill::run(arguments, stop).await,
+        Command::DeadLetters(arguments) => dead_letters::run(arguments, stop).await,
         Command::Sandbox(arguments) => {
             crate::sandbox::run(arguments, stop.cancelled_owned()).await.or_exit(Exit::Usage)
         }

@@ -97,7 +97,8 @@ pub(super) fn legs() -> impl Strategy<Value = Leg<'static>> {
 
 /// Arbitrary origins.
 pub(super) fn ingests() -> impl Strategy<Value = Ingest> {
-    let how = prop_oneof![Just(How::Poll), Just(How::CatchUp), Just(How::Sweep), Just(How::Backfill)];
+    let how =
+        prop_oneof![Just(How::Poll), Just(How::CatchUp), Just(How::Sweep), Just(How::Backfill), Just(How::Replay)];
     (any::<[i64; 3]>(), how, any::<bool>(), any::<u8>()).prop_map(|([first_seen, start, end], how, late, revision)| {
         Ingest {
             first_seen: UtcMillis::new(first_seen),

@@ -42,6 +42,8 @@ schemas! {
     journal_backfill = "journal-backfill.avsc";
     /// The journal's hours, from `schemas/journal-hours.avsc`.
     journal_hours = "journal-hours.avsc";
+    /// The journal's replayed dead letter, from `schemas/journal-replayed.avsc`.
+    journal_replayed = "journal-replayed.avsc";
 }
 
 /// A schema of this program, with everything derived from its text.
@@ -178,7 +180,7 @@ mod tests {
     }
 
     /// All schemas of the program with their files' names.
-    fn all() -> [(&'static str, &'static PublishedSchema); 8] {
+    fn all() -> [(&'static str, &'static PublishedSchema); 9] {
         [
             ("call-leg", call_leg()),
             ("status", status()),
@@ -188,6 +190,7 @@ mod tests {
             ("journal-progress", journal_progress()),
             ("journal-backfill", journal_backfill()),
             ("journal-hours", journal_hours()),
+            ("journal-replayed", journal_replayed()),
         ]
     }
 
@@ -293,6 +296,7 @@ mod tests {
             ("3d0956564243534c400c68b0cce307ce1851165986263e2a1e1793a97c44f2df", "719712db7def1bd6"),
             ("b0ca30b7fa76aac5f58510c6f32e0194e55d097de615e772a3887b895f64e852", "e5237cc936c6538b"),
             ("2de426ea4339e33ead3a76c9d8294d4321b42af761c07bfaf100b0cf4de75d2a", "9c33c6237888e6f3"),
+            ("0279c77a607e0ebafbe0a4324f286930e168282a7b62c518e4c345efa2b0e382", "cd06c6617d01edf5"),
         ];
         assert_eq!(all().len(), expected.len());
         for ((file, schema), (sha256, crc64_avro)) in all().into_iter().zip(expected) {

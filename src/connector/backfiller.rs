@@ -227,7 +227,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 backfill.counts += counts;
                 Record::Backfill(backfill)
             });
-            let draft = Draft { backfills: further.into_iter().collect(), units: vec![unit], ..Draft::default() };
+            let draft = Draft { notes: further.into_iter().collect(), units: vec![unit], ..Draft::default() };
             if self.commit_with_feeds(draft).await? {
                 self.show_backfill(backfill);
                 self.status.update(|status| {
@@ -253,9 +253,9 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             let mut ended: Vec<&Backfill> = known.filter(|known| known.state != BackfillState::Running).collect();
             ended.sort_by_key(|known| std::cmp::Reverse(known.at));
             let forgotten = ended.iter().skip(BACKFILLS_KEPT).map(|known| Record::BackfillForgotten(known.id));
-            let backfills = forgotten.chain([Record::Backfill(backfill.clone())]).collect();
+            let notes = forgotten.chain([Record::Backfill(backfill.clone())]).collect();
             let units = self.progress(&backfill.unit).map(|unit| self.with_uncommitted(unit)).into_iter().collect();
-            if self.commit_with_feeds(Draft { backfills, units, ..Draft::default() }).await? {
+            if self.commit_with_feeds(Draft { notes, units, ..Draft::default() }).await? {
                 self.show_backfill(backfill.id);
                 return Ok(());
             }

@@ -258,7 +258,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             }
             // However long ago the sweep before was: it was too late for the polls.
             How::Sweep => lateness.note(Found::BySweep, Some(read.seen_at.since(at))),
-            How::Backfill => {}
+            How::Backfill | How::Replay => {}
         }
     }
 
@@ -279,7 +279,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// The message of a new leg, or why the topic cannot take it.
-    fn encode(&self, leg: &Leg<'_>, entry: Entry, at: UtcMillis, read: Read<'_>) -> Result<Message, Reason> {
+    pub(super) fn encode(&self, leg: &Leg<'_>, entry: Entry, at: UtcMillis, read: Read<'_>) -> Result<Message, Reason> {
         let ingest = Ingest {
             first_seen: read.seen_at,
             how: read.piece.how,

@@ -313,12 +313,12 @@ pub async fn verify_view<C: Cluster, V: View>(cluster: Arc<C>, view: Arc<V>) -> 
     Ok(follower.verify().await?.to_string())
 }
 
-fn decode(codec: &JournalCodec, stored: &StoredRecord) -> Result<Record, Fault> {
+pub(super) fn decode(codec: &JournalCodec, stored: &StoredRecord) -> Result<Record, Fault> {
     codec
         .decode(&stored.key, stored.payload.as_deref())
         .map_err(|error| JournalFault::Unreadable { offset: stored.place.offset, reason: error.to_string() }.into())
 }
 
-fn stretch(from: i64, until: i64) -> Vec<Stretch> {
+pub(super) fn stretch(from: i64, until: i64) -> Vec<Stretch> {
     vec![Stretch { partition: 0, from, until }]
 }

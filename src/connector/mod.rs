@@ -24,12 +24,16 @@
 //! | `claim` | the records by which a process owns the journal |
 //! | `transaction` | what goes into one transaction, in which order |
 //! | `order` | what an operator can ask of the owner |
+//! | `command` | a process that owns the journal for one order only |
+//! | `dead_letters`, `survey`, `replay` | dead letters: told of, parsed again, published |
 //! | `follower` | the journal read and folded, the view kept up to date |
 //! | `fault` | every reason not to go on, and what follows from it |
 
 mod backfiller;
 mod batch;
 mod claim;
+mod command;
+mod dead_letters;
 mod fault;
 mod follower;
 mod hourly;
@@ -38,6 +42,8 @@ mod owner;
 mod poller;
 mod publisher;
 mod reader;
+mod replay;
+mod survey;
 mod sweeper;
 mod takeover;
 mod transaction;
@@ -48,19 +54,21 @@ use std::time::Duration;
 use chrono_tz::Tz;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use batch::time_of;
+pub use dead_letters::{DeadLetter, list_dead_letters};
 pub use fault::JournalFault;
 pub use follower::{read_journal, verify_view};
 pub use order::{Order, OrderError, preview_backfill, preview_rewind};
 pub use owner::{Identity, Terms};
 pub use publisher::RecordTerms;
+pub use replay::preview_replay;
+pub use survey::ReplayTerms;
 
 use crate::clock::Clock;
 use crate::config::StartFrom;
-use crate::core::feed::BEATS_MISSED_MAX;
+use crate::core::dead_letter::Reason;
 use crate::core::ledger::Ledger;
 use crate::core::planner::Sweep;
 use crate::core::time::UtcMillis;
@@ -76,6 +84,7 @@ use owner::Owner;
 use poller::Poller;
 use publisher::Publisher;
 use reader::{Traffic, WindowReader};
+use replay::Replay;
 use sweeper::Sweeper;
 
 /// The unit that stands for every PBX of the account.
@@ -227,103 +236,6 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
         }
     }
 
-    /// Owns the journal for one order, carries it out, and gives the journal up again.
-    ///
-    /// Backfills are read to their end, or until told to stop; `asked` is given what the order has said first.
-    ///
-    /// # Errors
-    /// Also when another instance is at work, which is then to be asked instead.
-    pub async fn carry_out(
-        mut self,
-        order: Order,
-        stop: CancellationToken,
-        asked: impl FnOnce(&str),
-    ) -> Result<String, ConnectorError> {
-        let mut publisher = self.publisher(&stop);
-        let mut changes = self.status.watch();
-        {
-            let opening = publisher.open(Some(&order));
-            tokio::pin!(opening);
-            let mut give_up_at: Option<Instant> = None;
-            loop {
-                tokio::select! {
-                    biased;
-                    opened = &mut opening => break opened?,
-                    () = until(give_up_at) => return Err(self.owner_alive()),
-                    Ok(()) = changes.changed() => {
-                        let is_standing_by = matches!(changes.borrow_and_update().role, Role::StandingBy { .. });
-                        if !is_standing_by {
-                            give_up_at = None;
-                        } else if give_up_at.is_none() {
-                            // A dead owner's beats stop: within three of them it is found out, and taken over from.
-                            give_up_at = Some(Instant::now() + self.terms.beat * (BEATS_MISSED_MAX + 2));
-                        }
-                    }
-                }
-            }
-        }
-        let is_to_be_read = matches!(order, Order::Backfill { confirmed: true, .. });
-        let mut done = publisher.carry_out(order).await;
-        if let Ok(said) = &mut done
-            && is_to_be_read
-        {
-            asked(said);
-            let shared = Arc::new(Mutex::new(publisher));
-            let read = self.backfill_to_the_end(&shared, &stop).await;
-            publisher =
-                Arc::into_inner(shared).ok_or(ConnectorError::Worker("a backfill goes on".to_owned()))?.into_inner();
-            if let Err(fault) = read {
-                let _ = publisher.give_up().await;
-                return Err(match fault {
-                    Fault::Yielded => self.owner_alive(),
-                    fault => fault.into(),
-                });
-            }
-            *said = String::new();
-        }
-        // After a refusal nothing is written but that the journal is free again.
-        let released = if done.is_ok() { publisher.release().await } else { publisher.give_up().await };
-        if let Err(fault) = released {
-            tracing::warn!("the journal could not be given up: {fault}");
-        }
-        done.map_err(ConnectorError::Order)
-    }
-
-    /// Reads what backfills have still to read, and beats, until they are done or until told to stop.
-    async fn backfill_to_the_end(
-        &mut self,
-        publisher: &Arc<Mutex<Publisher<C, V>>>,
-        stop: &CancellationToken,
-    ) -> Result<(), Fault> {
-        let mut workers = JoinSet::new();
-        let ended = stop.child_token();
-        for unit in &self.terms.units {
-            let reader = self.reader(unit, publisher, &Traffic::default(), &ended);
-            workers.spawn(Backfiller { reader }.run());
-        }
-        workers.spawn(beat(Arc::clone(publisher), self.terms.beat, ended.clone()));
-        loop {
-            tokio::select! {
-                biased;
-                worker = workers.join_next() => {
-                    let Some(worker) = worker else { return Ok(()) };
-                    if let Err(fault) = worker.map_err(|error| Fault::Worker(error.to_string())).and_then(|ended| ended) {
-                        // Only when all are gone the journal can be given up.
-                        workers.shutdown().await;
-                        return Err(fault);
-                    }
-                }
-                () = tokio::time::sleep(Duration::from_secs(1)), if !ended.is_cancelled() => {
-                    let publisher = publisher.lock().await;
-                    // What polls still have to read is left to the daemon.
-                    if self.terms.units.iter().all(|unit| publisher.has_nothing_to_backfill(unit)) {
-                        ended.cancel();
-                    }
-                }
-            }
-        }
-    }
-
     fn reader(
         &self,
         unit: &str,
@@ -342,14 +254,6 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
             traffic: traffic.clone(),
             stop: stop.clone(),
         }
-    }
-
-    fn owner_alive(&self) -> ConnectorError {
-        let (owner, admin) = match self.status.read().role {
-            Role::StandingBy { owner, admin } => (owner, admin),
-            _ => ("unknown".to_owned(), "unknown".to_owned()),
-        };
-        ConnectorError::OwnerAlive { owner, admin }
     }
 
     fn publisher(&self, stop: &CancellationToken) -> Publisher<C, V> {
@@ -382,6 +286,8 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
             workers.spawn(sweeper.run());
         }
         workers.spawn(beat(Arc::clone(publisher), self.terms.beat, stop.clone()));
+        // One replay after the other: the next one finds what this one has done.
+        let replaying = Arc::new(Mutex::new(()));
         loop {
             tokio::select! {
                 biased;
@@ -390,21 +296,38 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
                     Some(ended) => ended.map_err(|error| Fault::Worker(error.to_string()))??,
                     None => return Ok(()),
                 },
-                Some((order, reply)) = self.orders.recv() => {
-                    let done = publisher.lock().await.carry_out(order).await;
-                    // Whoever asked may have left; the journal has it all the same.
-                    let _ = reply.send(done);
-                }
+                // Whoever asked may have left; the journal has it all the same.
+                Some((order, reply)) = self.orders.recv() => match order {
+                    Order::Replay { code, confirmed, forced } => {
+                        let replaying = Arc::clone(&replaying);
+                        let replay = replay_letters(Arc::clone(publisher), (code, confirmed, forced), stop.clone());
+                        workers.spawn(async move {
+                            let _one_at_a_time = replaying.lock().await;
+                            let _ = reply.send(replay.await?);
+                            Ok(())
+                        });
+                    }
+                    order => {
+                        let _ = reply.send(publisher.lock().await.carry_out(order).await);
+                    }
+                },
             }
         }
     }
 }
 
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
+/// Carries out a replay, of letters with an error code or of all.
+async fn replay_letters<C: Cluster, V: View>(
+    publisher: Arc<Mutex<Publisher<C, V>>>,
+    (code, confirmed, forced): (Option<String>, bool, bool),
+    stop: CancellationToken,
+) -> Result<Result<String, OrderError>, Fault> {
+    let reason = match code.as_deref().map(|code| Reason::from_code(code).ok_or(code)) {
+        None => None,
+        Some(Ok(reason)) => Some(reason),
+        Some(Err(code)) => return Ok(Err(OrderError::Refused(format!("no dead letter has the error code {code}")))),
+    };
+    Replay::new(&publisher, reason, confirmed, forced, &stop).await.run().await
 }
 
 /// Answers an order that only an owner can carry out.

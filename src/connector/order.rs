@@ -58,6 +58,15 @@ pub enum Order {
         /// The unit; all of them without one.
         unit: Option<String>,
     },
+    /// Parse dead letters again, and publish those that are legs now.
+    Replay {
+        /// Only those with this error code.
+        code: Option<String>,
+        /// Whether to do it, or only to say what it would do.
+        confirmed: bool,
+        /// Whether those that may have been published and forgotten are published, too.
+        forced: bool,
+    },
 }
 
 /// Why an order was not carried out.
@@ -82,7 +91,8 @@ impl Order {
             | Self::Rebuild
             | Self::Verify
             | Self::Backfill { .. }
-            | Self::CancelBackfills { .. } => None,
+            | Self::CancelBackfills { .. }
+            | Self::Replay { .. } => None,
         }
     }
 }
@@ -106,6 +116,8 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 self.backfill(unit.as_deref(), window, confirmed, forced).await
             }
             Order::CancelBackfills { unit } => self.cancel_backfills(unit.as_deref()).await.map(Ok),
+            // It takes long, and takes the publisher's lock itself.
+            Order::Replay { .. } => return Err(OrderError::Failed("a replay is carried out beside others".to_owned())),
         };
         done.map_err(failed)?.map_err(OrderError::Refused)
     }

@@ -45,7 +45,7 @@ const OVERDUE_REPEATED: Duration = Duration::from_secs(300);
 pub(super) const REFUSED_KEPT: Duration = Duration::from_secs(3600);
 
 /// How many rows go into one transaction when each is sent in a record batch of its own.
-const ALONE_MAX: usize = 100;
+pub(super) const ALONE_MAX: usize = 100;
 
 /// How many bytes of rows go into one transaction at most; as Avro they are less.
 const CHUNK_BYTES_MAX: usize = 8 << 20;
@@ -76,6 +76,16 @@ pub struct RecordTerms {
     pub revisions: Revisions,
     /// The share of a unit's newest rows that may be dead.
     pub dead_ratio_max: f64,
+}
+
+/// What became of a draft.
+pub(super) enum Committed {
+    /// It came through.
+    Through,
+    /// It may have: whatever is needed before it is looked at again was done.
+    InDoubt,
+    /// The brokers refuse messages at these positions for their content; nothing of it came through.
+    Refused(Vec<(usize, Reason)>),
 }
 
 /// Publishes for all units.
@@ -403,7 +413,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 units: vec![unit],
                 messages: &batch.messages,
                 packing: Some(packing),
-                page: Some(batch.page.clone()),
+                pages: vec![batch.page.clone()],
                 ..Draft::default()
             };
             match commit_watched(&mut self.owner, draft, &self.status, started).await {
@@ -474,8 +484,18 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         self.commit_with_feeds(Draft { units, ..Draft::default() }).await
     }
 
-    /// Commits a draft, and with it the status of its units; `false` as in [`Self::commit_progress`].
-    pub(super) async fn commit_with_feeds(&mut self, mut draft: Draft<'_>) -> Result<bool, Fault> {
+    /// Commits a draft without legs, and with it the status of its units; `false` as in [`Self::commit_progress`].
+    pub(super) async fn commit_with_feeds(&mut self, draft: Draft<'_>) -> Result<bool, Fault> {
+        match self.commit_or_refuse(draft).await? {
+            Committed::Through => Ok(true),
+            Committed::InDoubt => Ok(false),
+            // Only legs and dead letters are refused for their content.
+            Committed::Refused(_) => self.go_on_after(Err(CommitError::Content(Vec::new()))).await,
+        }
+    }
+
+    /// Commits a draft, and with it the status of its units.
+    pub(super) async fn commit_or_refuse(&mut self, mut draft: Draft<'_>) -> Result<Committed, Fault> {
         let configured = self.units();
         for left in self.ledger().left_behind(&configured) {
             match draft.units.iter_mut().find(|unit| unit.unit == left.unit) {
@@ -497,6 +517,9 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         let attempted: Vec<(String, Counts)> = units.iter().map(|unit| (unit.unit.clone(), unit.counts)).collect();
         let draft = Draft { feeds, ..draft };
         let committed = commit_watched(&mut self.owner, draft, &self.status, Instant::now()).await;
+        if let Err(CommitError::Content(positions)) = committed {
+            return Ok(Committed::Refused(positions));
+        }
         let is_through = self.go_on_after(committed).await?;
         if !is_through {
             // What was counted must not be counted again where it came through after all.
@@ -508,7 +531,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             }
             self.announce(&unit);
         }
-        Ok(is_through)
+        Ok(if is_through { Committed::Through } else { Committed::InDoubt })
     }
 
     /// A unit's progress with what was counted since it was last written.
@@ -548,7 +571,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// The statuses of all units as they are.
-    fn feeds_now(&mut self) -> Vec<UnitFeed> {
+    pub(super) fn feeds_now(&mut self) -> Vec<UnitFeed> {
         let units = self.owner.terms.units.iter().filter_map(|unit| self.progress(unit));
         let units: Vec<UnitProgress> = units.map(|unit| self.with_uncommitted(unit)).collect();
         units.iter().map(|unit| self.feed(unit)).collect()
@@ -641,14 +664,19 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         );
     }
 
+    /// Shows what became of some of a unit's rows.
+    pub(super) fn note_counts(&self, unit: &str, counts: Counts) {
+        self.status.update_unit(unit, |status| status.counts += counts);
+        for (result, count) in counts.named() {
+            let labels = UnitResultLabels { unit: unit.to_owned(), result };
+            self.metrics.rows.get_or_create(&labels).inc_by(count);
+        }
+    }
+
     /// Counts a chunk's rows, and how fresh its legs were when Kafka had them.
     fn note_published(&mut self, batch: &Batch, read: Read<'_>, started: Option<Instant>) {
         self.budgets.insert((read.unit.to_owned(), read.piece.how.is_live()), batch.budget.clone());
-        self.status.update_unit(read.unit, |status| status.counts += batch.counts);
-        for (result, count) in batch.counts.named() {
-            let labels = UnitResultLabels { unit: read.unit.to_owned(), result };
-            self.metrics.rows.get_or_create(&labels).inc_by(count);
-        }
+        self.note_counts(read.unit, batch.counts);
         self.note_late(&batch.lateness, read.unit);
         let Some(started) = started else { return };
         self.metrics.publish_duration.observe(started.elapsed().as_secs_f64());

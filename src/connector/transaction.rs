@@ -104,11 +104,11 @@ pub(super) struct Draft<'a> {
     /// Whether they may share record batches.
     pub(super) packing: Option<Packing>,
     /// What they are, and what else is to be remembered.
-    pub(super) page: Option<PageDraft>,
+    pub(super) pages: Vec<PageDraft>,
     /// A new journal's first record.
     pub(super) genesis: Option<Record>,
-    /// Backfills that are asked for, or have come further.
-    pub(super) backfills: Vec<Record>,
+    /// What else the journal is told: of backfills, and of dead letters that were replayed.
+    pub(super) notes: Vec<Record>,
     /// What sweeps have seen of whole hours.
     pub(super) seen: Vec<SeenHours>,
     /// The units' progress; page numbers and ends are filled in here.
@@ -212,7 +212,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
         if let Some(Record::Genesis(genesis)) = records.first() {
             chain = genesis.journal.into();
         }
-        for page in adopted.into_iter().chain(draft.page.take().filter(|page| !page.is_empty())) {
+        for page in adopted.into_iter().chain(draft.pages.drain(..).filter(|page| !page.is_empty())) {
             seq += 1;
             let page = page.numbered(seq, writer, chain);
             chain = page.chain();
@@ -228,7 +228,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
         point("page-sent");
 
         let mut last = self.day_records(&draft.seen);
-        last.append(&mut draft.backfills);
+        last.append(&mut draft.notes);
         if !hooks::is_mutant(Mutant::ProgressFirst) {
             last.extend(self.progress_records(&draft, seq, chain, &accounted));
         }

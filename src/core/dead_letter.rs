@@ -62,6 +62,22 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Unreadable,
+        Self::CallId,
+        Self::LegId,
+        Self::DisconnectTime,
+        Self::TooLarge,
+        Self::Timestamp,
+        Self::Invalid,
+    ];
+
+    /// The reason of a code; `None` for one that this version does not know.
+    pub fn from_code(code: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.code() == code)
+    }
+
     /// Whether the row itself is to blame, and not what the topic takes.
     pub const fn is_the_rows(self) -> bool {
         matches!(self, Self::Unreadable | Self::CallId | Self::LegId | Self::DisconnectTime)

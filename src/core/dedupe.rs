@@ -42,7 +42,7 @@ pub fn classify(seen: Option<Seen>, fingerprint: Fingerprint, disconnected: UtcM
     }
 }
 
-/// What became of fetched rows: every row is in exactly one of the counts.
+/// What became of fetched rows: every row is in exactly one of the counts. A dead row that is replayed counts once more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// In the topic, acknowledged by Kafka.

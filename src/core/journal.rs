@@ -7,6 +7,7 @@
 //!   s/<unit>     progress    how far a unit has come, written last in every transaction
 //!   b/<id>       backfill    a past period that an operator wants read
 //!   h/<unit>/<day>  hours    how many legs of each hour the API showed, beside what was published
+//!   r/<p>/<o>    replayed    a dead letter that has become a leg, by its partition and offset; kept for ever
 //!   x/<nonce>    marker      of the self-test; means nothing
 //! ```
 //!
@@ -447,6 +448,46 @@ impl BackfillState {
     }
 }
 
+/// A dead letter whose row is in the topic of legs, written in one transaction with the leg.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replayed {
+    /// The dead letter's partition.
+    pub partition: i32,
+    /// Its offset there.
+    pub offset: i64,
+    /// The hash of its row, so that another letter at the same place, of a topic created again, is not taken for it.
+    pub row: KeyHash,
+    /// The fingerprint's version; 0 without one.
+    pub fingerprint_version: u8,
+    /// The leg.
+    pub entry: Entry,
+    /// The unit it was read for.
+    pub unit: String,
+    /// What became of it.
+    pub outcome: ReplayOutcome,
+    /// When, by the owner's clock.
+    pub at: UtcMillis,
+}
+
+/// What became of a dead letter that has become a leg.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayOutcome {
+    /// It was published.
+    Published,
+    /// Its leg was in the topic already.
+    Known,
+}
+
+impl ReplayOutcome {
+    /// The name in the journal.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Published => "published",
+            Self::Known => "known",
+        }
+    }
+}
+
 /// A record of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
@@ -466,6 +507,9 @@ pub enum Record {
     Day(ComparedDay),
     /// `h/<unit>/<day>` without a value: below the unit's floor.
     DayForgotten(String, Day),
+    /// `r/<partition>/<offset>`
+    Replayed(Replayed),
+    /// `s/<unit>` without a value: a unit that is no longer read and was forgotten.
     /// `x/<nonce>`, and pages without a value.
     Nothing,
 }
@@ -482,9 +526,18 @@ impl Record {
             Self::BackfillForgotten(id) => format!("b/{id}"),
             Self::Day(day) => format!("h/{}/{}", day.unit, day.day),
             Self::DayForgotten(unit, day) => format!("h/{unit}/{day}"),
+            Self::Replayed(replayed) => replayed_key(replayed.partition, replayed.offset),
             Self::Nothing => "x/".to_owned(),
         }
     }
+}
+
+/// What the keys of replayed dead letters begin with.
+pub const REPLAYED_PREFIX: &str = "r/";
+
+/// The key of a replayed dead letter.
+pub fn replayed_key(partition: i32, offset: i64) -> String {
+    format!("{REPLAYED_PREFIX}{partition}/{offset}")
 }
 
 /// The key of a page.
@@ -617,6 +670,7 @@ mod tests {
         assert_eq!(page_key(7, None), "p/7");
         assert_eq!(page_key(7, Some(writer)), "p/000102030405060708090a0b0c0d0e0f/7");
         assert_eq!(Record::DayForgotten("a/b".to_owned(), Day(0)).key(), "h/a/b/1970-01-01");
+        assert_eq!(replayed_key(2, 70_000), "r/2/70000");
         assert_eq!(Nonce::parse("short"), None);
     }
 }

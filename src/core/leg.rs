@@ -181,6 +181,8 @@ pub enum How {
     Sweep,
     /// A read of a past period that an operator asked for.
     Backfill,
+    /// A dead letter that was parsed again.
+    Replay,
 }
 
 impl How {
@@ -196,6 +198,7 @@ impl How {
             Self::CatchUp => "catch-up",
             Self::Sweep => "sweep",
             Self::Backfill => "backfill",
+            Self::Replay => "replay",
         }
     }
 }

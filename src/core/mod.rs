@@ -17,6 +17,7 @@ pub mod leg;
 pub mod pagination;
 pub mod planner;
 pub mod query;
+pub mod replay;
 pub mod retry;
 pub mod skew;
 pub mod time;

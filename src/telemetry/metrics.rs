@@ -199,7 +199,7 @@ impl Metrics {
         c.seconds("leg_poll_wait", &[UNIT], "of the legs that polls found: at most how long a leg waited for a poll, from the beginning of the newest whole read of a poll that had not shown it, or its disconnect if that was later, to the beginning of the read that did. Part of the API delay, since nobody looks in between", &self.leg_poll_wait);
         c.seconds("leg_fetch", &[UNIT], "of the legs that polls found: from the beginning of the read of its window to the page that showed the leg, with repetitions, due logins and waits for the request budget. Part of the API delay, too", &self.leg_fetch);
         c.seconds("leg_publish", &[UNIT], "of the legs that polls found: from the page that showed the leg to Kafka's acknowledgement of its transaction", &self.leg_publish);
-        c.plain("rows", &[UNIT, of("result", &ROW_RESULTS)], "rows fetched, each with one result: `outside` is beyond the window's ends, where the neighbouring windows read; `held` are too many that cannot be legs", &self.rows);
+        c.plain("rows", &[UNIT, of("result", &ROW_RESULTS)], "rows fetched, each with one result: `outside` is beyond the window's ends, where the neighbouring windows read; `held` are too many that cannot be legs. A dead letter that is replayed counts once more, as published or duplicate", &self.rows);
         c.plain("polls", &[UNIT, of("result", &POLL_RESULTS)], "polls by how they ended", &self.polls);
         c.plain("source_requests", &[UNIT, of("result", &REQUEST_RESULTS)], "report requests by how they ended", &self.source_requests);
         c.seconds("source_request_duration", &[UNIT], "of a report request, with its wait for the request budget and a due login", &self.source_request_duration);

@@ -6,6 +6,7 @@
 //! | `faults` | that nothing is lost or repeated: a faulty API, Kafka and the API away, kills and restarts |
 //! | `crash` | the crash matrix: kills at every step of a transaction, four ways to come back |
 //! | `backfill` | past periods that an operator asks for |
+//! | `dead_letters` | dead letters told of and replayed, with kills, twice, forgotten and in doubt |
 //! | `late` | legs that turn up late: overlap, sweeps, what is measured of them |
 //! | `ownership` | two instances, a paused owner, state directories that are lost, damaged, old or foreign |
 //! | `state` | what operators can ask of the journal, and what is refused until they decide |
@@ -26,6 +27,7 @@ mod backfill;
 mod commands;
 mod crash;
 mod dashboard;
+mod dead_letters;
 mod faults;
 mod late;
 mod ownership;

@@ -30,7 +30,7 @@ use crate::seed::{Dice, Run, lock, sleep};
 pub(crate) enum Sort {
     /// A leg.
     Leg,
-    /// A leg that the brokers will not take.
+    /// A leg that the brokers will not take until they are mended.
     Poisoned,
     /// A row that is no leg.
     Rubbish,
@@ -304,7 +304,7 @@ fn leg(dice: &mut Dice, unit: &str, number: u64, disconnected: UtcMillis, overla
     let visible = disconnected.plus(lateness);
     let sort = match dice.unit() {
         x if x < 0.03 => Sort::Rubbish,
-        x if x < 0.035 => Sort::Poisoned,
+        x if x < 0.05 => Sort::Poisoned,
         _ => Sort::Leg,
     };
     let revised = (sort != Sort::Rubbish && dice.chance(0.1)).then(|| visible.plus(dice.millis(0, 2 * overlap_ms)));

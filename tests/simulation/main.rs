@@ -28,8 +28,8 @@
 //! - The API is away, refuses, asks for patience, cuts answers, refuses cursors. Legs appear late, up to far beyond the
 //!   overlap, above the cursor of a pass under way, as calls under way first, and are revised. Rows are rubbish. Whether
 //!   bounds belong to the answer, and what milliseconds count, differs by seed.
-//! - Operators ask for backfills and rewinds at any time, also of a process that cannot carry them out. Sweeps of all
-//!   paces run beside the polls.
+//! - Operators ask for backfills, rewinds and replays at any time, also of a process that cannot carry them out. Sweeps
+//!   of all paces run beside the polls. At some time the brokers take what they had refused before.
 //! - The store is deleted, the whole state directory is, an older store comes back, a store breaks.
 //! - Clocks of processes and of the API jump.
 //!
@@ -38,6 +38,8 @@
 //! - Acknowledged records are not lost, and topics are neither recreated nor truncated by anyone.
 //! - The rows' order and the cursor's meaning are as inferred; rows do not change their times.
 //! - A disk keeps the order of its writes.
+//! - A row without a time that lies in the second before a unit's first window is buried by that window, whose margin it
+//!   is in, and again by a backfill of the time before, if that comes after the row was forgotten.
 //! - Of the clocks of a process and of the API one is right: two that are wrong alike cannot be told from right ones.
 //!
 //! # Known leaks

@@ -139,7 +139,10 @@ async fn play_one_by_one(world: &mut World, checker: &mut Checker<AvroCodec>) ->
 
 async fn play_all_kinds(world: &mut World, checker: &mut Checker<AvroCodec>) -> Vec<String> {
     start_all(world).await;
-    for _ in 0..world.plan.steps {
+    for step in 0..world.plan.steps {
+        if step == world.plan.mended_after {
+            world.mend();
+        }
         world.step().await;
         world.reap_all();
         let wrong = checker.check(world);
@@ -148,6 +151,7 @@ async fn play_all_kinds(world: &mut World, checker: &mut Checker<AvroCodec>) -> 
         }
     }
     world.heal();
+    world.mend();
     let orders = world.orders;
     for _ in 0..5 {
         world.order().await;
@@ -162,6 +166,11 @@ async fn play_all_kinds(world: &mut World, checker: &mut Checker<AvroCodec>) -> 
     wrong.extend(checker.check_healed(world));
     if !wrong.is_empty() {
         return wrong;
+    }
+    let buried = world.kafka.broker().events();
+    match world.replay().await {
+        Some(Ok(_)) => wrong.extend(checker.check_replayed(world, buried)),
+        answer => wrong.push(format!("dead letters are not replayed, without any trouble: {answer:?}")),
     }
     // I11: without any store nothing changes.
     for number in 0..world.processes.len() {

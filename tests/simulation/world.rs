@@ -64,6 +64,8 @@ pub(crate) struct Plan {
     pub(crate) weather: Weather,
     /// How many steps the schedule has.
     pub(crate) steps: u32,
+    /// After how many of them the brokers take what they found invalid before; after all of them at the latest.
+    pub(crate) mended_after: u32,
 }
 
 impl Plan {
@@ -112,6 +114,7 @@ impl Plan {
                 doubt_noticed: *dice.pick(&[0.0, 0.5, 1.0]),
             },
             steps: dice.between(10, 40) as u32,
+            mended_after: dice.between(0, 60) as u32,
         }
     }
 }
@@ -419,9 +422,12 @@ impl World {
 
     /// An operator asks for something, of every process in turn until one does it, and gives up after a while.
     pub(crate) async fn order(&mut self) {
-        let is_rewind = self.run.throw(|dice| dice.chance(0.3)) && self.plan.delivery == Delivery::ExactlyOnce;
+        let kind = self.run.throw(Dice::unit);
         let unit = self.run.throw(|dice| dice.pick(&self.plan.units).clone());
-        let order = if is_rewind {
+        let order = if kind < 0.35 {
+            let (confirmed, forced) = self.run.throw(|dice| (dice.chance(0.9), dice.chance(0.1)));
+            Order::Replay { code: None, confirmed, forced }
+        } else if kind < 0.6 && self.plan.delivery == Delivery::ExactlyOnce {
             let back = self.run.throw(|dice| dice.millis(0, 1_200_000));
             Order::Rewind { unit, to: self.run.now().minus(back), confirmed: true }
         } else {
@@ -432,6 +438,11 @@ impl World {
             let from = earliest.plus(from);
             Order::Backfill { unit: Some(unit), from, to: from.plus(length), confirmed: true, forced: false }
         };
+        self.give(order, Duration::from_secs(30)).await;
+    }
+
+    /// Gives an order to every process in turn until an owner has answered it, which is given back.
+    async fn give(&mut self, order: Order, patience: Duration) -> Option<Result<String, OrderError>> {
         for attempt in 0..10 {
             let number = attempt % self.processes.len();
             let Some(running) = &self.processes[number].running else { continue };
@@ -441,7 +452,7 @@ impl World {
                 continue;
             }
             // Whoever is killed or paused does not answer.
-            let answer = timeout(Duration::from_secs(30), answer).await;
+            let answer = timeout(patience, answer).await;
             self.run.note(format_args!("the answer is {answer:?}"));
             // An owner's refusal, such as of what was read already, is an answer, too.
             let is_an_owners = match &answer {
@@ -451,10 +462,22 @@ impl World {
             };
             if is_an_owners {
                 self.orders += 1;
-                return;
+                return answer.ok().and_then(Result::ok);
             }
             sleep(Duration::from_secs(5)).await;
         }
+        None
+    }
+
+    /// From now on the brokers take what they found invalid.
+    pub(crate) fn mend(&self) {
+        self.run.note(format_args!("the brokers are mended"));
+        self.kafka.broker().is_picky = false;
+    }
+
+    /// Has every dead letter replayed; gives what came of it.
+    pub(crate) async fn replay(&mut self) -> Option<Result<String, OrderError>> {
+        self.give(Order::Replay { code: None, confirmed: true, forced: false }, Duration::from_secs(600)).await
     }
 
     async fn wait(&self, low_ms: i64, high_ms: i64) {

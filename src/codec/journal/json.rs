@@ -104,6 +104,17 @@ pub fn to_json(record: &Record) -> Json {
         Record::DayForgotten(unit, day) => {
             json!({"record": "hours-forgotten", "unit": unit, "day": day.to_string()})
         }
+        Record::Replayed(replayed) => json!({
+            "record": "replayed",
+            "partition": replayed.partition,
+            "offset": replayed.offset,
+            "row": Nonce(replayed.row.0).to_string(),
+            "fingerprintVersion": replayed.fingerprint_version,
+            "entry": replayed.entry.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+            "unit": replayed.unit,
+            "outcome": replayed.outcome.as_str(),
+            "at": replayed.at.to_string(),
+        }),
         Record::Nothing => json!({"record": "nothing"}),
     }
 }

@@ -8,6 +8,7 @@
 //!   s/<unit>     Progress             schemas/journal-progress.avsc
 //!   b/<id>       Backfill, or none    schemas/journal-backfill.avsc   none: of no interest any more
 //!   h/<unit>/<day>  Day, or none  schemas/journal-hours.avsc     none: below the floor
+//!   r/<p>/<o>    Replayed             schemas/journal-replayed.avsc
 //!   x/<nonce>    anything             of the self-test
 //! ```
 //!
@@ -31,7 +32,7 @@ pub use json::to_json;
 use super::framing::{Framed, Framing, FramingError};
 use super::schema::{self, PublishedSchema};
 use crate::core::hours::Day;
-use crate::core::journal::{Nonce, Record, page_key};
+use crate::core::journal::{Nonce, REPLAYED_PREFIX, Record, page_key, replayed_key};
 
 /// How much of a foreign key an error shows, in characters.
 const KEY_SHOWN_MAX: usize = 80;
@@ -44,6 +45,7 @@ pub struct JournalCodec {
     progress: Kind,
     backfill: Kind,
     hours: Kind,
+    replayed: Kind,
 }
 
 /// One kind of record.
@@ -76,6 +78,7 @@ impl JournalCodec {
             progress: Kind::new(schema::journal_progress()),
             backfill: Kind::new(schema::journal_backfill()),
             hours: Kind::new(schema::journal_hours()),
+            replayed: Kind::new(schema::journal_replayed()),
         }
     }
 
@@ -93,6 +96,7 @@ impl JournalCodec {
             Record::Progress(progress) => Some(self.progress.encode(&write::ProgressRecord(progress), ROOM)),
             Record::Backfill(backfill) => Some(self.backfill.encode(&write::BackfillRecord(backfill), ROOM)),
             Record::Day(day) => Some(self.hours.encode(&write::DayRecord(day), ROOM)),
+            Record::Replayed(replayed) => Some(self.replayed.encode(&write::ReplayedRecord(replayed), ROOM)),
             Record::BackfillForgotten(_) | Record::DayForgotten(..) | Record::Nothing => None,
         };
         (record.key().into_bytes(), payload)
@@ -112,7 +116,8 @@ impl JournalCodec {
         let is_backfill = key.strip_prefix("b/").is_some_and(|id| Nonce::parse(id).is_some());
         let hours = key.strip_prefix("h/").and_then(|rest| rest.rsplit_once('/'));
         let hours = hours.and_then(|(unit, day)| Some((unit, Day::parse(day)?)));
-        if !(key == "g" || key == "c" || key.starts_with("s/") || is_page_key(key) || is_backfill || hours.is_some()) {
+        let is_known = is_page_key(key) || is_replayed_key(key) || is_backfill || hours.is_some();
+        if !(key == "g" || key == "c" || key.starts_with("s/") || is_known) {
             return Err(JournalDecodeError::UnknownKey { key: shown(key.as_bytes()) });
         }
         let Some(payload) = payload else {
@@ -121,7 +126,7 @@ impl JournalCodec {
                     Ok(hours.map_or(Record::Nothing, |(unit, day)| Record::DayForgotten(unit.to_owned(), day)))
                 }
                 Some(("b", id)) => Ok(Nonce::parse(id).map_or(Record::Nothing, Record::BackfillForgotten)),
-                Some(("s", _)) => Err(JournalDecodeError::NoValue { key: key.to_owned() }),
+                Some(("r" | "s", _)) => Err(JournalDecodeError::NoValue { key: key.to_owned() }),
                 Some(_) => Ok(Record::Nothing),
                 None => Err(JournalDecodeError::NoValue { key: key.to_owned() }),
             };
@@ -144,6 +149,7 @@ impl JournalCodec {
             _ if fingerprint == self.progress.fingerprint => ("progress", read::progress(datum)),
             _ if fingerprint == self.backfill.fingerprint => ("backfill", read::backfill(datum)),
             _ if fingerprint == self.hours.fingerprint => ("day", read::day(datum)),
+            _ if fingerprint == self.replayed.fingerprint => ("replayed", read::replayed(datum)),
             _ if fingerprint == self.claim.fingerprint => ("claim", read::claim(datum)),
             _ if fingerprint == self.genesis.fingerprint => ("genesis", read::genesis(datum)),
             _ => return Err(JournalDecodeError::UnknownFingerprint { found: fingerprint }),
@@ -167,6 +173,16 @@ fn is_page_key(key: &str) -> bool {
     let Ok(seq) = seq.parse() else { return false };
     // The key is rebuilt, since parsing also takes other spellings of the same numbers.
     writer.is_none_or(|writer| Nonce::parse(writer).is_some()) && page_key(seq, writer.and_then(Nonce::parse)) == key
+}
+
+fn is_replayed_key(key: &str) -> bool {
+    let place = key.strip_prefix(REPLAYED_PREFIX).and_then(|place| place.split_once('/'));
+    let Some((partition, offset)) =
+        place.and_then(|(partition, offset)| partition.parse().ok().zip(offset.parse().ok()))
+    else {
+        return false;
+    };
+    replayed_key(partition, offset) == key
 }
 
 fn shown(key: &[u8]) -> String {

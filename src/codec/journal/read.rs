@@ -16,7 +16,7 @@ use crate::core::hours::{Compared, ComparedDay, Day, Hour, HourRows, PageHours};
 use crate::core::identity::KeyHash;
 use crate::core::journal::{
     Backfill, BackfillState, Chain, Change, ChangeKind, Claim, Delivery, Entry, Genesis, Nonce, OutOffsets, OutTopic,
-    Page, Record, Swept, UnitProgress,
+    Page, Record, ReplayOutcome, Replayed, Swept, UnitProgress,
 };
 use crate::core::lateness::{BUCKETS, Lateness};
 use crate::core::time::{UtcMillis, Window};
@@ -187,6 +187,21 @@ fn page_hours(reader: &mut DatumReader<'_>) -> Result<PageHours, ReadError> {
 
 fn hour_rows(reader: &mut DatumReader<'_>) -> Result<HourRows, ReadError> {
     Ok(HourRows { published: reader.number()?, dead: reader.number()? })
+}
+
+pub(super) fn replayed(datum: &[u8]) -> Result<Record, ReadError> {
+    let mut reader = DatumReader::new(datum);
+    let partition = reader.number()?;
+    let offset = reader.long()?;
+    let row = KeyHash(reader.array()?);
+    let fingerprint_version = reader.number()?;
+    let entry = Entry::from_bytes(&reader.array()?, fingerprint_version);
+    let unit = text(&mut reader)?;
+    let outcomes = [ReplayOutcome::Published, ReplayOutcome::Known];
+    let outcome = word(&mut reader, "outcome", outcomes, ReplayOutcome::as_str)?;
+    let at = instant(&mut reader)?;
+    reader.end()?;
+    Ok(Record::Replayed(Replayed { partition, offset, row, fingerprint_version, entry, unit, outcome, at }))
 }
 
 fn text(reader: &mut DatumReader<'_>) -> Result<String, ReadError> {

@@ -15,7 +15,7 @@ use crate::core::hours::{Compared, ComparedDay, Hour, HourRows, PageHours};
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::{
     Backfill, BackfillState, Chain, Change, ChangeKind, Claim, Delivery, Entry, Genesis, OutOffsets, OutTopic, Page,
-    Swept, UnitProgress,
+    ReplayOutcome, Replayed, Swept, UnitProgress,
 };
 use crate::core::lateness::{BUCKETS, Lateness};
 use crate::core::time::{UtcMillis, Window};
@@ -129,6 +129,19 @@ fn day() -> Record {
     Record::Day(ComparedDay { unit: "zürich".to_owned(), generation: 2, day: Day(19_026), hours })
 }
 
+fn replayed() -> Replayed {
+    Replayed {
+        partition: 2,
+        offset: 70_000,
+        row: KeyHash([0xd1; 16]),
+        fingerprint_version: Fingerprint::VERSION,
+        entry: entry(0x51, 0x00a1_a2a3_a4a5_a6a7, 0),
+        unit: "zürich".to_owned(),
+        outcome: ReplayOutcome::Published,
+        at: at(7),
+    }
+}
+
 fn counts() -> Counts {
     Counts {
         published: 70,
@@ -144,7 +157,7 @@ fn counts() -> Counts {
 }
 
 /// Each kind of record with its schema, its key and its golden bytes.
-fn samples() -> [(Record, &'static PublishedSchema, &'static str, &'static str); 6] {
+fn samples() -> [(Record, &'static PublishedSchema, &'static str, &'static str); 7] {
     [
         (genesis(), schema::journal_genesis(), "g", include_str!("../golden/journal-genesis.v1.hex")),
         (claim(), schema::journal_claim(), "c", include_str!("../golden/journal-claim.v1.hex")),
@@ -162,6 +175,12 @@ fn samples() -> [(Record, &'static PublishedSchema, &'static str, &'static str);
             include_str!("../golden/journal-backfill.v1.hex"),
         ),
         (day(), schema::journal_hours(), "h/zürich/2022-02-03", include_str!("../golden/journal-hours.v1.hex")),
+        (
+            Record::Replayed(replayed()),
+            schema::journal_replayed(),
+            "r/2/70000",
+            include_str!("../golden/journal-replayed.v1.hex"),
+        ),
     ]
 }
 
@@ -202,7 +221,7 @@ fn records_without_a_value() {
     ] {
         assert_eq!(codec.decode(key, payload), Ok(Record::Nothing));
     }
-    for key in ["g", "c", "s/a"] {
+    for key in ["g", "c", "s/a", "r/2/70000"] {
         assert_eq!(codec.decode(key.as_bytes(), None), Err(JournalDecodeError::NoValue { key: key.to_owned() }));
     }
 }
@@ -224,6 +243,9 @@ fn keys_of_other_kinds_are_refused() {
         b"h/a",
         b"h/a/1",
         b"h/a/2022-2-3",
+        b"r/2",
+        b"r/2/+7",
+        b"r/2/7/",
         b"\xff",
     ] {
         for payload in [None, Some(&b""[..])] {
@@ -238,7 +260,7 @@ fn a_record_under_another_key_is_refused() {
     let codec = JournalCodec::new();
     for (record, _, own, _) in samples() {
         let payload = codec.encode(&record).1.unwrap();
-        for key in ["g", "c", "p/300", "p/404142434445464748494a4b4c4d4e4f/301", "s/zurich"] {
+        for key in ["g", "c", "p/300", "p/404142434445464748494a4b4c4d4e4f/301", "s/zurich", "r/2/70001"] {
             let error = codec.decode(key.as_bytes(), Some(&payload));
             let wrong = JournalDecodeError::WrongKey { key: key.to_owned(), expected: own.to_owned() };
             assert_eq!(error, if key == own { Ok(record.clone()) } else { Err(wrong) });
@@ -304,6 +326,8 @@ fn what_only_a_bug_can_have_written_is_refused() {
         (Record::Page(page()), schema::journal_page(), "chainBefore", json!(15), "bytes have a wrong length"),
         (Record::Page(page()), schema::journal_page(), "fingerprintVersion", json!(256), "a number is out of range"),
         (Record::Page(page()), schema::journal_page(), "seq", json!(-1), "a number is out of range"),
+        (Record::Replayed(replayed()), schema::journal_replayed(), "row", json!(15), "bytes have a wrong length"),
+        (Record::Replayed(replayed()), schema::journal_replayed(), "outcome", json!("lost"), "its outcome is a word"),
         (claim(), schema::journal_claim(), "delivery", json!("twice"), "its delivery is a word that this version"),
         (progress.clone(), schema::journal_progress(), "coverage", json!([interval(1, 1)]), "its coverage"),
         (
@@ -527,6 +551,17 @@ fn all_backfills() -> impl Strategy<Value = Backfill> {
     )
 }
 
+fn all_replayed() -> impl Strategy<Value = Replayed> {
+    let outcome = prop_oneof![Just(ReplayOutcome::Published), Just(ReplayOutcome::Known)];
+    let place = (any::<i32>(), any::<i64>(), any::<[u8; 16]>().prop_map(KeyHash));
+    (place, entries(), any::<String>(), outcome, instants()).prop_map(
+        |((partition, offset, row), entry, unit, outcome, at)| {
+            let fingerprint_version = Fingerprint::VERSION;
+            Replayed { partition, offset, row, fingerprint_version, entry, unit, outcome, at }
+        },
+    )
+}
+
 fn hour_rows() -> impl Strategy<Value = HourRows> {
     (naturals(), naturals()).prop_map(|(published, dead)| HourRows { published, dead })
 }
@@ -557,6 +592,7 @@ fn records() -> impl Strategy<Value = Record> {
         nonces().prop_map(Record::BackfillForgotten),
         all_days().prop_map(Record::Day),
         (any::<String>(), any::<i32>()).prop_map(|(unit, day)| Record::DayForgotten(unit, Day(day))),
+        all_replayed().prop_map(Record::Replayed),
         Just(Record::Nothing),
     ]
 }
@@ -580,6 +616,7 @@ proptest! {
                 Record::Page(_) => schema::journal_page(),
                 Record::Backfill(_) => schema::journal_backfill(),
                 Record::Day(_) => schema::journal_hours(),
+                Record::Replayed(_) => schema::journal_replayed(),
                 _ => schema::journal_progress(),
             };
             let value = read_by_the_library(schema, &payload);
@@ -588,7 +625,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_a_record_or_an_error(kind in 0_usize..6, bytes in vec(any::<u8>(), 0..200), key in vec(any::<u8>(), 0..20)) {
+    fn any_bytes_are_a_record_or_an_error(kind in 0_usize..7, bytes in vec(any::<u8>(), 0..200), key in vec(any::<u8>(), 0..20)) {
         let (record, _, own_key, _) = samples()[kind].clone();
         let codec = JournalCodec::new();
         let mut payload = codec.encode(&record).1.unwrap();
@@ -601,7 +638,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_byte_is_a_record_or_an_error(kind in 0_usize..6, position: prop::sample::Index, byte: u8) {
+    fn a_damaged_byte_is_a_record_or_an_error(kind in 0_usize..7, position: prop::sample::Index, byte: u8) {
         let (record, _, key, _) = samples()[kind].clone();
         let codec = JournalCodec::new();
         let mut payload = codec.encode(&record).1.unwrap();

@@ -9,7 +9,7 @@ use serde::ser::{Serialize, SerializeSeq, SerializeTuple, Serializer};
 use crate::codec::values::{Bytes, CountsRecord, OffsetsArray, long, millis, record};
 use crate::core::coverage::Coverage;
 use crate::core::hours::{Compared, ComparedDay, HourRows, PageHours};
-use crate::core::journal::{Backfill, Claim, Entry, Genesis, Page, Swept, UnitProgress};
+use crate::core::journal::{Backfill, Claim, Entry, Genesis, Page, Replayed, Swept, UnitProgress};
 use crate::core::lateness::Lateness;
 
 pub(super) struct GenesisRecord<'a>(pub(super) &'a Genesis);
@@ -167,6 +167,25 @@ impl Serialize for PageHoursArray<'_> {
             array.serialize_element(&(hour.number(), long(rows.published), long(rows.dead)))?;
         }
         array.end()
+    }
+}
+
+pub(super) struct ReplayedRecord<'a>(pub(super) &'a Replayed);
+
+impl Serialize for ReplayedRecord<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let replayed = self.0;
+        record!(
+            serializer,
+            &replayed.partition,
+            &replayed.offset,
+            &Bytes(&replayed.row.0),
+            &i32::from(replayed.fingerprint_version),
+            &Bytes(&replayed.entry.to_bytes()),
+            &replayed.unit,
+            replayed.outcome.as_str(),
+            &replayed.at.as_millis(),
+        )
     }
 }
 

@@ -1,0 +1,399 @@
+//! Replay: dead letters whose row this version takes for a leg go the way of every other leg, each once.
+//!
+//! ```text
+//!   survey ─▶ rows read again ─▶ ┌ the owner's lock ──────────────────────────────────────────────┐
+//!   (no lock, minutes)           │ what came since: topic, journal, view ─▶ decide ─▶ encode ─▶   │ ─▶ next
+//!                                │ legs, page, `r/…`, progress: one transaction                   │
+//!                                └────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A letter is done with when the journal has its record `r/<partition>/<offset>`, written in the leg's own transaction.
+//! After a kill or a doubtful answer the same is looked at again: where the record is, its leg is. Where only the leg came
+//! through, of a transaction that was torn, the read-back has adopted it, and it is known.
+//!
+//! A page never spans what is not covered, since it would be needed for as long as that is so: the legs of a transaction,
+//! which may be months apart, go on a page for each stretch of coverage.
+//!
+//! A replayed row counts in its unit's counts once more, as `published` or `duplicate`: as `dead` it was counted when it
+//! was read. Rows that stay dead are not counted. How late a replayed leg is says nothing of the source and is not measured.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chrono_tz::Tz;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::batch::Read;
+use super::fault::Fault;
+use super::order::OrderError;
+use super::publisher::{ALONE_MAX, Committed, Publisher};
+use super::survey::{Candidate, ReplayTerms, Survey};
+use super::transaction::{Draft, PageDraft};
+use crate::codec::JournalCodec;
+use crate::core::dead_letter::Reason;
+use crate::core::dedupe::{Counts, Seen};
+use crate::core::identity::{Fingerprint, KeyHash};
+use crate::core::journal::{Entry, Record, ReplayOutcome, Replayed, UnitProgress};
+use crate::core::leg::How;
+use crate::core::planner::Piece;
+use crate::core::replay::{Fate, Tally, Verdict};
+use crate::core::time::{UtcMillis, Window};
+use crate::sink::{Cluster, Destination, Message, Packing, Reader, StoredRecord};
+use crate::source::wire::{self, Row};
+use crate::store::View;
+
+/// How many letters go into one transaction.
+const LETTERS_MAX: usize = 1_000;
+
+/// How many records may have come since the survey before they are looked at without the lock.
+const BEHIND_MAX: i64 = 5_000;
+
+/// How many legs the brokers may refuse: each costs a transaction and a take-over.
+const REFUSED_MAX: usize = 100;
+
+/// A replay under way.
+pub(super) struct Replay<C: Cluster, V> {
+    publisher: Arc<Mutex<Publisher<C, V>>>,
+    cluster: Arc<C>,
+    codec: Arc<JournalCodec>,
+    terms: ReplayTerms,
+    /// Whether to do it, or only to say what it would do.
+    is_confirmed: bool,
+    stop: CancellationToken,
+    refused: BTreeMap<(i32, i64), Reason>,
+}
+
+/// Why a replay ends early.
+enum Ended {
+    /// Nothing is known to be wrong with the owner.
+    Failed(OrderError),
+    /// The owner cannot go on.
+    Fault(Fault),
+}
+
+impl From<Fault> for Ended {
+    /// What a reader of Kafka comes across is the order's matter.
+    fn from(fault: Fault) -> Self {
+        Self::Failed(failed(&fault))
+    }
+}
+
+fn failed(fault: &Fault) -> OrderError {
+    OrderError::Failed(format!("{fault}; what was replayed is in the journal: give the order again to go on"))
+}
+
+impl<C: Cluster, V: View> Replay<C, V> {
+    /// Prepares a replay of all dead letters, or of those of one reason.
+    pub(super) async fn new(
+        publisher: &Arc<Mutex<Publisher<C, V>>>,
+        reason: Option<Reason>,
+        is_confirmed: bool,
+        is_forced: bool,
+        stop: &CancellationToken,
+    ) -> Self {
+        let locked = publisher.lock().await;
+        let terms = ReplayTerms {
+            journal: locked.owner.terms.journal.clone(),
+            units: locked.units(),
+            time_basis: locked.terms.time_basis,
+            reason,
+            is_forced,
+        };
+        Self {
+            publisher: Arc::clone(publisher),
+            cluster: Arc::clone(&locked.owner.follower.cluster),
+            codec: Arc::clone(&locked.owner.follower.codec),
+            terms,
+            is_confirmed,
+            stop: stop.clone(),
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// Does it; gives what was done, in lines for the operator.
+    ///
+    /// # Errors
+    /// Only what ends the owner; why the order alone failed is the operator's answer.
+    pub(super) async fn run(mut self) -> Result<Result<String, OrderError>, Fault> {
+        match self.replay().await {
+            Ok(said) => Ok(Ok(said)),
+            Err(Ended::Failed(error)) => Ok(Err(error)),
+            Err(Ended::Fault(fault @ Fault::Stopped)) => Ok(Err(failed(&fault))),
+            Err(Ended::Fault(fault)) => Err(fault),
+        }
+    }
+
+    async fn replay(&mut self) -> Result<String, Ended> {
+        let (cluster, codec) = (Arc::clone(&self.cluster), Arc::clone(&self.codec));
+        let mut survey = self.unless_stopped(Survey::take(&*cluster, &codec, &self.terms)).await?;
+        if !self.is_confirmed {
+            return Ok(unconfirmed(&survey.forecast()));
+        }
+        let mut reader = self.unless_stopped(cluster.read(Destination::DeadLetters, survey.stretches())).await?;
+        while let Some(records) = self.unless_stopped(reader.next()).await? {
+            let letters: Vec<StoredRecord> =
+                records.into_iter().filter(|record| survey.candidate(record).is_some()).collect();
+            for chunk in letters.chunks(LETTERS_MAX) {
+                while self.unless_stopped(survey.records_behind(&*cluster)).await? > BEHIND_MAX {
+                    self.unless_stopped(survey.catch_up(&*cluster, &codec, 0)).await?;
+                }
+                if self.refused.len() > REFUSED_MAX {
+                    let done = survey.tally;
+                    return Err(Ended::Failed(OrderError::Failed(format!(
+                        "the brokers refuse too many of the legs: the rest was left alone. Of those before:\n{done}"
+                    ))));
+                }
+                let mut publisher = self.publisher.lock().await;
+                publisher.replay(chunk, &mut survey, &mut self.refused).await.map_err(Ended::Fault)?;
+            }
+        }
+        let done = survey.tally;
+        tracing::info!(
+            published = done.of(Fate::Published),
+            known = done.of(Fate::Known),
+            still_dead = done.of(Fate::StillDead),
+            in_doubt = done.of(Fate::InDoubt),
+            "dead letters were replayed"
+        );
+        Ok(done.to_string())
+    }
+
+    async fn unless_stopped<R, E: Into<Fault>>(&self, step: impl Future<Output = Result<R, E>>) -> Result<R, Ended> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Fault::Stopped.into()),
+            done = step => Ok(done.map_err(Into::into)?),
+        }
+    }
+}
+
+fn unconfirmed(forecast: &Tally) -> String {
+    format!("a replay would find {forecast}\nNothing was changed: add --yes to do it")
+}
+
+/// What a replay would do, read from Kafka alone; nothing is claimed or written. What the brokers or the topic's limits
+/// would refuse counts as published.
+///
+/// # Errors
+/// When Kafka does not answer, or the journal cannot be read.
+pub async fn preview_replay<C: Cluster>(cluster: &C, terms: &ReplayTerms) -> Result<String, super::ConnectorError> {
+    let survey = Survey::take(cluster, &JournalCodec::new(), terms).await?;
+    Ok(unconfirmed(&survey.forecast()))
+}
+
+/// Letters put together into a transaction.
+#[derive(Default)]
+struct Revival {
+    messages: Vec<Message>,
+    /// For each message the letter that it came from.
+    letters: Vec<usize>,
+    pages: BTreeMap<(String, UtcMillis), PageDraft>,
+    notes: Vec<Record>,
+    counts: BTreeMap<String, Counts>,
+    /// Of every letter, in their order.
+    fates: Vec<Fate>,
+}
+
+impl<C: Cluster, V: View> Publisher<C, V> {
+    /// Publishes what is new of some letters, in one transaction or in several, and counts every letter.
+    async fn replay(
+        &mut self,
+        letters: &[StoredRecord],
+        survey: &mut Survey,
+        refused: &mut BTreeMap<(i32, i64), Reason>,
+    ) -> Result<(), Fault> {
+        // What this call has tried to replay, and may have: no earlier replay's.
+        let mut attempted: BTreeMap<String, Counts> = BTreeMap::new();
+        let mut tried: BTreeSet<(i32, i64)> = BTreeSet::new();
+        let mut packing = Packing::Shared;
+        loop {
+            self.owner.own().await?;
+            let revived = match self.look_again(survey).await {
+                Ok(()) => self.revive(letters, survey, refused, &tried).await,
+                Err(fault) => Err(fault),
+            };
+            let revived = match revived {
+                Ok(revived) => revived,
+                Err(fault) => {
+                    self.owner.recover_from(fault).await?;
+                    continue;
+                }
+            };
+            if revived.notes.is_empty() {
+                attempted.iter().for_each(|(unit, counts)| self.note_counts(unit, *counts));
+                revived.fates.iter().for_each(|fate| survey.tally.add(*fate));
+                return Ok(());
+            }
+            let units = revived.counts.iter().filter_map(|(unit, counts)| {
+                let mut unit = self.with_uncommitted(self.progress(unit)?);
+                unit.counts += *counts;
+                Some(unit)
+            });
+            let draft = Draft {
+                units: units.collect(),
+                messages: &revived.messages,
+                packing: Some(packing),
+                pages: revived.pages.into_values().collect(),
+                notes: revived.notes,
+                ..Draft::default()
+            };
+            match self.commit_or_refuse(draft).await? {
+                Committed::Through => {
+                    revived.counts.iter().for_each(|(unit, counts)| self.note_counts(unit, *counts));
+                    revived.fates.iter().for_each(|fate| survey.tally.add(*fate));
+                    return Ok(());
+                }
+                Committed::InDoubt => {
+                    attempted = revived.counts;
+                    tried.extend(letters.iter().map(|letter| (letter.place.partition, letter.place.offset)));
+                }
+                Committed::Refused(positions) => {
+                    for (position, reason) in positions {
+                        let Some(letter) = revived.letters.get(position).and_then(|letter| letters.get(*letter)) else {
+                            continue;
+                        };
+                        refused.insert((letter.place.partition, letter.place.offset), reason);
+                    }
+                    if letters.len() > ALONE_MAX {
+                        for part in letters.chunks(ALONE_MAX) {
+                            if refused.len() > REFUSED_MAX {
+                                break;
+                            }
+                            Box::pin(self.replay(part, survey, refused)).await?;
+                        }
+                        return Ok(());
+                    }
+                    packing = Packing::Alone;
+                }
+            }
+        }
+    }
+
+    /// Learns what was published and replayed since, while the journal shows that we live.
+    async fn look_again(&mut self, survey: &mut Survey) -> Result<(), Fault> {
+        let feeds = self.feeds_now();
+        self.owner
+            .busy_with(feeds, async |follower| {
+                let journal_to = follower.ledger.head.next_offset;
+                survey.catch_up(&*follower.cluster, &follower.codec, journal_to).await
+            })
+            .await
+    }
+
+    /// Parses, decides about and encodes letters.
+    async fn revive(
+        &self,
+        letters: &[StoredRecord],
+        survey: &Survey,
+        refused: &BTreeMap<(i32, i64), Reason>,
+        tried: &BTreeSet<(i32, i64)>,
+    ) -> Result<Revival, Fault> {
+        let candidates: Vec<Option<&Candidate>> = letters.iter().map(|letter| survey.candidate(letter)).collect();
+        let keys = candidates.iter().map(|candidate| candidate.map_or(KeyHash([0; 16]), |known| known.key)).collect();
+        let stored = self.owner.follower.find(keys).await?;
+        let mut revival = Revival::default();
+        // Two letters may be of one leg.
+        let mut in_batch = BTreeSet::new();
+        for (index, ((letter, candidate), stored)) in letters.iter().zip(candidates).zip(stored).enumerate() {
+            let place = (letter.place.partition, letter.place.offset);
+            let raw = letter.payload.as_deref().unwrap_or_default();
+            let (Some(candidate), Row::Leg(leg)) = (candidate, wire::row(raw)) else {
+                revival.fates.push(Fate::StillDead);
+                continue;
+            };
+            if let Some(outcome) = survey.replayed.outcome(letter.place, candidate.row) {
+                revival.fates.push(match outcome {
+                    _ if !tried.contains(&place) => Fate::Replayed,
+                    ReplayOutcome::Published => Fate::Published,
+                    ReplayOutcome::Known => Fate::Known,
+                });
+                continue;
+            }
+            let Some(unit) = self.progress(&candidate.unit).filter(|unit| unit.is_started()) else {
+                revival.fates.push(Fate::UnitNotRead);
+                continue;
+            };
+            let seen = Seen { fingerprint: Some(Fingerprint::of_leg(&leg)), revision: 0 };
+            let entry = Entry { key: candidate.key, seen };
+            let is_remembered = stored.is_some() || in_batch.contains(&candidate.key);
+            let outcome = match survey.verdict(candidate, is_remembered) {
+                Verdict::InDoubt => {
+                    revival.fates.push(Fate::InDoubt);
+                    continue;
+                }
+                Verdict::Known => ReplayOutcome::Known,
+                Verdict::Publish => {
+                    let read = read(candidate);
+                    let encoded = match refused.get(&place) {
+                        Some(reason) => Err(*reason),
+                        None => self.encode(&leg, entry, candidate.at, read),
+                    };
+                    let Ok(message) = encoded else {
+                        revival.fates.push(Fate::StillDead);
+                        continue;
+                    };
+                    revival.messages.push(message);
+                    revival.letters.push(index);
+                    in_batch.insert(candidate.key);
+                    let page = (candidate.unit.clone(), stretch_of(unit, candidate.at));
+                    let page = revival
+                        .pages
+                        .entry(page)
+                        .or_insert_with(|| PageDraft::new(candidate.unit.clone(), unit.generation));
+                    page.add_new(entry, candidate.at, false);
+                    ReplayOutcome::Published
+                }
+            };
+            revival.note(outcome, candidate, unit);
+            revival.notes.push(Record::Replayed(Replayed {
+                partition: place.0,
+                offset: place.1,
+                row: candidate.row,
+                fingerprint_version: Fingerprint::VERSION,
+                entry,
+                unit: candidate.unit.clone(),
+                outcome,
+                at: self.now(),
+            }));
+        }
+        Ok(revival)
+    }
+}
+
+impl Revival {
+    fn note(&mut self, outcome: ReplayOutcome, candidate: &Candidate, unit: &UnitProgress) {
+        let counts = self.counts.entry(candidate.unit.clone()).or_default();
+        match outcome {
+            ReplayOutcome::Published => {
+                counts.published += 1;
+                counts.late += u64::from(candidate.at < unit.progress.final_to);
+                self.fates.push(Fate::Published);
+            }
+            ReplayOutcome::Known => {
+                counts.duplicate += 1;
+                self.fates.push(Fate::Known);
+            }
+        }
+    }
+}
+
+/// As if the leg's own second had been read when its row was.
+fn read(candidate: &Candidate) -> Read<'_> {
+    let start = candidate.at.floor_second();
+    let window = Window::new(start, UtcMillis::new(start.as_millis() + 1_000));
+    Read {
+        unit: &candidate.unit,
+        piece: Piece { window, how: How::Replay },
+        asked: window,
+        zone: Tz::UTC,
+        begun_at: candidate.seen_at,
+        seen_at: candidate.seen_at,
+    }
+}
+
+/// Where the stretch of coverage begins that `at` lies in; without coverage it lies alone, in its second.
+fn stretch_of(unit: &UnitProgress, at: UtcMillis) -> UtcMillis {
+    let windows = unit.progress.coverage.windows();
+    windows.iter().find(|window| window.contains(at)).map_or(at.floor_second(), |window| window.start)
+}
