@@ -3,7 +3,7 @@
 //! ```text
 //!   request n ─▶ outage? ─▶ a fault? ─▶ Api::answer ─▶ spoilt? ─▶ Exchange
 //!                  │           └─ refused unasked: 429, 500, 503, reset, html, empty, expired
-//!                  └─ reset                     cut, slow, short, loop, zone ─┘
+//!                  └─ reset                     cut, slow, short, loop, drift, zone ─┘
 //! ```
 //!
 //! What happens is returned as a value; the server, or a simulation without one, carries it out.
@@ -163,6 +163,7 @@ fn exchange(kind: Kind, mut dice: Dice, api: &Api, now: UtcMillis, request: &Req
         }
         Kind::Short => Outcome::Answer(shortened(&mut dice, &api.answer(now, request))?),
         Kind::Loop => Outcome::Answer(looped(request, &api.answer(now, request))?),
+        Kind::Drift => Outcome::Answer(drifted(api, now, request)?),
         Kind::Zone => Outcome::Answer(moved(&api.answer(now, request))?),
     };
     Some(promptly(outcome))
@@ -235,6 +236,21 @@ fn looped(request: &Request, response: &Response) -> Option<Response> {
     let mut parameters = form_urlencoded::parse(request.query.as_bytes());
     let (_, asked) = parameters.find(|(name, _)| name == "scrollId")?;
     page.meta.scroll_id = &asked;
+    Some(page.response())
+}
+
+/// The page with the next page's first row in place of its own last; none where there is no next page.
+fn drifted(api: &Api, now: UtcMillis, request: &Request) -> Option<Response> {
+    let response = api.answer(now, request);
+    let mut page: Page<'_> = serde_json::from_str(response.text()).ok()?;
+    let asked = form_urlencoded::parse(request.query.as_bytes()).filter(|(name, _)| name != "scrollId");
+    let query = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(asked)
+        .append_pair("scrollId", page.meta.scroll_id)
+        .finish();
+    let next = api.answer(now, &Request { query, ..request.clone() });
+    let next: Page<'_> = serde_json::from_str(next.text()).ok()?;
+    *page.data.last_mut()? = next.data.first()?;
     Some(page.response())
 }
 
@@ -377,6 +393,28 @@ mod tests {
         let whole = rows(&api().answer(NOW, &report(&api(), &[("pageSize", "7000")])));
         let closing = answer(Kind::Loop, &report(&api(), &[("scrollId", &whole.2)]));
         assert_eq!(rows(&closing).1, 50);
+    }
+
+    #[test]
+    fn a_drifting_row_comes_twice_and_another_one_not_at_all() {
+        let ids = |response: &Response| -> Vec<String> {
+            let page: Page<'_> = serde_json::from_str(response.text()).expect("a page");
+            page.data.iter().map(|row| row.get().to_owned()).collect()
+        };
+        let first = answer(Kind::Drift, &report(&api(), &[]));
+        let whole = api().answer(NOW, &report(&api(), &[]));
+        let next = api().answer(NOW, &report(&api(), &[("scrollId", &rows(&first).2)]));
+        assert_eq!(rows(&first), rows(&whole));
+        let (first, whole, next) = (ids(&first), ids(&whole), ids(&next));
+        assert_eq!((&first[..49], &first[49]), (&whole[..49], &next[0]));
+        assert!(!first.contains(&whole[49]) && !next.contains(&whole[49]));
+        let cursor = (0..3).fold(None, |cursor: Option<String>, _| {
+            let parameters: Vec<(&str, &str)> = cursor.iter().map(|cursor| ("scrollId", cursor.as_str())).collect();
+            Some(rows(&api().answer(NOW, &report(&api(), &parameters))).2)
+        });
+        let last = report(&api(), &[("scrollId", &cursor.expect("a cursor"))]);
+        let same = ids(&answer(Kind::Drift, &last)) == ids(&api().answer(NOW, &last));
+        assert!(same, "the last page has no other to drift to");
     }
 
     #[test]
