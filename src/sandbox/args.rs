@@ -135,7 +135,6 @@ impl SandboxArgs {
                 revised_share: self.revised,
                 revised_within: self.revised_within,
                 pbxes: self.pbx.clone(),
-                ..DatasetSettings::default()
             },
             replay: self.replay.clone(),
             rules: Rules {

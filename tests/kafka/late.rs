@@ -11,7 +11,7 @@ use super::rig::{Rig, identities, sandbox_settings};
 use super::support::kafka::kafka;
 
 /// The newest status of each unit.
-fn feed(rig: &Rig) -> BTreeMap<String, Value> {
+pub(super) fn feed(rig: &Rig) -> BTreeMap<String, Value> {
     let tailed = rig.run(&["tail", "--status", "--from-beginning", "--until-end"]);
     let lines = String::from_utf8(tailed.stdout).unwrap();
     let statuses = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
