@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A sweep never reads what a poll reads at the same time, and waits with every request while a poll of any
-//! unit is under way. One that is longer has also done what a shorter one would do.
+//! unit is under way. One that is longer has also done what a shorter one would do. A window that cannot be read
+//! does not keep the older ones behind it from being read: they would fall out of the lookback meanwhile.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::core::journal::{Swept, UnitProgress};
 use crate::core::pagination::Step;
 use crate::core::planner::{Sweep, next_sweep, remembered_from, sweep_pieces};
 use crate::sink::Cluster;
-use crate::source::{Source, SourceError};
+use crate::source::{Recovery, Source, SourceError};
 use crate::store::View;
 
 /// How often it looks whether a sweep is due, at most.
@@ -92,6 +93,8 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
         let started = Instant::now();
         let mut counts = Counts::default();
         let mut contradiction = None;
+        let mut trouble: Option<SourceError> = None;
+        let mut has_failed = false;
         let pieces = sweep_pieces(&unit.progress, sweep.lookback, self.reader.pace.window_max);
         for piece in pieces {
             // What the floor has passed meanwhile can no longer be told from what was published.
@@ -106,15 +109,29 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
                 counts: &mut counts,
                 sightings: Sightings::default(),
             };
-            let step = self.reader.read(&mut pass).await?;
-            if pass.sightings.held > 0 {
-                return Err(SourceError::unreachable("too many rows cannot be legs").into());
-            }
-            if let Step::Broken(fault) = step {
-                tracing::warn!(unit = self.reader.unit, window = %piece.window, %fault, "a window could not be swept whole; the sweep is begun again");
-                return Err(SourceError::unreachable(fault.to_string()).into());
+            let read = self.reader.read(&mut pass).await;
+            let failed_before = std::mem::take(&mut has_failed);
+            match read {
+                // When the next one fails, too, it is not the window.
+                Err(ReadError::Source(error)) if error.recovery != Recovery::Refused && !failed_before => {
+                    tracing::warn!(unit = self.reader.unit, window = %piece.window, "a window could not be swept: {error}");
+                    has_failed = true;
+                    trouble.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+                Ok(Step::Broken(fault)) => {
+                    tracing::warn!(unit = self.reader.unit, window = %piece.window, %fault, "a window could not be swept whole; the sweep is begun again");
+                    trouble.get_or_insert_with(|| SourceError::unreachable(fault.to_string()));
+                }
+                Ok(_) if pass.sightings.held > 0 => {
+                    trouble.get_or_insert_with(|| SourceError::unreachable("too many rows cannot be legs"));
+                }
+                Ok(_) => {}
             }
             contradiction = contradiction.or(pass.sightings.contradiction.map(|found| (piece.window, found)));
+        }
+        if let Some(error) = trouble {
+            return Err(error.into());
         }
         if let Some((window, found)) = contradiction {
             // All its rows were published; what the API may have kept back is found by the sweep that agrees with us.
