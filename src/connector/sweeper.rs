@@ -7,7 +7,8 @@
 //!
 //! A sweep never reads what a poll reads at the same time, and waits with every request while a poll of any
 //! unit is under way. One that is longer has also done what a shorter one would do. Each whole hour is compared with
-//! what was published of it: where the numbers differ it is read once more, and then reported.
+//! what was published of it: where the numbers differ it is read once more, and then reported. A window that cannot be
+//! read does not keep the older ones behind it from being read: they would fall out of the lookback meanwhile.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -25,7 +26,7 @@ use crate::core::planner::{Piece, Sweep, next_sweep, remembered_from, sweep_piec
 use crate::core::time::Window;
 use crate::core::zone::Contradiction;
 use crate::sink::Cluster;
-use crate::source::{Source, SourceError};
+use crate::source::{Recovery, Source, SourceError};
 use crate::store::View;
 
 /// How often it looks whether a sweep is due, at most.
@@ -98,6 +99,9 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
         for pieces in pieces.chunk_by(|a, b| Hour::of(a.window.start) == Hour::of(b.window.start)) {
             self.sweep_hour(unit.generation, pieces, &mut sums).await?;
         }
+        if let Some(error) = sums.trouble {
+            return Err(error.into());
+        }
         if let Some((window, found)) = sums.contradiction {
             // All its rows were published; what the API may have kept back is found by the sweep that agrees with us.
             let detail = self.reader.describe_contradiction(window, found);
@@ -132,7 +136,9 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
         if seen != published && !is_told {
             let unit = &self.reader.unit;
             tracing::info!(unit, %hour, seen, published, "not as many legs as were published: reading the hour again");
-            self.read_pieces(generation, pieces, &mut legs, sums).await?;
+            if !self.read_pieces(generation, pieces, &mut legs, sums).await? {
+                return Ok(());
+            }
         }
         let (seen, rows) = (legs.len() as u64, known().await.rows);
         sums.seen.insert(hour, seen);
@@ -142,7 +148,7 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
         Ok(())
     }
 
-    /// Reads pieces of an hour, and takes note of the hour's legs; gives whether all of them could be read.
+    /// Reads pieces of an hour, and takes note of the hour's legs; gives whether all of them could be read whole.
     async fn read_pieces(
         &self,
         generation: u32,
@@ -150,6 +156,7 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
         legs: &mut HashSet<KeyHash>,
         sums: &mut Sums,
     ) -> Result<bool, ReadError> {
+        let mut is_whole = true;
         for piece in pieces.iter().copied() {
             // What the floor has passed meanwhile can no longer be told from what was published.
             let progress = self.reader.progress().await;
@@ -158,18 +165,29 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
             }
             let mut pass =
                 Pass { piece, generation, rows_max: None, counts: &mut sums.counts, sightings: Sightings::default() };
-            let ended = self.reader.read(&mut pass).await?;
-            if pass.sightings.held > 0 {
-                return Err(SourceError::unreachable("too many rows cannot be legs").into());
-            }
-            if let Ended::Broken(fault) = ended {
-                tracing::warn!(unit = self.reader.unit, window = %piece.window, %fault, "a window could not be swept whole; the sweep is begun again");
-                return Err(SourceError::unreachable(fault.to_string()).into());
-            }
+            let read = self.reader.read(&mut pass).await;
+            let failed_before = std::mem::take(&mut sums.has_failed);
+            let trouble = match read {
+                // When the next one fails, too, it is not the window.
+                Err(ReadError::Source(error)) if error.recovery != Recovery::Refused && !failed_before => {
+                    tracing::warn!(unit = self.reader.unit, window = %piece.window, "a window could not be swept: {error}");
+                    sums.has_failed = true;
+                    Some(error)
+                }
+                Err(error) => return Err(error),
+                Ok(Ended::Broken(fault)) => {
+                    tracing::warn!(unit = self.reader.unit, window = %piece.window, %fault, "a window could not be swept whole; the sweep is begun again");
+                    Some(SourceError::unreachable(fault.to_string()))
+                }
+                Ok(_) if pass.sightings.held > 0 => Some(SourceError::unreachable("too many rows cannot be legs")),
+                Ok(_) => None,
+            };
+            is_whole &= trouble.is_none();
+            sums.trouble = sums.trouble.take().or(trouble);
             legs.extend(pass.sightings.legs.into_values().flatten());
             sums.contradiction = sums.contradiction.or(pass.sightings.contradiction.map(|found| (piece.window, found)));
         }
-        Ok(true)
+        Ok(is_whole)
     }
 
     fn report(&self, sweep: Sweep, started: Instant, sums: &Sums) {
@@ -208,6 +226,10 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
 #[derive(Default)]
 struct Sums {
     counts: Counts,
+    /// The first window that could not be read whole: then the sweep does not count.
+    trouble: Option<SourceError>,
+    /// Whether the newest window failed.
+    has_failed: bool,
     contradiction: Option<(Window, Contradiction)>,
     /// How many legs the API showed of each whole hour.
     seen: BTreeMap<Hour, u64>,

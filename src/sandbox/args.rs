@@ -35,13 +35,25 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "LEGS", default_value_t = 2.0, value_parser = parse_rate)]
     pub rate: f64,
 
-    /// Let every tenth leg appear up to this long after it ended, as the real API may
+    /// For how long legs go on ending at --rate, to a few seconds; for ever without it
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub live_for: Option<Duration>,
+
+    /// Let some legs appear up to this long after they ended, as the real API may
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
     pub late: Duration,
 
-    /// The share of legs whose content changes within ten minutes after they appeared
+    /// The share of legs that are late; the others appear within two seconds, or --late if that is less
+    #[arg(long, value_name = "SHARE", default_value = "10%", value_parser = parse_share)]
+    pub late_share: f64,
+
+    /// The share of legs whose content changes after they appeared
     #[arg(long, value_name = "SHARE", default_value = "0%", value_parser = parse_share)]
     pub revised: f64,
+
+    /// Within how long after they appeared it changes
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
+    pub revised_within: Duration,
 
     /// Show calls that last, with the status "In Progress" and no disconnect time
     #[arg(long)]
@@ -56,8 +68,9 @@ pub struct SandboxArgs {
     /// A share of all requests, such as 30%, spread evenly over 429, 500, 503, reset, cut, html,
     /// empty and slow. Or single kinds, such as 429=5%,cut=2%,garbage=1%. Besides the above there
     /// are: expired (the token is refused), short (a page lacks rows), loop (a page repeats its
-    /// cursor), zone (a page's time texts are in a zone that was not asked for), outage (eight
-    /// requests in a row are reset) and garbage (a share of the rows, not of the requests, is
+    /// cursor), drift (a page shows the next one's first row in place of its own last, so that one
+    /// comes twice and one not at all), zone (a page's time texts are in a zone that was not asked
+    /// for), outage (eight requests in a row are reset) and garbage (a share of the rows, not of the requests, is
     /// rubbish; half of it is mended within ten minutes).
     #[arg(long, value_name = "MIX", default_value = "0%")]
     pub faults: FaultMix,
@@ -73,8 +86,8 @@ pub struct SandboxArgs {
     ///
     /// The file holds replies as they came ({"meta":…,"data":[…]}), one or several, or one row a
     /// line. Rows are served as they are, their time texts too: source.time_zone should be the zone
-    /// that they were recorded in. --legs, --span, --rate, --late, --revised, --unfinished
-    /// and --pbx do not apply.
+    /// that they were recorded in. --legs, --span, --rate, --live-for, --late,
+    /// --revised and what belongs to them, --unfinished and --pbx do not apply.
     #[arg(long, value_name = "FILE")]
     pub replay: Option<PathBuf>,
 
@@ -116,10 +129,12 @@ impl SandboxArgs {
                 legs: self.legs,
                 span: self.span,
                 rate: self.rate,
+                live_for: self.live_for,
                 late: self.late,
+                late_share: self.late_share,
                 revised_share: self.revised,
+                revised_within: self.revised_within,
                 pbxes: self.pbx.clone(),
-                ..DatasetSettings::default()
             },
             replay: self.replay.clone(),
             rules: Rules {

@@ -3,7 +3,7 @@
 //! ```text
 //!   request n ─▶ outage? ─▶ a fault? ─▶ Api::answer ─▶ spoilt? ─▶ Exchange
 //!                  │           └─ refused unasked: 429, 500, 503, reset, html, empty, expired
-//!                  └─ reset                     cut, slow, short, loop, zone ─┘
+//!                  └─ reset                     cut, slow, short, loop, drift, zone ─┘
 //! ```
 //!
 //! What happens is returned as a value; the server, or a simulation without one, carries it out.
@@ -12,14 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use chrono::{DateTime, FixedOffset};
-use serde::Deserialize;
 use serde_json::json;
-use serde_json::value::RawValue;
-use url::form_urlencoded;
 
 use super::api::{Api, Request, Response, wrong_token};
 use super::dice::Dice;
+use super::lies::{drifted, looped, moved, shortened};
 pub use super::mix::{FaultMix, FaultMixError, Kind, ShareError, parse_share};
 use crate::core::time::UtcMillis;
 
@@ -163,6 +160,7 @@ fn exchange(kind: Kind, mut dice: Dice, api: &Api, now: UtcMillis, request: &Req
         }
         Kind::Short => Outcome::Answer(shortened(&mut dice, &api.answer(now, request))?),
         Kind::Loop => Outcome::Answer(looped(request, &api.answer(now, request))?),
+        Kind::Drift => Outcome::Answer(drifted(api, now, request)?),
         Kind::Zone => Outcome::Answer(moved(&api.answer(now, request))?),
     };
     Some(promptly(outcome))
@@ -191,85 +189,15 @@ pub(super) fn http_date(instant: UtcMillis) -> String {
     httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since_epoch)
 }
 
-#[derive(Deserialize)]
-struct Page<'a> {
-    #[serde(borrow)]
-    meta: Meta<'a>,
-    #[serde(borrow)]
-    data: Vec<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Meta<'a> {
-    #[serde(rename = "totalRecordCount")]
-    total: u64,
-    #[serde(borrow, rename = "scrollId")]
-    scroll_id: &'a str,
-}
-
-impl Page<'_> {
-    fn response(&self) -> Response {
-        let rows: Vec<&str> = self.data.iter().map(|row| row.get()).collect();
-        let meta = json!({"totalRecordCount": self.meta.total, "scrollId": self.meta.scroll_id});
-        Response::json(200, format!("{{\"meta\":{meta},\"data\":[{}]}}", rows.join(",")))
-    }
-}
-
-/// The page without some of its rows, and with the total and the cursor of the whole one.
-fn shortened(dice: &mut Dice, response: &Response) -> Option<Response> {
-    let mut page: Page<'_> = serde_json::from_str(response.text()).ok()?;
-    let count = page.data.len() as u64;
-    if count == 0 {
-        return None;
-    }
-    let first = dice.below(count);
-    let last = first + 1 + dice.below((count - first).min(10));
-    let bounds = usize::try_from(first).ok()?..usize::try_from(last.min(count)).ok()?;
-    page.data.drain(bounds);
-    Some(page.response())
-}
-
-/// The page with the cursor that it was asked with; on the first page there is none to repeat.
-fn looped(request: &Request, response: &Response) -> Option<Response> {
-    let mut page: Page<'_> = serde_json::from_str(response.text()).ok()?;
-    let mut parameters = form_urlencoded::parse(request.query.as_bytes());
-    let (_, asked) = parameters.find(|(name, _)| name == "scrollId")?;
-    page.meta.scroll_id = &asked;
-    Some(page.response())
-}
-
-/// The fields that repeat an instant in the zone that was asked for.
-const ZONED_TEXTS: [&str; 3] = ["startTime", "connectTime", "disconnectedTime"];
-
-/// How these texts are written.
-const ZONED_FORMAT: &str = "%Y-%m-%dT%H:%M:%S%.3f%z";
-
-/// The page with its texts an hour further east; one without a row has none.
-fn moved(response: &Response) -> Option<Response> {
-    let mut page: Page<'_> = serde_json::from_str(response.text()).ok()?;
-    let rows: Option<Vec<Box<RawValue>>> = page.data.iter().map(|row| moved_row(row.get())).collect();
-    let rows = rows.filter(|rows| !rows.is_empty())?;
-    page.data = rows.iter().map(AsRef::as_ref).collect();
-    Some(page.response())
-}
-
-fn moved_row(row: &str) -> Option<Box<RawValue>> {
-    let mut row: serde_json::Value = serde_json::from_str(row).ok()?;
-    for name in ZONED_TEXTS {
-        let text = row.get(name).and_then(|text| DateTime::parse_from_str(text.as_str()?, ZONED_FORMAT).ok());
-        let Some(text) = text else { continue };
-        let east = FixedOffset::east_opt(text.offset().local_minus_utc() + 3_600)?;
-        row[name] = text.with_timezone(&east).format(ZONED_FORMAT).to_string().into();
-    }
-    serde_json::value::to_raw_value(&row).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
 
+    use chrono::DateTime;
+
     use super::super::api::ApiSettings;
     use super::super::dataset::{Dataset, DatasetSettings};
+    use super::super::lies::{Page, ZONED_FORMAT, ZONED_TEXTS};
     use super::*;
 
     const NOW: UtcMillis = UtcMillis::new(1_760_000_000_000);
@@ -377,6 +305,28 @@ mod tests {
         let whole = rows(&api().answer(NOW, &report(&api(), &[("pageSize", "7000")])));
         let closing = answer(Kind::Loop, &report(&api(), &[("scrollId", &whole.2)]));
         assert_eq!(rows(&closing).1, 50);
+    }
+
+    #[test]
+    fn a_drifting_row_comes_twice_and_another_one_not_at_all() {
+        let ids = |response: &Response| -> Vec<String> {
+            let page: Page<'_> = serde_json::from_str(response.text()).expect("a page");
+            page.data.iter().map(|row| row.get().to_owned()).collect()
+        };
+        let first = answer(Kind::Drift, &report(&api(), &[]));
+        let whole = api().answer(NOW, &report(&api(), &[]));
+        let next = api().answer(NOW, &report(&api(), &[("scrollId", &rows(&first).2)]));
+        assert_eq!(rows(&first), rows(&whole));
+        let (first, whole, next) = (ids(&first), ids(&whole), ids(&next));
+        assert_eq!((&first[..49], &first[49]), (&whole[..49], &next[0]));
+        assert!(!first.contains(&whole[49]) && !next.contains(&whole[49]));
+        let cursor = (0..3).fold(None, |cursor: Option<String>, _| {
+            let parameters: Vec<(&str, &str)> = cursor.iter().map(|cursor| ("scrollId", cursor.as_str())).collect();
+            Some(rows(&api().answer(NOW, &report(&api(), &parameters))).2)
+        });
+        let last = report(&api(), &[("scrollId", &cursor.expect("a cursor"))]);
+        let same = ids(&answer(Kind::Drift, &last)) == ids(&api().answer(NOW, &last));
+        assert!(same, "the last page has no other to drift to");
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub enum Kind {
     Short,
     /// A page repeats the cursor it was asked with.
     Loop,
+    /// A page shows the next one's first row in place of its own last: the order of the rows is not
+    /// the same in every answer, so that one row comes twice and one not at all.
+    Drift,
     /// The texts of a page's times are written an hour ahead of the zone that was asked for, with the
     /// offset that goes with it: the same instants, by other rules for the zone.
     Zone,
@@ -39,7 +42,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::TooMany,
         Self::ServerError,
         Self::Unavailable,
@@ -51,6 +54,7 @@ impl Kind {
         Self::Expired,
         Self::Short,
         Self::Loop,
+        Self::Drift,
         Self::Zone,
         Self::Garbage,
         Self::Outage,
@@ -82,6 +86,7 @@ impl Kind {
             Self::Expired => "expired",
             Self::Short => "short",
             Self::Loop => "loop",
+            Self::Drift => "drift",
             Self::Zone => "zone",
             Self::Garbage => "garbage",
             Self::Outage => "outage",
@@ -90,7 +95,7 @@ impl Kind {
 
     /// Whether it only makes sense for an answer with rows.
     pub(super) const fn needs_report(self) -> bool {
-        matches!(self, Self::Expired | Self::Short | Self::Loop | Self::Zone)
+        matches!(self, Self::Expired | Self::Short | Self::Loop | Self::Drift | Self::Zone)
     }
 }
 

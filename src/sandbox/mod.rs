@@ -29,6 +29,7 @@ mod args;
 pub mod dataset;
 mod dice;
 pub mod faults;
+mod lies;
 mod mix;
 mod rubbish;
 mod server;

@@ -149,7 +149,8 @@ fn the_arguments_have_help_and_defaults() {
     let defaults = parse(&[]).expect("no arguments are needed").settings();
     let dataset = DatasetSettings { rate: 2.0, ..DatasetSettings::default() };
     assert_eq!(defaults, Settings { dataset, ..Settings::default() });
-    let line = "--legs 5 --span 2h --rate 0.5 --late 10m --revised 2% --unfinished --seed 7 \
+    let line = "--legs 5 --span 2h --rate 0.5 --live-for 3h --late 10m --late-share 30% --revised 2% \
+                --revised-within 1h --unfinished --seed 7 \
                 --faults 429=5%,cut=2% --now 2026-03-29T00:55:00Z --replay rows.json --pbx a \
                 --pbx b --token-life 60s --two-year-limit --listen 127.0.0.1:0";
     let line: Vec<&str> = line.split_whitespace().collect();
@@ -157,7 +158,9 @@ fn the_arguments_have_help_and_defaults() {
     assert_eq!(settings.dataset.pbxes, ["a", "b"]);
     assert_eq!(settings.now, Some(UtcMillis::new(1_774_745_700_000)));
     assert!(settings.rules.unfinished && settings.rules.two_year_limit);
-    assert!((settings.dataset.revised_share - 0.02).abs() < 1e-12);
+    assert!((settings.dataset.revised_share - 0.02).abs() < 1e-12 && (settings.dataset.late_share - 0.3).abs() < 1e-12);
+    assert_eq!(settings.dataset.live_for, Some(Duration::from_hours(3)));
+    assert_eq!(settings.dataset.revised_within, Duration::from_hours(1));
     for bad in [["--faults", "fire=1%"], ["--rate", "-1"], ["--now", "noon"], ["--late", "5"]] {
         assert!(parse(&bad).is_err(), "{bad:?}");
     }

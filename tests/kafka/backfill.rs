@@ -30,35 +30,6 @@ fn is_read(rig: &Rig) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backfill_goes_on_after_every_kill_and_reads_what_was_never_read_once() {
-    let rig = rig(30_000, &["poll.max_window = \"10m\"", "source.requests_per_minute = 3000"]).await;
-    let mut daemon = rig.start();
-    rig.polled_whole(1).await;
-    let (exit, said) = backfill(&rig, &["--dry-run"]);
-    assert!(exit == 0 && said.matches("has still to read").count() == 3, "{said}");
-    let (exit, said) = backfill(&rig, &["--detach"]);
-    assert!(exit == 0 && said.contains("is asked for"), "{said}");
-    let mut kills = 0;
-    while kills < 10 || !is_read(&rig) {
-        tokio::time::sleep(Duration::from_millis(1_500)).await;
-        if kills < 10 {
-            daemon.kill();
-            daemon = rig.start();
-            kills += 1;
-        }
-    }
-    // Its own last words are in the journal, too.
-    rig.until("backfills of all units done", async || rig.log().matches("a backfill is done").count() >= 3).await;
-    rig.polled_whole(1).await;
-    assert_complete(&identities(kafka().bootstrap(), &rig.topic).await, &rig.true_identities(), false);
-    let audited = rig.run(&["audit", "--from", "now-19h", "--to", "now-1m"]);
-    assert!(audited.status.success(), "{}", String::from_utf8_lossy(&audited.stdout));
-    let shown = String::from_utf8(rig.run(&["state", "show"]).stdout).unwrap();
-    assert!(shown.contains("backfill") && shown.contains("done"), "{shown}");
-    daemon.terminate();
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn without_a_daemon_the_command_reads_it_itself() {
     let mut rig = rig(3_000, &[]).await;
     let daemon = rig.start();

@@ -7,11 +7,11 @@ use call_legs::sandbox::Sandbox;
 use call_legs::sandbox::dataset::DatasetSettings;
 use serde_json::Value;
 
-use super::rig::{Rig, identities, sandbox_settings};
+use super::rig::{Rig, identities, identity, sandbox_settings};
 use super::support::kafka::kafka;
 
 /// The newest status of each unit.
-fn feed(rig: &Rig) -> BTreeMap<String, Value> {
+pub(super) fn feed(rig: &Rig) -> BTreeMap<String, Value> {
     let tailed = rig.run(&["tail", "--status", "--from-beginning", "--until-end"]);
     let lines = String::from_utf8(tailed.stdout).unwrap();
     let statuses = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -61,4 +61,41 @@ async fn legs_later_than_the_overlap_are_found_by_sweeps_once_and_measured() {
     let shown = String::from_utf8(rig.run(&["state", "show"]).stdout).unwrap();
     assert!(shown.contains("% of all, with a confidence of") && shown.contains("swept 10m back"), "{shown}");
     assert!(rig.log().contains("near the edge of poll.overlap"), "warned before sweeps are needed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_is_never_whole_does_not_keep_older_ones_from_being_swept() {
+    let span = Duration::from_secs(120);
+    let mut settings = sandbox_settings(600, span);
+    // Denser from the start on: there a minute has more than one page, and before it has not.
+    settings.dataset =
+        DatasetSettings { rate: 100.0, late: Duration::from_secs(45), late_share: 1.0, ..settings.dataset };
+    let bootstrap = kafka().bootstrap();
+    let sandbox = Sandbox::start(settings).await.unwrap();
+    let origin = sandbox.now();
+    let keys = [
+        "poll.overlap = \"2s\"",
+        "poll.max_window = \"1m\"",
+        "poll.start_from = \"now-3m\"",
+        "source.page_size = 330",
+        "sweeps = [{every = \"2s\", lookback = \"10m\"}]",
+    ];
+    let rig = Rig::new(sandbox, bootstrap, &keys);
+    let _daemon = rig.start();
+    rig.polled_whole(1).await;
+    // From now on no second page can be had.
+    rig.sandbox.faults().set_mix("loop=100%".parse().unwrap());
+    let older = || {
+        let legs = rig.sandbox.api().legs_visible(rig.sandbox.now(), chrono_tz::UTC);
+        let older = legs.filter(|leg| leg.disconnect < origin);
+        older.map(|leg| identity(&leg.pbx_id, &leg.call_id, &leg.leg_id)).collect::<Vec<_>>()
+    };
+    rig.until("all legs to be visible", async || older().len() == 600).await;
+    let patience = Duration::from_secs(60);
+    rig.until_within(patience, "older legs found by sweeps", async || {
+        let found = identities(bootstrap, &rig.topic).await;
+        older().iter().all(|identity| found.contains_key(identity))
+    })
+    .await;
+    assert!(rig.log().contains("a window could not be swept whole"), "it is about sweeps that are never done");
 }

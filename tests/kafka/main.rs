@@ -7,7 +7,9 @@
 //! | `crash` | the crash matrix: kills at every step of a transaction, four ways to come back |
 //! | `backfill` | past periods that an operator asks for |
 //! | `dead_letters` | dead letters told of and replayed, with kills, twice, forgotten and in doubt |
+//! | `long_past` | a long past, read beside live legs while its owner is killed |
 //! | `late` | legs that turn up late: overlap, sweeps, what is measured of them |
+//! | `days_late` | legs up to three days late, on scaled time |
 //! | `ownership` | two instances, a paused owner, state directories that are lost, damaged, old or foreign |
 //! | `state` | what operators can ask of the journal, and what is refused until they decide |
 //! | `audit` | that the audit finds a run equal, and every damage done to it |
@@ -15,6 +17,7 @@
 //! | `commands` | `check`, `tail`, `schema`, the exit codes, health and readiness, the log level |
 //! | `soak` | kills at random, for as long as one likes |
 //! | `watch` | for how long readers wait for what is in a topic |
+//! | `arrivals` | how fresh live legs are when a consumer has them |
 //! | `rig` | a sandbox, a topic of its own, a configuration and the child process, for all of them |
 
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test, and where")]
@@ -22,14 +25,17 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod arrivals;
 mod audit;
 mod backfill;
 mod commands;
 mod crash;
 mod dashboard;
+mod days_late;
 mod dead_letters;
 mod faults;
 mod late;
+mod long_past;
 mod ownership;
 mod records;
 mod rig;

@@ -15,7 +15,7 @@ use call_legs::sandbox::{Sandbox, Settings};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Headers, Message, OwnedMessage};
+use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedMessage};
 use rdkafka::{Offset, TopicPartitionList};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -35,6 +35,11 @@ pub(super) fn sandbox_settings(legs: u64, span: Duration) -> Settings {
 /// Where nobody listens.
 pub(super) fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// A size that whoever runs the tests may set.
+pub(super) fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a whole number")))
 }
 
 /// One test's world: what one instance of the connector sees of it.
@@ -157,6 +162,21 @@ impl Rig {
         command().args(arguments).arg("--config").arg(&self.config).output().unwrap()
     }
 
+    /// The same, and the most memory that it has taken meanwhile.
+    pub(super) fn run_watched(&self, arguments: &[&str]) -> (Output, u64) {
+        let mut command = command();
+        command.args(arguments).arg("--config").arg(&self.config).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        let pid = child.id();
+        let ended = std::thread::spawn(move || child.wait_with_output().unwrap());
+        let mut peak = 0;
+        while !ended.is_finished() {
+            peak = memory_peak_kib(pid).max(peak);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        (ended.join().unwrap(), peak)
+    }
+
     pub(super) fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
@@ -195,6 +215,13 @@ impl Rig {
         self.metric("call_legs_polls_total", "result=\"ok\"").await
     }
 
+    /// Waits until the daemon that runs now has polled every unit with all windows read whole.
+    pub(super) async fn polled_since_start(&self) {
+        for unit in self.sandbox.api().pbxes() {
+            self.until(&format!("whole poll of {unit}"), async || self.whole_polls(unit).await >= 1.0).await;
+        }
+    }
+
     async fn whole_polls(&self, unit: &str) -> f64 {
         let page = self.page("/metrics").await.map(|(_, page)| page).unwrap_or_default();
         let sample = format!("call_legs_polls_total{{unit=\"{unit}\",result=\"ok\"}} ");
@@ -202,12 +229,16 @@ impl Rig {
     }
 
     /// Waits until `holds`, or fails with the daemon's last words.
-    pub(super) async fn until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    pub(super) async fn until(&self, what: &str, holds: impl AsyncFnMut() -> bool) {
+        self.until_within(PATIENCE, what, holds).await;
+    }
+
+    pub(super) async fn until_within(&self, patience: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
         let started = Instant::now();
         while !holds().await {
             assert!(
-                started.elapsed() < PATIENCE,
-                "no {what} within {PATIENCE:?}; the daemon's log ends with\n{}",
+                started.elapsed() < patience,
+                "no {what} within {patience:?}; the daemon's log ends with\n{}",
                 self.last_words()
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -258,6 +289,11 @@ impl Daemon<'_> {
         (status, started.elapsed())
     }
 
+    /// The most memory that it has taken until now, in KiB.
+    pub(super) fn memory_peak_kib(&self) -> u64 {
+        memory_peak_kib(self.child.id())
+    }
+
     /// Stops it as a debugger would, or lets it go on.
     pub(super) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
@@ -288,6 +324,13 @@ impl Drop for Daemon<'_> {
     }
 }
 
+/// The largest resident set of a process so far, in KiB; 0 where the system does not tell.
+fn memory_peak_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
 pub(super) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_call-legs"));
     command.env_remove("RUST_LOG");
@@ -314,15 +357,22 @@ pub(super) async fn identities(bootstrap: &str, topic: &str) -> BTreeMap<Identit
 
 fn read_identities(bootstrap: &str, topic: &str) -> BTreeMap<Identity, u32> {
     let mut found = BTreeMap::new();
-    for message in read_committed(bootstrap, topic) {
+    each_committed(bootstrap, topic, |message| {
         let header = message.headers().unwrap().iter().find(|header| header.key == "call-legs-identity").unwrap();
         *found.entry(header.value.unwrap().try_into().unwrap()).or_default() += 1;
-    }
+    });
     found
 }
 
 /// All committed records of a topic, up to where every transaction is decided.
 pub(super) fn read_committed(bootstrap: &str, topic: &str) -> Vec<OwnedMessage> {
+    let mut found = Vec::new();
+    each_committed(bootstrap, topic, |message| found.push(message.detach()));
+    found
+}
+
+/// The same one by one, for topics that are larger than memory.
+pub(super) fn each_committed(bootstrap: &str, topic: &str, mut each: impl FnMut(&BorrowedMessage<'_>)) {
     let wait = Duration::from_secs(20);
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
@@ -340,17 +390,15 @@ pub(super) fn read_committed(bootstrap: &str, topic: &str) -> Vec<OwnedMessage> 
         assignment.add_partition_offset(topic, partition.id(), Offset::Beginning).unwrap();
     }
     consumer.assign(&assignment).unwrap();
-    let mut found = Vec::new();
     while !open.is_empty() {
         match consumer.poll(wait).expect("the topic's records come") {
-            Ok(message) => found.push(message.detach()),
+            Ok(message) => each(&message),
             Err(KafkaError::PartitionEOF(partition)) => {
                 open.remove(&partition);
             }
             Err(error) => panic!("{error}"),
         }
     }
-    found
 }
 
 /// Compares what is in the topic with what should be: each leg once, or with `repeats_allowed` at least once.

@@ -10,15 +10,11 @@ use call_legs::sandbox::{Sandbox, Settings};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::rig::{Daemon, Rig, identities, sandbox_settings};
+use super::rig::{Daemon, Rig, identities, sandbox_settings, variable};
 use super::support::kafka::Kafka;
 use super::watch::Watch;
 
 const FAULTS: &str = "429=1%,500=2%,503=1%,reset=2%,cut=2%,html=1%,empty=1%,garbage=1%";
-
-fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a whole number")))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_and_nothing_repeated_whatever_is_killed() {

@@ -8,7 +8,7 @@
 //!                              origin
 //! ```
 //!
-//! Every block but the last one before the origin has [`BLOCK_LEGS`] legs. A call ends within its
+//! Every block but the last one of each era has [`BLOCK_LEGS`] legs. A call ends within its
 //! block; its other legs may end up to [`SLACK_BLOCKS`] blocks earlier, never before the block's
 //! era. So a window of disconnect time concerns its own blocks and a fixed number of later ones,
 //! however long the past and the future are.
@@ -83,17 +83,33 @@ pub(super) struct Generated {
     /// Live legs in a million seconds, so that times are computed in whole numbers.
     rate_micro: i128,
     past_blocks: i64,
+    /// Live legs until none end any more.
+    live_legs: u64,
+    /// The first block that has no legs.
+    blocks_end: i64,
 }
 
 impl Generated {
     pub(super) fn new(settings: DatasetSettings, origin: UtcMillis) -> Self {
         let densest = i64::try_from(settings.legs / LEGS_A_MS_MAX).unwrap_or(i64::MAX);
+        let rate_micro = (settings.rate.clamp(0.0, LEGS_A_MS_MAX as f64 * 1e3) * 1e6) as i128;
+        let past_blocks = settings.legs.div_ceil(BLOCK_LEGS).cast_signed();
+        let live_legs = match settings.live_for {
+            _ if rate_micro == 0 => 0,
+            None => u64::MAX,
+            Some(live_for) => {
+                u64::try_from(i128::from(millis(live_for)) * rate_micro / 1_000_000_000).unwrap_or(u64::MAX)
+            }
+        };
+        let live_blocks = i64::try_from(live_legs.div_ceil(BLOCK_LEGS)).unwrap_or(i64::MAX);
         Self {
             origin: origin.as_millis(),
             span_ms: millis(settings.span).max(densest).max(1),
             late_ms: millis(settings.late),
-            rate_micro: (settings.rate.clamp(0.0, LEGS_A_MS_MAX as f64 * 1e3) * 1e6) as i128,
-            past_blocks: settings.legs.div_ceil(BLOCK_LEGS).cast_signed(),
+            rate_micro,
+            past_blocks,
+            live_legs,
+            blocks_end: past_blocks.saturating_add(live_blocks),
             settings,
         }
     }
@@ -152,8 +168,7 @@ impl Generated {
     /// Every block that may hold a leg with a disconnect time in `[start, end)`.
     fn blocks(&self, start: i64, end: i64) -> impl Iterator<Item = i64> + '_ {
         let first = self.block_at(start);
-        let unlimited = if self.rate_micro == 0 { self.past_blocks } else { i64::MAX };
-        (first..unlimited).take_while(move |block| {
+        (first..self.blocks_end).take_while(move |block| {
             // The second covers rounding, of ends to whole ones and of blocks to milliseconds.
             let earliest = self.block_start(*block) - self.slack(*block) - SECOND_MS;
             earliest < end
@@ -172,6 +187,8 @@ impl Generated {
     pub(super) fn legs(&self, block: i64) -> Vec<Leg> {
         let count = if block + 1 == self.past_blocks {
             self.settings.legs - block.cast_unsigned() * BLOCK_LEGS
+        } else if block + 1 == self.blocks_end {
+            self.live_legs - (block - self.past_blocks).cast_unsigned() * BLOCK_LEGS
         } else {
             BLOCK_LEGS
         };

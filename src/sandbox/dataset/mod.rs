@@ -37,8 +37,10 @@ pub struct DatasetSettings {
     pub legs: u64,
     /// How far the past reaches; stretched where legs would lie denser than ten a millisecond.
     pub span: Duration,
-    /// Legs per second from the origin on, for ever; at most 10,000.
+    /// Legs per second from the origin on; at most 10,000.
     pub rate: f64,
+    /// For how long legs go on ending from the origin on, up to two blocks of 64 legs more; none: for ever.
+    pub live_for: Option<Duration>,
     /// How long after its end a leg may become visible. Zero: every leg is visible when it ends.
     pub late: Duration,
     /// The share of legs that become visible anywhere within `late`; the others take up to two
@@ -60,6 +62,7 @@ impl Default for DatasetSettings {
             legs: 10_000,
             span: Duration::from_hours(24),
             rate: 0.0,
+            live_for: None,
             late: Duration::ZERO,
             late_share: 0.1,
             revised_share: 0.0,

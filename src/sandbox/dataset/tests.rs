@@ -77,6 +77,18 @@ fn the_future_comes_at_the_rate() {
 }
 
 #[test]
+fn the_future_ends_when_it_is_told_to() {
+    for (live_for, legs) in [(0, 0), (1, 2), (32, 64), (33, 66), (3_600, 7_200)] {
+        let settings = DatasetSettings { live_for: Some(Duration::from_secs(live_for)), ..lively(1) };
+        let dataset = Dataset::generated(settings, ORIGIN);
+        assert_eq!(dataset.select(&window(after(0), i64::MAX), i64::MAX).len() as u64, legs);
+        assert_eq!(dataset.entries_until(i64::MAX).count() as u64, 3_000 + legs);
+        let end = after(0) + (live_for.cast_signed() + 64) * 1_000;
+        assert!(dataset.select(&window(end, i64::MAX), i64::MAX).is_empty());
+    }
+}
+
+#[test]
 fn a_window_finds_what_a_look_at_everything_finds() {
     let sparse = DatasetSettings { rate: 0.3, ..lively(2) };
     // Dense enough for calls to outlast all the blocks that a narrow window looks at anyway.
