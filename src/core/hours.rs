@@ -107,7 +107,7 @@ impl fmt::Display for Day {
 }
 
 /// Rows of an hour.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HourRows {
     /// Legs that were published.
     pub published: u64,
@@ -132,7 +132,7 @@ impl PageHours {
 }
 
 /// An hour that was read as a whole, beside what was published of it by then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compared {
     /// Legs that the API showed.
     pub seen: u64,
@@ -154,7 +154,7 @@ pub struct ComparedDay {
 }
 
 /// What is known of an hour.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HourCounts {
     /// What is in the topics.
     pub rows: HourRows,
@@ -194,11 +194,39 @@ pub enum Agreement {
 
 /// The hours of a unit from its floor on, as the journal's records add up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "PackedHours", from = "PackedHours")]
 pub struct UnitHours {
     /// The unit's generation; what belongs to an older one is void.
     pub generation: u32,
     /// Those of which anything is known.
     pub hours: BTreeMap<Hour, HourCounts>,
+}
+
+/// As it is stored with every transaction, so without names: an hour, published, dead, and what was compared.
+#[derive(Serialize, Deserialize)]
+struct PackedHours(u32, Vec<PackedHour>);
+
+type PackedHour = (Hour, u64, u64, Option<(u64, u64, u64)>);
+
+impl From<UnitHours> for PackedHours {
+    fn from(unit: UnitHours) -> Self {
+        let hours = unit.hours.into_iter().map(|(hour, HourCounts { rows, compared })| {
+            let compared = compared.map(|Compared { seen, rows }| (seen, rows.published, rows.dead));
+            (hour, rows.published, rows.dead, compared)
+        });
+        Self(unit.generation, hours.collect())
+    }
+}
+
+impl From<PackedHours> for UnitHours {
+    fn from(PackedHours(generation, hours): PackedHours) -> Self {
+        let hours = hours.into_iter().map(|(hour, published, dead, compared)| {
+            let compared =
+                compared.map(|(seen, published, dead)| Compared { seen, rows: HourRows { published, dead } });
+            (hour, HourCounts { rows: HourRows { published, dead }, compared })
+        });
+        Self { generation, hours: hours.collect() }
+    }
 }
 
 impl UnitHours {
@@ -339,6 +367,10 @@ mod tests {
         unit.forget(0, at(3_600));
         assert_eq!(unit.hours.keys().copied().collect::<Vec<_>>(), [Hour(1), Hour(2)]);
         let day = unit.days("a", &[(Hour(1), 1)].into()).remove(0);
+        unit.take_day(&day);
+        let packed = serde_json::to_string(&unit).unwrap();
+        assert_eq!(packed, "[0,[[1,1,0,[1,1,0]],[2,1,0,null]]]");
+        assert_eq!(serde_json::from_str::<UnitHours>(&packed).unwrap(), unit);
         unit.forget(1, at(0));
         unit.take_page(0, &published(&[3_600]));
         unit.take_day(&day);

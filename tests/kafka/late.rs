@@ -99,3 +99,28 @@ async fn a_window_that_is_never_whole_does_not_keep_older_ones_from_being_swept(
     .await;
     assert!(rig.log().contains("a window could not be swept whole"), "it is about sweeps that are never done");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_hours_are_compared_with_the_api_and_the_journal_keeps_what_was_seen() {
+    let sandbox = Sandbox::start(sandbox_settings(900, Duration::from_secs(3 * 3600))).await.unwrap();
+    let keys =
+        ["poll.overlap = \"5s\"", "poll.start_from = \"now-3h\"", "sweeps = [{every = \"2s\", lookback = \"4h\"}]"];
+    let rig = Rig::new(sandbox, kafka().bootstrap(), &keys);
+    let daemon = rig.start();
+    let show = || String::from_utf8(rig.run(&["state", "show"]).stdout).unwrap();
+    let same = "read as a whole by sweeps, each with as many legs as were published";
+    rig.until("whole hours of each unit to be compared", async || show().matches(same).count() == 3).await;
+    assert_eq!(rig.metric("call_legs_hours_differing", "").await, 0.0);
+    daemon.terminate();
+
+    let tailed = rig.run(&["tail", "--journal", "--from-beginning", "--until-end"]);
+    let lines = String::from_utf8(tailed.stdout).unwrap();
+    let records: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let seen = |record: &Value| {
+        let hours = record["record"]["hours"].as_array().unwrap();
+        assert!(hours.iter().all(|hour| hour["seen"] == hour["published"]), "{record}");
+        hours.iter().map(|hour| hour["seen"].as_u64().unwrap()).sum::<u64>()
+    };
+    let seen: u64 = records.iter().filter(|record| record["record"]["record"] == "hours").map(seen).sum();
+    assert!(seen > 0, "the journal has the hours with their legs");
+}
