@@ -88,7 +88,12 @@ pub(super) async fn run(arguments: DeadLettersArgs, stop: CancellationToken) -> 
                         reason: reason(code.as_deref()),
                         is_forced: force,
                     };
-                    preview_replay(&cluster(&config)?, &terms).await.or_exit(Exit::State)?
+                    let cluster = cluster(&config)?;
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => return Ok(()),
+                        said = preview_replay(&cluster, &terms) => said.or_exit(Exit::State)?,
+                    }
                 }
             };
             print_line(done.trim_end())

@@ -2,7 +2,7 @@
 //!
 //! Nothing is sent here, and nothing is remembered: the same rows may be put together anew after a take-over.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono_tz::Tz;
 
@@ -12,7 +12,6 @@ use super::transaction::PageDraft;
 use crate::config::{MessageTimestamp, Revisions, TimeBasis};
 use crate::core::dead_letter::{Budget, Reason};
 use crate::core::dedupe::{Counts, Seen, Verdict, classify};
-use crate::core::hours::Hour;
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::{Entry, Trace};
 use crate::core::lateness::{self, Found, Lateness};
@@ -64,8 +63,8 @@ pub(super) struct Batch {
     pub(super) seen: Vec<KeyHash>,
     /// How many dead rows the unit may have after these.
     pub(super) budget: Budget,
-    /// Of a sweep, the unit's own legs: published now or before, with their times.
-    pub(super) swept: Vec<(KeyHash, UtcMillis)>,
+    /// Of a sweep, the unit's own legs: published now or before.
+    pub(super) swept: Vec<KeyHash>,
     /// The first row that contradicts our idea of the zone.
     pub(super) contradiction: Option<Contradiction>,
     pub(super) page: PageDraft,
@@ -73,9 +72,9 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Takes note of a published leg, where what is read is to be compared with what was published.
-    fn note_swept(&mut self, key: KeyHash, at: UtcMillis, is_ours: bool, read: Read<'_>) {
+    fn note_swept(&mut self, key: KeyHash, is_ours: bool, read: Read<'_>) {
         if read.piece.how == How::Sweep && is_ours {
-            self.swept.push((key, within(at, read.piece.window)));
+            self.swept.push(key);
         }
     }
 }
@@ -87,8 +86,8 @@ pub(super) struct Sightings {
     pub(super) rows: HashSet<KeyHash>,
     /// Dead rows that were held back.
     pub(super) held: u64,
-    /// Of a sweep, by hour the unit's own legs that were published.
-    pub(super) legs: BTreeMap<Hour, HashSet<KeyHash>>,
+    /// Of a sweep, the unit's own legs that were published.
+    pub(super) legs: HashSet<KeyHash>,
     /// A row that contradicts our idea of the zone; it is a leg like others.
     pub(super) contradiction: Option<Contradiction>,
 }
@@ -97,9 +96,7 @@ impl Sightings {
     pub(super) fn take(&mut self, batch: &Batch) {
         self.rows.extend(&batch.seen);
         self.held += batch.counts.held;
-        for (key, at) in &batch.swept {
-            self.legs.entry(Hour::of(*at)).or_default().insert(*key);
-        }
+        self.legs.extend(&batch.swept);
         self.contradiction = self.contradiction.or(batch.contradiction);
     }
 }
@@ -176,7 +173,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             let verdict = self.classify(seen, fingerprint, at, read);
             match verdict {
                 Verdict::Duplicate => {
-                    batch.note_swept(key, at, is_ours, read);
+                    batch.note_swept(key, is_ours, read);
                     batch.counts.duplicate += 1;
                     continue;
                 }
@@ -208,15 +205,19 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 }
             }
             in_batch.insert(key, entry.seen);
-            batch.note_swept(key, at, is_ours, read);
-            if verdict == Verdict::New {
+            batch.note_swept(key, is_ours, read);
+            // A changed leg of another unit counts for this one from now on.
+            if verdict == Verdict::New || !is_ours {
                 batch.page.add_new(entry, within(at, read.piece.window), false);
+            } else {
+                batch.page.add(entry, within(at, read.piece.window), false);
+            }
+            if verdict == Verdict::New {
                 batch.counts.published += 1;
                 batch.counts.late += u64::from(at < self.final_to(read.unit));
                 batch.disconnected.push(leg.disconnected);
                 self.note_lateness(&mut batch.lateness, at, read);
             } else {
-                batch.page.add(entry, within(at, read.piece.window), false);
                 batch.counts.revised += 1;
             }
         }

@@ -3,21 +3,21 @@
 use std::collections::BTreeMap;
 
 use super::owner::Owner;
-use crate::core::hours::{Day, Hour, UnitHours};
+use crate::core::hours::{Compared, Day, Hour, UnitHours};
 use crate::core::journal::{Record, UnitProgress};
 use crate::sink::Cluster;
 use crate::store::View;
 
-/// How many legs the API showed of whole hours of a unit.
+/// Whole hours of a unit, compared with the API.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SeenHours {
     pub(super) unit: String,
     pub(super) generation: u32,
-    pub(super) hours: BTreeMap<Hour, u64>,
+    pub(super) hours: BTreeMap<Hour, Compared>,
 }
 
 impl<C: Cluster, V: View> Owner<C, V> {
-    /// The days of these hours, beside what was published of them; and the days to be forgotten, below their units' floors.
+    /// The days of these hours; and the days to be forgotten, below their units' floors.
     pub(super) fn day_records(&self, seen: &[SeenHours]) -> Vec<Record> {
         let head = &self.follower.ledger.head;
         let mut records = Vec::new();

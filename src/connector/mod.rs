@@ -202,13 +202,17 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
                 }
             };
             let worked = match opened {
-                Ok(()) => self.work(&publisher, &stop).await,
+                Ok(()) => {
+                    let worked = self.work(&publisher, &stop).await;
+                    // One that had not begun to publish was only too slow to claim.
+                    self.metrics.fenced.inc_by(u64::from(matches!(worked, Err(Fault::Yielded))));
+                    worked
+                }
                 Err(fault) => Err(fault),
             };
             match worked {
                 Err(Fault::Yielded) => {
                     tracing::warn!("another instance has taken over: this one stands by");
-                    self.metrics.fenced.inc();
                     self.status.update(|status| {
                         // Whoever owns it now may not be told from the journal for as long as Kafka is away.
                         status.role = Role::Starting;

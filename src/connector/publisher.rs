@@ -21,7 +21,7 @@ use crate::config::{MessageTimestamp, Revisions, TimeBasis};
 use crate::core::dead_letter::{Budget, Reason};
 use crate::core::dedupe::Counts;
 use crate::core::feed::{UnitFeed, state};
-use crate::core::hours::{Hour, HourCounts};
+use crate::core::hours::{Compared, Hour};
 use crate::core::identity::KeyHash;
 use crate::core::journal::{Change, ChangeKind, Delivery, Nonce, OutOffsets, Record, Swept, UnitProgress};
 use crate::core::lateness::{self, Lateness};
@@ -200,21 +200,16 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         self.alter(unit, generation, advance, &BTreeMap::new()).await
     }
 
-    /// Commits that a sweep was done, and what it has seen of whole hours; `None` as in [`Self::advance`].
+    /// Commits what a sweep has seen of whole hours, and that it was done, if it was; `None` as in [`Self::advance`].
     pub(super) async fn note_swept(
         &mut self,
         unit: &str,
         generation: u32,
-        swept: Swept,
-        hours: &BTreeMap<Hour, u64>,
+        swept: Option<Swept>,
+        hours: &BTreeMap<Hour, Compared>,
     ) -> Result<Option<Progress>, Fault> {
-        self.alter(unit, generation, |unit| unit.note_swept(swept), hours).await
-    }
-
-    /// What is known of an hour of a unit.
-    pub(super) fn hour(&self, unit: &str, hour: Hour) -> HourCounts {
-        let hours = self.ledger().head.hours.get(unit);
-        hours.and_then(|unit| unit.hours.get(&hour)).copied().unwrap_or_default()
+        let note = |unit: &mut UnitProgress| swept.iter().for_each(|swept| unit.note_swept(*swept));
+        self.alter(unit, generation, note, hours).await
     }
 
     /// Commits a change of a unit's progress, where it changes anything, and gives what it then is.
@@ -223,7 +218,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         unit: &str,
         generation: u32,
         change: impl Fn(&mut UnitProgress),
-        hours: &BTreeMap<Hour, u64>,
+        hours: &BTreeMap<Hour, Compared>,
     ) -> Result<Option<Progress>, Fault> {
         loop {
             self.owner.own().await?;
@@ -232,7 +227,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             };
             let mut altered = known.clone();
             change(&mut altered);
-            if altered == *known {
+            if altered == *known && hours.is_empty() {
                 return Ok(Some(altered.progress));
             }
             let progress = altered.progress.clone();
@@ -579,9 +574,6 @@ impl<C: Cluster, V: View> Publisher<C, V> {
 
     fn feed(&mut self, unit: &UnitProgress) -> UnitFeed {
         let now = self.clock.now();
-        if self.is_for_an_order {
-            return self.feed_in(unit, state::STOPPED, now);
-        }
         let shown = self.status.read().units.get(&unit.unit).map_or("starting", |status| status.state.as_str());
         let state = if self.is_for_an_order { state::STOPPED } else { shown };
         let told = self.told.entry(unit.unit.clone()).or_insert((state, now));
@@ -621,6 +613,10 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     fn announce(&self, unit: &str) {
+        // Of one that is no longer read nobody polls a state.
+        if !self.owner.terms.units.iter().any(|known| known == unit) {
+            return;
+        }
         let Some(known) = self.progress(unit).filter(|unit| unit.is_started()) else { return };
         self.status.update_unit(unit, |status| {
             status.complete_to = Some(known.progress.complete_to);

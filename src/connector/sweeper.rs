@@ -19,7 +19,7 @@ use super::batch::Sightings;
 use super::fault::Fault;
 use super::reader::{Ended, Pass, ReadError, WindowReader};
 use crate::core::dedupe::Counts;
-use crate::core::hours::{Agreement, Hour, HourRows};
+use crate::core::hours::{Agreement, Compared, Hour, HourCounts};
 use crate::core::identity::KeyHash;
 use crate::core::journal::{Swept, UnitProgress};
 use crate::core::planner::{Piece, Sweep, next_sweep, remembered_from, sweep_pieces};
@@ -99,22 +99,23 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
         for pieces in pieces.chunk_by(|a, b| Hour::of(a.window.start) == Hour::of(b.window.start)) {
             self.sweep_hour(unit.generation, pieces, &mut sums).await?;
         }
-        if let Some(error) = sums.trouble {
-            return Err(error.into());
-        }
         if let Some((window, found)) = sums.contradiction {
             // All its rows were published; what the API may have kept back is found by the sweep that agrees with us.
             let detail = self.reader.describe_contradiction(window, found);
             tracing::warn!(unit = self.reader.unit, "the sweep does not count and is begun again: {detail}");
             return Err(SourceError::unreachable(detail).into());
         }
-        let swept = Swept { lookback: sweep.lookback, at: now };
+        let swept = sums.trouble.is_none().then_some(Swept { lookback: sweep.lookback, at: now });
         let mut publisher = self.reader.publisher.lock().await;
-        if publisher.note_swept(&self.reader.unit, unit.generation, swept, &sums.seen).await?.is_none() {
+        if publisher.note_swept(&self.reader.unit, unit.generation, swept, &sums.compared).await?.is_none() {
             return Err(ReadError::Replaced);
         }
         drop(publisher);
-        self.report(sweep, started, &sums);
+        self.report_hours(&sums.differing);
+        if let Some(error) = sums.trouble {
+            return Err(error.into());
+        }
+        self.report(sweep, started, sums.counts);
         Ok(())
     }
 
@@ -128,8 +129,8 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
         if !is_whole {
             return Ok(());
         }
-        let known = async || self.reader.publisher.lock().await.hour(&self.reader.unit, hour);
-        let before = known().await;
+        let known = async || self.reader.publisher.lock().await.ledger().head.hour(&self.reader.unit, hour);
+        let Some(before) = known().await else { return Ok(()) };
         let (seen, published) = (legs.len() as u64, before.rows.published);
         let is_told = before.agreement() != Agreement::NotCompared
             && before.compared.is_some_and(|compared| compared.seen == seen);
@@ -140,10 +141,11 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
                 return Ok(());
             }
         }
-        let (seen, rows) = (legs.len() as u64, known().await.rows);
-        sums.seen.insert(hour, seen);
-        if seen != rows.published && !is_told {
-            sums.differing.push((hour, seen, rows));
+        let Some(HourCounts { rows, .. }) = known().await else { return Ok(()) };
+        let compared = Compared { seen: legs.len() as u64, rows };
+        sums.compared.insert(hour, compared);
+        if compared.seen != rows.published && !is_told {
+            sums.differing.push((hour, compared));
         }
         Ok(())
     }
@@ -184,15 +186,15 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
             };
             is_whole &= trouble.is_none();
             sums.trouble = sums.trouble.take().or(trouble);
-            legs.extend(pass.sightings.legs.into_values().flatten());
+            legs.extend(pass.sightings.legs);
             sums.contradiction = sums.contradiction.or(pass.sightings.contradiction.map(|found| (piece.window, found)));
         }
         Ok(is_whole)
     }
 
-    fn report(&self, sweep: Sweep, started: Instant, sums: &Sums) {
+    fn report(&self, sweep: Sweep, started: Instant, counts: Counts) {
         let (unit, took_s, lookback_s) = (&self.reader.unit, started.elapsed().as_secs(), sweep.lookback.as_secs());
-        let Counts { published, revised, duplicate, dead, beyond_horizon, .. } = sums.counts;
+        let Counts { published, revised, duplicate, dead, beyond_horizon, .. } = counts;
         if published > 0 {
             tracing::warn!(
                 unit,
@@ -208,17 +210,19 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
         } else {
             tracing::info!(unit, lookback_s, took_s, published, revised, duplicate, dead, beyond_horizon, "sweep");
         }
-        if let Some((hour, seen, HourRows { published, .. })) = sums.differing.first() {
-            let Window { start, end } = hour.window();
-            tracing::warn!(
-                unit,
-                hours = sums.differing.len(),
-                hour = %hour,
-                published,
-                seen,
-                "read twice, these hours of the API do not have as many legs as were published; call-legs audit --from {start} --to {end} says which of them differ"
-            );
-        }
+    }
+
+    fn report_hours(&self, differing: &[(Hour, Compared)]) {
+        let Some((hour, Compared { seen, rows })) = differing.first() else { return };
+        let Window { start, end } = hour.window();
+        tracing::warn!(
+            unit = self.reader.unit,
+            hours = differing.len(),
+            %hour,
+            published = rows.published,
+            seen,
+            "read twice, these hours of the API do not have as many legs as were published; call-legs audit --from {start} --to {end} says which of them differ"
+        );
     }
 }
 
@@ -231,8 +235,8 @@ struct Sums {
     /// Whether the newest window failed.
     has_failed: bool,
     contradiction: Option<(Window, Contradiction)>,
-    /// How many legs the API showed of each whole hour.
-    seen: BTreeMap<Hour, u64>,
+    /// The whole hours.
+    compared: BTreeMap<Hour, Compared>,
     /// Hours that do not have as many as were published, and of which that was not yet said.
-    differing: Vec<(Hour, u64, HourRows)>,
+    differing: Vec<(Hour, Compared)>,
 }

@@ -264,8 +264,8 @@ impl UnitHours {
         self.generation == generation
     }
 
-    /// The days of `seen` hours, with what is known of their other hours.
-    pub fn days(&self, unit: &str, seen: &BTreeMap<Hour, u64>) -> Vec<ComparedDay> {
+    /// The days of hours that were compared, with what is known of their other hours.
+    pub fn days(&self, unit: &str, seen: &BTreeMap<Hour, Compared>) -> Vec<ComparedDay> {
         let mut days: BTreeMap<Day, BTreeMap<u8, Compared>> = BTreeMap::new();
         for hour in seen.keys() {
             days.entry(hour.of_day().0).or_default();
@@ -275,10 +275,9 @@ impl UnitHours {
                 day.insert(hour.of_day().1, compared);
             }
         }
-        for (hour, seen) in seen {
-            let rows = self.hours.get(hour).map(|counts| counts.rows).unwrap_or_default();
+        for (hour, compared) in seen {
             let (day, of_day) = hour.of_day();
-            days.entry(day).or_default().insert(of_day, Compared { seen: *seen, rows });
+            days.entry(day).or_default().insert(of_day, *compared);
         }
         let day = |(day, hours)| ComparedDay { unit: unit.to_owned(), generation: self.generation, day, hours };
         days.into_iter().map(day).collect()
@@ -348,13 +347,14 @@ mod tests {
         unit.take_page(0, &published(&[3_600, 7_200]));
         let agreement = |unit: &UnitHours| unit.hours[&Hour(1)].agreement();
         assert_eq!(agreement(&unit), Agreement::NotCompared);
+        let one = |seen| Compared { seen, rows: HourRows { published: 1, dead: 0 } };
         for (seen, expected) in [(0, Agreement::Fewer), (2, Agreement::More), (1, Agreement::Same)] {
-            let days = unit.days("a", &[(Hour(1), seen)].into());
+            let days = unit.days("a", &[(Hour(1), one(seen))].into());
             assert_eq!(days.len(), 1);
             unit.take_day(&days[0]);
             assert_eq!(agreement(&unit), expected);
         }
-        let days = unit.days("a", &[(Hour(2), 1)].into());
+        let days = unit.days("a", &[(Hour(2), one(1))].into());
         assert_eq!(days[0].hours.keys().collect::<Vec<_>>(), [&1, &2], "a day is written whole");
         unit.take_page(0, &published(&[3_700]));
         assert_eq!(agreement(&unit), Agreement::NotCompared);
@@ -366,7 +366,8 @@ mod tests {
         unit.take_page(0, &published(&[0, 3_600, 7_200]));
         unit.forget(0, at(3_600));
         assert_eq!(unit.hours.keys().copied().collect::<Vec<_>>(), [Hour(1), Hour(2)]);
-        let day = unit.days("a", &[(Hour(1), 1)].into()).remove(0);
+        let compared = Compared { seen: 1, rows: HourRows { published: 1, dead: 0 } };
+        let day = unit.days("a", &[(Hour(1), compared)].into()).remove(0);
         unit.take_day(&day);
         let packed = serde_json::to_string(&unit).unwrap();
         assert_eq!(packed, "[0,[[1,1,0,[1,1,0]],[2,1,0,null]]]");

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::hours::{ComparedDay, Day, Hour, HourCounts, UnitHours};
 use super::journal::{Backfill, Chain, ChangeKind, Claim, Genesis, Nonce, OutOffsets, Page, Record, Seq, UnitProgress};
 use super::time::UtcMillis;
+use super::watermark::Progress;
 use crate::hooks::{self, Mutant};
 
 /// A page's number, and in at-least-once mode the claim it was written under.
@@ -70,13 +71,21 @@ impl Head {
     }
 
     /// The hours of a unit that are counted and can still be compared, oldest first.
-    pub fn hours<'a>(&'a self, unit: &str) -> impl Iterator<Item = (Hour, HourCounts)> + 'a {
-        // Since an operator has accepted other settings of the source the API shows other legs.
-        let change = self.units.get(unit).and_then(|unit| unit.change.as_ref());
-        let since = change.filter(|change| change.what == ChangeKind::Accepted).map(|change| change.at);
+    pub fn hours<'a>(&'a self, unit: &'a str) -> impl Iterator<Item = (Hour, HourCounts)> + 'a {
         let hours = self.hours.get(unit).into_iter().flat_map(|unit| &unit.hours);
-        let is_comparable = move |hour: &Hour| since.is_none_or(|since| since <= hour.window().start);
-        hours.map(|(hour, counts)| (*hour, *counts)).filter(move |(hour, _)| is_comparable(hour))
+        hours.map(|(hour, counts)| (*hour, *counts)).filter(|(hour, _)| self.is_comparable(unit, *hour))
+    }
+
+    /// What is known of an hour of a unit; `None` where it cannot be compared with what the API shows now.
+    pub fn hour(&self, unit: &str, hour: Hour) -> Option<HourCounts> {
+        let known = self.hours.get(unit).and_then(|unit| unit.hours.get(&hour)).copied().unwrap_or_default();
+        self.is_comparable(unit, hour).then_some(known)
+    }
+
+    /// Since an operator has accepted other settings of the source the API shows other legs.
+    fn is_comparable(&self, unit: &str, hour: Hour) -> bool {
+        let change = self.units.get(unit).and_then(|unit| unit.change.as_ref());
+        change.is_none_or(|change| change.what != ChangeKind::Accepted || change.at <= hour.window().start)
     }
 }
 
@@ -256,8 +265,13 @@ impl Ledger {
         if !units.contains(&page.unit) {
             // No longer read: needed as long as it could be put back and read on from where it was, and as
             // long as another unit may come across the same legs.
-            return !self.is_abandoned(&page.unit, units)
-                || self.lowest_floor(units).is_none_or(|lowest| page.last >= lowest);
+            // Not before the journal says that what is on them is below its floor.
+            let until = if unit.progress.floor < unit.progress.complete_to {
+                Some(unit.progress.floor)
+            } else {
+                self.lowest_floor(units)
+            };
+            return !self.is_abandoned(&page.unit, units) || until.is_none_or(|until| page.last >= until);
         }
         if hooks::is_mutant(Mutant::ExpiryByFloorAlone) {
             return page.last >= unit.progress.floor;
@@ -270,21 +284,17 @@ impl Ledger {
         known.map(|unit| unit.progress.floor).min()
     }
 
-    /// Units that are no longer read and of which nothing is remembered any more: their floors go up to all that they
-    /// have read, so that they publish none of it again if they are put back, nor anybody else without saying so.
+    /// Units that are no longer read and that the others have left behind: their floors go up with the others', to all
+    /// that they have read in the end, so that they publish none of it again if they are put back, nor anybody else
+    /// without saying so. Their pages are forgotten by that floor, once the journal has it.
     pub fn left_behind(&self, units: &[String]) -> Vec<UnitProgress> {
-        let is_over = |unit: &&UnitProgress| {
-            let progress = &unit.progress;
-            progress.floor < progress.complete_to
-                && self.is_abandoned(&unit.unit, units)
-                && !self.pages.values().any(|page| page.unit == unit.unit)
-        };
+        let Some(lowest) = self.lowest_floor(units) else { return Vec::new() };
         let raised = |unit: &UnitProgress| {
-            let mut unit = unit.clone();
-            unit.progress.floor = unit.progress.complete_to;
-            unit
+            let floor = unit.progress.complete_to.min(lowest);
+            let is_behind = unit.progress.floor < floor && self.is_abandoned(&unit.unit, units);
+            is_behind.then(|| UnitProgress { progress: Progress { floor, ..unit.progress.clone() }, ..unit.clone() })
         };
-        self.head.units.values().filter(is_over).map(raised).collect()
+        self.head.units.values().filter_map(raised).collect()
     }
 
     /// Whether a unit is no longer read, and so far behind those that are that its pages are forgotten.
@@ -300,7 +310,7 @@ mod tests {
     use super::super::hours::PageHours;
     use super::super::journal::{Entry, page_key};
     use super::super::time::Window;
-    use super::super::watermark::{Delays, Progress};
+    use super::super::watermark::Delays;
     use super::*;
     use crate::core::dedupe::Seen;
     use crate::core::identity::{Fingerprint, KeyHash};
@@ -489,15 +499,12 @@ mod tests {
         let far = progress(&ledger, "a", 1000);
         ledger.write(Record::Progress(far));
         assert!(ledger.is_abandoned("gone", &units));
-        assert_eq!(ledger.forgettable_below(&units), 2);
-        assert_eq!(ledger.left_behind(&units), [], "it has a page still");
-        let mut forgetful = ledger.head.units["a"].clone();
-        forgetful.oldest_needed_seq = 2;
-        ledger.write(Record::Progress(forgetful));
+        assert_eq!(ledger.forgettable_below(&units), 1, "put back now it would publish again what is on the page");
         let left = ledger.left_behind(&units);
         let floors: Vec<_> = left.iter().map(|unit| (unit.unit.as_str(), unit.progress.floor)).collect();
         assert_eq!(floors, [("gone", at(50))]);
         ledger.write(Record::Progress(left[0].clone()));
+        assert_eq!(ledger.forgettable_below(&units), 2);
         assert_eq!(ledger.left_behind(&units), [], "once");
     }
 
