@@ -169,7 +169,7 @@ fn an_hour_that_differs_is_read_again_and_told() {
         plan.start_ago = Duration::from_secs(4 * 3600);
         plan.delays.horizon = Duration::from_secs(8 * 3600);
         plan.window_max = Duration::from_secs(3600);
-        plan.sweeps = vec![Sweep { every: Duration::from_secs(900), lookback: Duration::from_secs(3 * 3600) }];
+        plan.sweeps = vec![Sweep { every: Duration::from_secs(900), lookback: Duration::from_secs(7 * 3600) }];
     });
 }
 

@@ -235,7 +235,12 @@ async fn play_some_vanish(world: &mut World, checker: &mut Checker<AvroCodec>) -
         }
         // The next sweep begins after this, and none after the next is done before it is looked at.
         let reads_before = reads(world);
+        let deadline = world.run.now().plus(sweep.every * 4);
         while reads(world) == reads_before {
+            if deadline < world.run.now() {
+                wrong.push(format!("{what}: {hour} is not read any more"));
+                return wrong;
+            }
             sleep(Duration::from_secs(1)).await;
         }
         sleep(sweep.every / 2).await;
