@@ -20,9 +20,11 @@
 //! | `reader` | one window read whole, page by page |
 //! | `batch` | rows to messages: parsed, classified, encoded |
 //! | `publisher` | messages to transactions; beats |
+//! | `measure` | what status and metrics show of it |
 //! | `owner`, `takeover` | who may write: standing by, claim, read-back, what follows a doubtful answer |
 //! | `claim` | the records by which a process owns the journal |
 //! | `transaction` | what goes into one transaction, in which order |
+//! | `hourly` | what is written of whole hours that a sweep has compared |
 //! | `order` | what an operator can ask of the owner |
 //! | `command` | a process that owns the journal for one order only |
 //! | `dead_letters`, `survey`, `replay` | dead letters: told of, parsed again, published |
@@ -37,6 +39,7 @@ mod dead_letters;
 mod fault;
 mod follower;
 mod hourly;
+mod measure;
 mod order;
 mod owner;
 mod poller;

@@ -24,15 +24,11 @@ use crate::core::feed::{UnitFeed, state};
 use crate::core::hours::{Compared, Hour};
 use crate::core::identity::KeyHash;
 use crate::core::journal::{Change, ChangeKind, Delivery, Nonce, OutOffsets, Record, Swept, UnitProgress};
-use crate::core::lateness::{self, Lateness};
 use crate::core::ledger::Ledger;
-use crate::core::leg::How;
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::{Delays, Progress};
 use crate::sink::{Cluster, Destination, Packing};
 use crate::store::View;
-use crate::telemetry::freshness::LegTimes;
-use crate::telemetry::labels::{BY_OVERLAP, BY_SWEEP, UnitFoundLabels, UnitLabel, UnitResultLabels};
 use crate::telemetry::{Metrics, StatusBoard};
 
 /// When a transaction counts as overdue; a broker's restart takes about as long.
@@ -49,12 +45,6 @@ pub(super) const ALONE_MAX: usize = 100;
 
 /// How many bytes of rows go into one transaction at most; as Avro they are less.
 const CHUNK_BYTES_MAX: usize = 8 << 20;
-
-/// Less of the overlap left than this part of it is worth a warning.
-const NEAR_THE_EDGE: u32 = 5;
-
-/// After how long it is said again.
-const WARNED_AGAIN: Duration = Duration::from_secs(3600);
 
 /// How many such rows are remembered.
 const REFUSED_KEPT_MAX: usize = 10_000;
@@ -95,7 +85,7 @@ pub(super) struct Publisher<C: Cluster, V> {
     pub(super) encoder: LegEncoder,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) status: StatusBoard,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     /// Counted, and not yet in any progress.
     uncommitted: BTreeMap<String, Counts>,
     /// The state that was last told of each unit, and since when.
@@ -106,7 +96,7 @@ pub(super) struct Publisher<C: Cluster, V> {
     /// By unit, polls and other reads apart: how many of the newest rows were dead.
     pub(super) budgets: HashMap<(String, bool), Budget>,
     /// When it was said of a unit that its legs come near the overlap's edge.
-    warned: BTreeMap<String, Instant>,
+    pub(super) warned: BTreeMap<String, Instant>,
     /// Whether it owns the journal for an operator's order only: nothing polls then, and that is on purpose.
     is_for_an_order: bool,
     /// Whether this process has begun the journal.
@@ -605,95 +595,6 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             version: identity.version.clone(),
             lateness: unit.lateness.clone(),
             recommended: unit.lateness.recommend(self.terms.delays.settle),
-        }
-    }
-
-    fn announce_all(&self) {
-        self.owner.terms.units.iter().for_each(|unit| self.announce(unit));
-    }
-
-    fn announce(&self, unit: &str) {
-        // Of one that is no longer read nobody polls a state.
-        if !self.owner.terms.units.iter().any(|known| known == unit) {
-            return;
-        }
-        let Some(known) = self.progress(unit).filter(|unit| unit.is_started()) else { return };
-        self.status.update_unit(unit, |status| {
-            status.complete_to = Some(known.progress.complete_to);
-            status.final_to = Some(known.progress.final_to);
-        });
-        let label = UnitLabel { unit: unit.to_owned() };
-        self.metrics.show_hours(unit, self.ledger().head.hours(unit).map(|(_, counts)| counts.agreement()));
-        if let Some(recommended) = known.lateness.recommend(self.terms.delays.settle) {
-            self.metrics.recommended_overlap.get_or_create(&label).set(recommended.overlap.as_secs_f64());
-            self.metrics.recommended_overlap_confidence.get_or_create(&label).set(recommended.confidence);
-        }
-        if let Some(closest) = known.lateness.closest {
-            self.metrics.overlap_left.get_or_create(&label).set(closest.as_secs_f64());
-        }
-    }
-
-    /// Counts how late a batch's legs were, and warns before the overlap is too short.
-    fn note_late(&mut self, lateness: &Lateness, unit: &str) {
-        let histogram = self.metrics.lateness.get_or_create(&UnitLabel { unit: unit.to_owned() });
-        for (bucket, count) in lateness.buckets.iter().enumerate() {
-            (0..*count).for_each(|_| histogram.observe(lateness::edge(bucket).as_secs_f64()));
-        }
-        for (by, count) in [(BY_OVERLAP, lateness.by_overlap), (BY_SWEEP, lateness.by_sweep)] {
-            let labels = UnitFoundLabels { unit: unit.to_owned(), by };
-            self.metrics.found_late.get_or_create(&labels).inc_by(count);
-        }
-        let Some(left) = lateness.closest.filter(|left| *left < self.terms.delays.overlap / NEAR_THE_EDGE) else {
-            return;
-        };
-        if self.warned.get(unit).is_some_and(|warned| warned.elapsed() < WARNED_AGAIN) {
-            return;
-        }
-        self.warned.insert(unit.to_owned(), Instant::now());
-        let known = self.progress(unit).and_then(|unit| unit.lateness.recommend(self.terms.delays.settle));
-        tracing::warn!(
-            unit,
-            left_s = left.as_secs(),
-            overlap_s = self.terms.delays.overlap.as_secs(),
-            recommended_s = known.map(|known| known.overlap.as_secs()),
-            "a leg turned up near the edge of poll.overlap: later ones are found by sweeps only; raise poll.overlap"
-        );
-    }
-
-    /// Shows what became of some of a unit's rows.
-    pub(super) fn note_counts(&self, unit: &str, counts: Counts) {
-        self.status.update_unit(unit, |status| status.counts += counts);
-        for (result, count) in counts.named() {
-            let labels = UnitResultLabels { unit: unit.to_owned(), result };
-            self.metrics.rows.get_or_create(&labels).inc_by(count);
-        }
-    }
-
-    /// Counts a chunk's rows, and how fresh its legs were when Kafka had them.
-    fn note_published(&mut self, batch: &Batch, read: Read<'_>, started: Option<Instant>) {
-        self.budgets.insert((read.unit.to_owned(), read.piece.how.is_live()), batch.budget.clone());
-        self.note_counts(read.unit, batch.counts);
-        self.note_late(&batch.lateness, read.unit);
-        let Some(started) = started else { return };
-        self.metrics.publish_duration.observe(started.elapsed().as_secs_f64());
-        self.note_freshness(batch, read);
-    }
-
-    /// Counts how fresh a batch's legs were, as far as they were awaited.
-    fn note_freshness(&self, batch: &Batch, read: Read<'_>) {
-        let Some(unit) = self.progress(read.unit).filter(|_| read.piece.how != How::Backfill) else { return };
-        // What was there before the unit was begun, or is repeated, was never to be fresh.
-        let awaited_from = unit.change.as_ref().map_or(UtcMillis::new(i64::MIN), |change| change.at);
-        let looked = unit.progress.complete_to.plus(self.terms.delays.settle);
-        let committed = self.clock.now();
-        let awaited = batch.disconnected.iter().filter(|at| **at >= awaited_from);
-        let legs: Vec<LegTimes> = awaited
-            .map(|at| LegTimes { disconnected: *at, looked, begun: read.begun_at, seen: read.seen_at, committed })
-            .collect();
-        self.metrics.note_freshness(read.unit, &legs);
-        // A sweep looks where polls have long stopped to look: its wait says nothing of theirs.
-        if matches!(read.piece.how, How::Poll | How::CatchUp) {
-            self.metrics.note_stages(read.unit, &legs, self.terms.apart_max);
         }
     }
 }
