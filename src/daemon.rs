@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::admin::{self, Pages};
+use crate::admin::{self, Keys, Pages};
 use crate::clock::{Clock, SystemClock};
 use crate::codec::registry::{self, subject_of_values};
 use crate::codec::{Framing, PublishedSchema, Registry, RegistryError, schema};
@@ -29,7 +29,8 @@ use crate::sink::topics::{self, Topic, TopicAdmin, Topics};
 use crate::sink::{KafkaCluster, SinkError};
 use crate::source::Api;
 use crate::store::{Instance, SledView, StateLock, StoreError, Token};
-use crate::telemetry::{Metrics, StatusBoard, Targets};
+use crate::telemetry::snapshot::Process;
+use crate::telemetry::{Metrics, Repeated, StatusBoard, Streak, Targets};
 
 /// Between attempts to reach what is needed at the start.
 const START_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
@@ -43,6 +44,24 @@ const REGISTRY_TIMEOUTS: (Duration, Duration) = (Duration::from_secs(5), Duratio
 
 /// How many operators' orders may wait; more are asked to come again.
 const ORDERS_WAITING_MAX: usize = 4;
+
+/// The program's version.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// This process, as others see it.
+struct Myself {
+    process: Nonce,
+    host: String,
+    /// Where its admin port listens.
+    admin: String,
+}
+
+impl Myself {
+    fn new(admin: String) -> Self {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Self { process: Nonce(SystemClock.nonce()), host, admin }
+    }
+}
 
 /// How the topics are treated at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,24 +82,37 @@ pub async fn run(
     status.update(|status| status.waiting_for = Some("connecting to Kafka".to_owned()));
     let _lock = StateLock::acquire(&config.state.dir).or_exit(Exit::State)?;
     let token = Arc::new(Token::create(&config.state.dir, rand::random()).or_exit(Exit::State)?);
-    let metrics = Arc::new(Metrics::new(Targets {
+    let targets = Targets {
         freshness: config.freshness.objective,
         interval: config.poll.interval,
         overlap: config.poll.overlap,
         settle: config.poll.settle,
-    }));
+    };
+    let metrics = Arc::new(Metrics::new(targets));
     let listener = admin::listen(config.admin.listen)
         .await
         .map_err(|error| anyhow!("admin.listen: cannot listen on {}: {error}", config.admin.listen))
         .or_exit(Exit::Usage)?;
-    let admin = listener.local_addr().unwrap_or(config.admin.listen).to_string();
+    let myself = Myself::new(listener.local_addr().unwrap_or(config.admin.listen).to_string());
+    status.update(|status| status.admin = Some(myself.admin.clone()));
+    let process = Process {
+        owner: myself.process.to_string(),
+        host: myself.host.clone(),
+        version: VERSION.to_owned(),
+        started_at: SystemClock.now(),
+        beat: config.kafka.beat,
+        targets,
+        settings: config.settings().to_vec(),
+    };
     let (orders, ordered) = mpsc::channel(ORDERS_WAITING_MAX);
-    let pages = Pages { status: status.clone(), metrics: Arc::clone(&metrics), token, orders };
+    let keys = Keys { owner: token, looking: config.admin.token.clone() };
+    let (status_shown, shown) = (status.clone(), Arc::clone(&metrics));
+    let pages = Pages { status: status_shown, metrics: shown, process: Arc::new(process), keys, orders };
     let served = CancellationToken::new();
     let _served_while_running = served.clone().drop_guard();
     tokio::spawn(admin::serve(listener, pages, served.cancelled_owned()));
 
-    let Some(connector) = connector(&config, topics, admin, &status, metrics, ordered, &stop).await? else {
+    let Some(connector) = connector(&config, topics, myself, &status, metrics, ordered, &stop).await? else {
         return Ok(());
     };
     let running = connector.run(stop.clone());
@@ -115,9 +147,9 @@ pub async fn carry_out(
 ) -> Result<String, Ended> {
     let _lock = StateLock::acquire(&config.state.dir).or_exit(Exit::State)?;
     let (_orders, ordered) = mpsc::channel(1);
-    let admin = "none (a command)".to_owned();
+    let myself = Myself::new("none (a command)".to_owned());
     let connector =
-        connector(&config, TopicCheck::Ensure, admin, &status, Arc::new(Metrics::default()), ordered, &stop).await?;
+        connector(&config, TopicCheck::Ensure, myself, &status, Arc::new(Metrics::default()), ordered, &stop).await?;
     match connector {
         Some(connector) => connector.carry_out(order, stop, asked).await.map_err(ended_by),
         None => Err(anyhow!("stopped")).or_exit(Exit::Internal),
@@ -137,7 +169,7 @@ pub async fn verify(config: &Config) -> Result<String, Ended> {
 async fn connector(
     config: &Config,
     topics: TopicCheck,
-    admin: String,
+    myself: Myself,
     status: &StatusBoard,
     metrics: Arc<Metrics>,
     orders: mpsc::Receiver<OrderRequest>,
@@ -152,10 +184,10 @@ async fn connector(
     };
     let identity = Identity {
         instance,
-        process: Nonce(clock.nonce()),
-        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        admin,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        process: myself.process,
+        host: myself.host,
+        admin: myself.admin,
+        version: VERSION.to_owned(),
     };
     let terms = Terms {
         identity,
@@ -256,6 +288,7 @@ async fn reach_kafka(
     status: &StatusBoard,
     stop: &CancellationToken,
 ) -> Result<Option<(KafkaCluster, Framings)>, Ended> {
+    let mut repeated = Repeated::default();
     for attempt in 1.. {
         let reached = tokio::select! {
             biased;
@@ -264,6 +297,9 @@ async fn reach_kafka(
         };
         let waiting_for = match reached {
             Ok((topics, framings)) => {
+                if let Some(Streak { lasted, .. }) = repeated.works() {
+                    tracing::info!(waited_s = lasted.as_secs(), "what was waited for is there");
+                }
                 status.update(|status| status.waiting_for = None);
                 topics.warnings().for_each(|warning| tracing::warn!("{warning}"));
                 if let Some(warning) = retention_warning(&topics.legs, config) {
@@ -276,7 +312,9 @@ async fn reach_kafka(
             Err(Reach::Refused(error)) => return Err(Ended { exit: Exit::Sink, error }),
         };
         let pause = START_BACKOFF.pause(attempt, rand::random());
-        tracing::warn!(again_in_s = pause.as_secs(), "waiting: {waiting_for}");
+        if let Some(Streak { failures, .. }) = repeated.failed(&waiting_for) {
+            tracing::warn!(failures, again_in_s = pause.as_secs(), "waiting: {waiting_for}");
+        }
         status.update(|status| status.waiting_for = Some(waiting_for));
         tokio::select! {
             biased;

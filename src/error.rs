@@ -17,6 +17,8 @@ pub enum Exit {
     State = 5,
     /// The audit found differences, or could not compare everything.
     Differences = 6,
+    /// The connector that was asked is not ready, or does not answer.
+    NotReady = 7,
 }
 
 impl From<Exit> for ExitCode {

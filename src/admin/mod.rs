@@ -1,32 +1,47 @@
-//! The admin port: health, readiness and metrics, rendered from plain snapshots; and operators' orders.
+//! The admin port: the status page, health, readiness and metrics, rendered from plain snapshots; and operators' orders.
 //!
-//! Orders change what is published, so they take the token that lies in the state directory.
+//! | file | holds |
+//! |---|---|
+//! | `access` | who may look, and who may order |
+//! | `page`, `drawing` | the status page and its drawings; `page.css` and `page.js` are part of it |
+
+mod access;
+mod drawing;
+mod page;
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::IntoResponse;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{from_fn_with_state, map_response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Json, Router};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+pub use access::Keys;
+
+use crate::clock::{Clock, SystemClock};
 use crate::connector::{Order, OrderError, OrderRequest};
-use crate::store::Token;
+use crate::telemetry::snapshot::{Process, Snapshot};
 use crate::telemetry::{Metrics, StatusBoard};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
 
-/// Where orders are posted: JSON of an [`Order`], with the token as bearer; the answer is text.
+/// Where orders are posted: JSON of an [`Order`], with the owner's token as bearer; the answer is text.
 pub const ORDERS: &str = "/orders";
 
-/// Where backfills are shown, with the token as bearer: JSON, a list of
+/// Where backfills are shown, with the owner's token as bearer: JSON, a list of
 /// [`BackfillStatus`](crate::telemetry::status::BackfillStatus).
 pub const BACKFILLS: &str = "/backfills";
+
+/// Where the snapshot is shown: JSON of a [`Snapshot`].
+pub const STATUS: &str = "/status.json";
 
 /// What the pages are rendered from.
 #[derive(Clone)]
@@ -35,8 +50,10 @@ pub struct Pages {
     pub status: StatusBoard,
     /// The counters.
     pub metrics: Arc<Metrics>,
-    /// What an order must show.
-    pub token: Arc<Token>,
+    /// What does not change.
+    pub process: Arc<Process>,
+    /// Who may look, and order.
+    pub keys: Keys,
     /// Where orders go.
     pub orders: mpsc::Sender<OrderRequest>,
 }
@@ -51,16 +68,49 @@ pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// Serves until `stopped`.
 pub async fn serve(listener: TcpListener, pages: Pages, stopped: impl Future<Output = ()> + Send + 'static) {
-    let routes = Router::new()
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
+    let probes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
+    let looking = Router::new()
+        .route("/", get(status_page))
+        .route(STATUS, get(status_json))
         .route("/metrics", get(metrics))
+        .route_layer(from_fn_with_state(pages.keys.clone(), access::looking));
+    let orders = Router::new()
         .route(ORDERS, post(order))
         .route(BACKFILLS, get(backfills))
-        .with_state(pages);
+        .route_layer(from_fn_with_state(pages.keys.clone(), access::orders));
+    let routes = probes.merge(looking).merge(orders).layer(map_response(guarded)).with_state(pages);
     if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(stopped).await {
         tracing::warn!(%error, "the admin port is no longer served");
     }
+}
+
+/// Nothing that is shown is kept, or taken for something else.
+async fn guarded(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+impl Pages {
+    fn snapshot(&self) -> Snapshot {
+        let (status, recent) = (self.status.read(), self.status.recent());
+        Snapshot::take(&self.process, status, recent, SystemClock.now(), Instant::now())
+    }
+}
+
+async fn status_page(State(pages): State<Pages>) -> impl IntoResponse {
+    let nonce: String = SystemClock.nonce().iter().map(|byte| format!("{byte:02x}")).collect();
+    let policy = format!(
+        "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    let headers: [(HeaderName, String); 2] =
+        [(header::CONTENT_TYPE, HTML.to_owned()), (header::CONTENT_SECURITY_POLICY, policy)];
+    (headers, page::page(&pages.snapshot(), &nonce))
+}
+
+async fn status_json(State(pages): State<Pages>) -> Json<Snapshot> {
+    Json(pages.snapshot())
 }
 
 /// 503 only when a worker is stuck, so that restarting is the right answer to it.
@@ -82,17 +132,7 @@ async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, OPENMETRICS)], pages.metrics.render(&pages.status.read(), Instant::now()))
 }
 
-fn is_ours(pages: &Pages, headers: &HeaderMap) -> bool {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    bearer.and_then(|value| value.strip_prefix("Bearer ")).is_some_and(|token| pages.token.matches(token))
-}
-
-const NOT_OURS: &str = "orders take the token in the state directory\n";
-
-async fn backfills(State(pages): State<Pages>, headers: HeaderMap) -> (StatusCode, String) {
-    if !is_ours(&pages, &headers) {
-        return (StatusCode::UNAUTHORIZED, NOT_OURS.to_owned());
-    }
+async fn backfills(State(pages): State<Pages>) -> (StatusCode, String) {
     let backfills: Vec<_> = pages.status.read().backfills.into_values().collect();
     match serde_json::to_string(&backfills) {
         Ok(json) => (StatusCode::OK, json),
@@ -100,10 +140,7 @@ async fn backfills(State(pages): State<Pages>, headers: HeaderMap) -> (StatusCod
     }
 }
 
-async fn order(State(pages): State<Pages>, headers: HeaderMap, body: String) -> (StatusCode, String) {
-    if !is_ours(&pages, &headers) {
-        return (StatusCode::UNAUTHORIZED, NOT_OURS.to_owned());
-    }
+async fn order(State(pages): State<Pages>, body: String) -> (StatusCode, String) {
     let order: Order = match serde_json::from_str(&body) {
         Ok(order) => order,
         Err(error) => return (StatusCode::BAD_REQUEST, format!("no order that this version knows: {error}\n")),
@@ -117,5 +154,99 @@ async fn order(State(pages): State<Pages>, headers: HeaderMap, body: String) -> 
         Ok(Err(OrderError::Refused(why))) => (StatusCode::CONFLICT, format!("{why}\n")),
         Ok(Err(OrderError::Failed(why))) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the connector ended before it was done\n".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::store::Token;
+    use crate::telemetry::snapshot::tests::process;
+    use crate::telemetry::status::Role;
+    use reqwest::RequestBuilder;
+
+    /// The port with `admin.token` or without, and what the owner's token is.
+    async fn served(settings: &str) -> (String, Token, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let owner = Token::create(dir.path(), [7; 32]).unwrap();
+        let text = format!(
+            "source = {{ api_key = \"k\", username = \"u\", password = \"p\" }}\nkafka.bootstrap_servers = \"k\"\navro.framing = \"single-object\"\nstate.dir = \"/tmp/s\"\n{settings}"
+        );
+        let no_variables: [(String, String); 0] = [];
+        let looking = Config::parse("test", &text, no_variables).unwrap().admin.token;
+        let (orders, _) = mpsc::channel(1);
+        let status = StatusBoard::default();
+        status.update(|status| status.role = Role::Owner);
+        let keys = Keys { owner: Arc::new(owner.clone()), looking };
+        let pages = Pages { status, metrics: Arc::default(), process: Arc::new(process()), keys, orders };
+        let listener = listen(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(serve(listener, pages, std::future::pending()));
+        (url, owner, dir)
+    }
+
+    async fn answered(request: RequestBuilder) -> u16 {
+        request.send().await.unwrap().status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn whoever_reaches_the_port_may_look_where_there_is_no_token_and_not_order() {
+        let (url, ..) = served("").await;
+        let client = reqwest::Client::new();
+        for path in ["/", STATUS, "/metrics", "/healthz", "/readyz"] {
+            assert_eq!(answered(client.get(format!("{url}{path}"))).await, 200, "{path}");
+        }
+        assert_eq!(answered(client.get(format!("{url}{BACKFILLS}"))).await, 401);
+        assert_eq!(answered(client.post(format!("{url}{ORDERS}")).body("{}")).await, 401);
+    }
+
+    #[tokio::test]
+    async fn with_a_token_only_probes_are_open() {
+        let (url, owner, _dir) = served("admin.token = \"look\"").await;
+        let client = reqwest::Client::new();
+        for path in ["/healthz", "/readyz"] {
+            assert_eq!(answered(client.get(format!("{url}{path}"))).await, 200, "{path}");
+        }
+        for path in ["/", STATUS, "/metrics"] {
+            let get = || client.get(format!("{url}{path}"));
+            assert_eq!(answered(get()).await, 401, "{path}");
+            assert_eq!(answered(get().bearer_auth("lock")).await, 401, "{path}");
+            assert_eq!(answered(get().bearer_auth("look")).await, 200, "{path}");
+            assert_eq!(answered(get().basic_auth("anyone", Some("look"))).await, 200, "{path}");
+            assert_eq!(answered(get().bearer_auth(owner.expose())).await, 200, "{path}: whoever may order may look");
+        }
+        let refused = client.get(&url).send().await.unwrap();
+        assert!(refused.headers()["www-authenticate"].to_str().unwrap().starts_with("Basic"), "a browser asks for it");
+        let order = || client.post(format!("{url}{ORDERS}")).body("{}");
+        assert_eq!(answered(order().bearer_auth("look")).await, 401, "whoever may look may not order");
+        assert_eq!(answered(order().bearer_auth(owner.expose())).await, 400, "the token is right, the order is none");
+    }
+
+    #[tokio::test]
+    async fn a_token_in_a_file_is_replaced_without_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "one").unwrap();
+        let (url, ..) = served(&format!("admin.token_file = {path:?}")).await;
+        let client = reqwest::Client::new();
+        assert_eq!(answered(client.get(&url).bearer_auth("one")).await, 200);
+        std::fs::write(&path, "two\n").unwrap();
+        assert_eq!(answered(client.get(&url).bearer_auth("one")).await, 401);
+        assert_eq!(answered(client.get(&url).bearer_auth("two")).await, 200);
+        std::fs::remove_file(&path).unwrap();
+        let answer = client.get(&url).bearer_auth("two").send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 500);
+        let said = answer.text().await.unwrap();
+        assert!(said.starts_with("admin.token_file (from test, line"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn what_is_shown_is_not_kept_and_runs_nothing_of_others() {
+        let (url, ..) = served("").await;
+        let headers = reqwest::get(&url).await.unwrap().headers().clone();
+        assert_eq!(headers["cache-control"], "no-store");
+        let policy = headers["content-security-policy"].to_str().unwrap();
+        assert!(policy.starts_with("default-src 'none'; style-src 'nonce-"), "{policy}");
     }
 }

@@ -116,6 +116,9 @@ async fn show(
     mut connector: tokio::task::JoinHandle<Result<(), Ended>>,
 ) -> Result<(), Ended> {
     let mut reader = open(&kafka, stop).await?;
+    if let Some(admin) = status.read().admin {
+        say(&format!("its status page, while it runs: http://{admin}/"));
+    }
     let decoder = Decoder::new(schema::call_leg(), None);
     let deadline = arguments.duration.map(|duration| Instant::now() + duration);
     let mut summary = tokio::time::interval_at(Instant::now() + SUMMARY_EVERY, SUMMARY_EVERY);
@@ -250,6 +253,7 @@ fn final_summary(counts: Counts, read_back: u64) -> String {
         "calls still going on: awaited",
         "older than what is remembered",
         "beyond the window's ends: read with the neighbouring windows",
+        "too many that cannot be legs: held back, read again",
     ];
     let mut text = format!("\n  {:>8}  rows fetched from the API, each in exactly one of:\n", counts.fetched());
     for ((name, count), meaning) in counts.named().iter().zip(meanings) {

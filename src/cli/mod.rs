@@ -9,6 +9,7 @@ mod owner;
 mod run;
 mod schema;
 mod state;
+mod status;
 mod tail;
 
 use std::io::{self, Write};
@@ -41,7 +42,8 @@ Exit codes:
   3  refused by the source (check, audit)
   4  refused by Kafka or the schema registry
   5  the state directory or the journal cannot be used, or another instance owns it
-  6  the audit found differences, or could not compare the whole period";
+  6  the audit found differences, or could not compare the whole period
+  7  the connector is not ready, or does not answer (status)";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -53,6 +55,11 @@ enum Command {
     Run(ConfigArgs),
     /// Show the whole way with nothing installed: simulated API, embedded Kafka, connector, consumer
     Demo(demo::DemoArgs),
+    /// Show how the running connector is: its status page, in the terminal
+    ///
+    /// One sentence, then each unit: its state, watermarks, newest polls and late legs. Ends with exit code 7
+    /// unless the connector is ready.
+    Status(status::StatusArgs),
     /// Validate a configuration and try every dependency; writes nothing, works beside a live daemon
     ///
     /// One line each for the configuration, the state directory, the token, a report of each PBX, the
@@ -116,6 +123,7 @@ async fn dispatch(command: Command) -> Result<(), Ended> {
     match command {
         Command::Run(arguments) => run::run(&arguments.config, stop).await,
         Command::Demo(arguments) => demo::run(arguments, stop).await,
+        Command::Status(arguments) => unless_stopped(status::run(arguments), &stop).await,
         Command::Check(arguments) => unless_stopped(check::run(&arguments.config), &stop).await,
         Command::Audit(arguments) => unless_stopped(audit::run(arguments), &stop).await,
         Command::Tail(arguments) => tail::run(arguments, stop).await,

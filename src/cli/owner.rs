@@ -1,6 +1,6 @@
 //! The running owner of this configuration, asked over its admin port with the token in the state directory.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -28,15 +28,20 @@ pub(super) async fn backfills(config: &Config) -> Result<Option<Vec<BackfillStat
     serde_json::from_str(&said).or_exit(Exit::State).map(Some)
 }
 
-async fn ask(config: &Config, request: impl FnOnce(&Client, &str) -> RequestBuilder) -> Result<Option<String>, Ended> {
-    // Without one that can be read, no owner runs on this directory, or none that would take orders from us.
-    let Ok(token) = Token::read(&config.state.dir) else { return Ok(None) };
-    let mut address = config.admin.listen;
+/// Where whoever listens on an address is found from here.
+pub(super) fn url_of(mut address: SocketAddr) -> String {
     if address.ip().is_unspecified() {
         address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
+    format!("http://{address}")
+}
+
+async fn ask(config: &Config, request: impl FnOnce(&Client, &str) -> RequestBuilder) -> Result<Option<String>, Ended> {
+    // Without one that can be read, no owner runs on this directory, or none that would take orders from us.
+    let Ok(token) = Token::read(&config.state.dir) else { return Ok(None) };
+    let address = config.admin.listen;
     let client = Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build().or_exit(Exit::Internal)?;
-    let answer = match request(&client, &format!("http://{address}")).bearer_auth(token.expose()).send().await {
+    let answer = match request(&client, &url_of(address)).bearer_auth(token.expose()).send().await {
         Err(error) if error.is_connect() => return Ok(None),
         answer => {
             answer.map_err(|error| anyhow!("admin.listen: {address} does not answer: {error}")).or_exit(Exit::State)?
@@ -53,5 +58,16 @@ async fn ask(config: &Config, request: impl FnOnce(&Client, &str) -> RequestBuil
         .or_exit(Exit::State),
         409 => Err(anyhow!("{}", said.trim_end())).or_exit(Exit::Usage),
         _ => Err(anyhow!("the owner could not do it: {}", said.trim_end())).or_exit(Exit::State),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_for_all_is_found_here() {
+        assert_eq!(url_of("0.0.0.0:9464".parse().unwrap()), "http://127.0.0.1:9464");
+        assert_eq!(url_of("10.1.2.3:1".parse().unwrap()), "http://10.1.2.3:1");
     }
 }

@@ -402,7 +402,8 @@ fn state(r: &mut Reader) -> Option<State> {
 
 fn admin(r: &mut Reader) -> Option<Admin> {
     let listen = r.or_default("admin.listen", "127.0.0.1:9464", rule::listen());
-    Some(Admin { listen: listen? })
+    let token = r.secret("admin.token");
+    Some(Admin { listen: listen?, token: token? })
 }
 
 fn log(r: &mut Reader) -> Option<Log> {

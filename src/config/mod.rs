@@ -134,6 +134,7 @@ impl Config {
             Some(&self.source.password),
             self.kafka.sasl_password.as_ref(),
             credentials.map(|credentials| &credentials.password),
+            self.admin.token.as_ref(),
         ];
         let certificates = [
             ("source.ca_file", self.source.ca_file.as_ref()),

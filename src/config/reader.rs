@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use figment::value::Value;
+use serde::{Deserialize, Serialize};
 
 use super::layer::Merged;
 use super::rule::{self, Rule};
@@ -15,7 +16,7 @@ use super::secret::Secret;
 use super::{environment, file};
 
 /// One effective setting, for the start log and the status page: no secret, no personal data.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
     /// The key in full, such as `source.page_size`.
     pub key: String,

@@ -239,6 +239,8 @@ pub struct State {
 pub struct Admin {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// What looking takes; without one everybody may.
+    pub token: Option<Secret>,
 }
 
 /// `[log]`: what is logged, and how.

@@ -25,6 +25,7 @@ use crate::sink::Cluster;
 use crate::source::{Source, SourceError};
 use crate::store::View;
 use crate::telemetry::status::BackfillStatus;
+use crate::telemetry::{Repeated, Streak};
 
 /// How often it looks for something to do.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -50,20 +51,29 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
     /// Backfills whatever is asked for, until told to stop.
     pub(super) async fn run(self) -> Result<(), Fault> {
         let mut failures = 0;
+        let mut repeated = Repeated::default();
         let mut span = self.reader.pace.window_max;
         // Of windows that could not be covered: what was published of them is a duplicate when they are read again.
         let mut carried: (Option<Nonce>, Counts) = Default::default();
         loop {
             let mut pause = Duration::ZERO;
             match self.step(&mut span, &mut carried).await {
-                Ok(true) => failures = 0,
+                Ok(true) => {
+                    failures = 0;
+                    if let Some(Streak { failures, lasted }) = repeated.works() {
+                        let lasted_s = lasted.as_secs();
+                        tracing::info!(unit = self.reader.unit, failures, lasted_s, "the backfill goes on");
+                    }
+                }
                 Ok(false) => pause = LOOK_EVERY,
                 Err(ReadError::Replaced) => {}
                 Err(ReadError::Source(error)) => {
                     failures += 1;
                     pause = self.reader.pause_after(&error, failures);
                     let again_in_s = pause.as_secs();
-                    tracing::warn!(unit = self.reader.unit, failures, again_in_s, "the backfill waits: {error}");
+                    if let Some(Streak { failures, .. }) = repeated.failed(error.failure.as_str()) {
+                        tracing::warn!(unit = self.reader.unit, failures, again_in_s, "the backfill waits: {error}");
+                    }
                     self.show_trouble(&error.to_string());
                 }
                 Err(ReadError::Fault(Fault::Stopped)) => return Ok(()),

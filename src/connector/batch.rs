@@ -59,6 +59,8 @@ pub(super) struct Batch {
     /// When the new legs were disconnected.
     pub(super) disconnected: Vec<UtcMillis>,
     pub(super) lateness: Lateness,
+    /// Why rows are buried that were not before.
+    pub(super) buried: Vec<Reason>,
     /// Every row, by its leg's identity or its own hash.
     pub(super) seen: Vec<KeyHash>,
     /// How many dead rows the unit may have after these.
@@ -125,6 +127,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             rows: Vec::new(),
             disconnected: Vec::new(),
             lateness: Lateness::default(),
+            buried: Vec::new(),
             seen: Vec::with_capacity(rows.len()),
             budget: self.budget(read),
             swept: Vec::new(),
@@ -354,6 +357,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             let entry = Entry { key, seen: Seen { fingerprint: None, revision: 0 } };
             batch.messages.push(self.dead_letter(entry, rows[dead.row], &dead, read));
             batch.rows.push(dead.row);
+            batch.buried.push(dead.reason);
             batch.page.add_new(entry, dead.at, true);
         }
         Ok(())

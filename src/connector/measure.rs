@@ -1,5 +1,6 @@
 //! Measures: what status and metrics show of a unit, and what is warned of, once something was committed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -7,6 +8,8 @@ use tokio::time::Instant;
 use super::batch::{Batch, Read};
 use super::publisher::Publisher;
 use crate::core::dedupe::Counts;
+use crate::core::hours::Agreement;
+use crate::core::journal::UnitProgress;
 use crate::core::lateness::{self, Lateness};
 use crate::core::leg::How;
 use crate::core::time::UtcMillis;
@@ -14,6 +17,7 @@ use crate::sink::Cluster;
 use crate::store::View;
 use crate::telemetry::freshness::LegTimes;
 use crate::telemetry::labels::{BY_OVERLAP, BY_SWEEP, UnitFoundLabels, UnitLabel, UnitResultLabels};
+use crate::telemetry::status::Journaled;
 
 /// Less of the overlap left than this part of it is worth a warning.
 const NEAR_THE_EDGE: u32 = 5;
@@ -34,18 +38,36 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             return;
         }
         let Some(known) = self.progress(unit).filter(|unit| unit.is_started()) else { return };
+        let journaled = self.journaled(known);
+        self.metrics.show_hours(unit, journaled.hours_differing);
         self.status.update_unit(unit, |status| {
             status.complete_to = Some(known.progress.complete_to);
             status.final_to = Some(known.progress.final_to);
+            status.journaled = Some(Arc::new(journaled));
         });
         let label = UnitLabel { unit: unit.to_owned() };
-        self.metrics.show_hours(unit, self.ledger().head.hours(unit).map(|(_, counts)| counts.agreement()));
         if let Some(recommended) = known.lateness.recommend(self.terms.delays.settle) {
             self.metrics.recommended_overlap.get_or_create(&label).set(recommended.overlap.as_secs_f64());
             self.metrics.recommended_overlap_confidence.get_or_create(&label).set(recommended.confidence);
         }
         if let Some(closest) = known.lateness.closest {
             self.metrics.overlap_left.get_or_create(&label).set(closest.as_secs_f64());
+        }
+    }
+
+    /// What the journal says of a unit, and what was counted since it was last written.
+    fn journaled(&self, unit: &UnitProgress) -> Journaled {
+        let unit = self.with_uncommitted(unit);
+        let hours = || self.ledger().head.hours(&unit.unit).map(|(_, counts)| counts.agreement());
+        let differing = |wanted| hours().filter(|agreement| *agreement == wanted).count() as u64;
+        Journaled {
+            generation: unit.generation,
+            counts: unit.counts,
+            coverage: unit.progress.coverage.windows().to_vec(),
+            out_offsets: self.owner.session.as_ref().map(|session| session.out_offsets.clone()).unwrap_or_default(),
+            hours_differing: (differing(Agreement::Fewer), differing(Agreement::More)),
+            recommended: unit.lateness.recommend(self.terms.delays.settle),
+            lateness: unit.lateness,
         }
     }
 
@@ -92,24 +114,30 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         self.note_late(&batch.lateness, read.unit);
         let Some(started) = started else { return };
         self.metrics.publish_duration.observe(started.elapsed().as_secs_f64());
-        self.note_freshness(batch, read);
-    }
-
-    /// Counts how fresh a batch's legs were, as far as they were awaited.
-    fn note_freshness(&self, batch: &Batch, read: Read<'_>) {
-        let Some(unit) = self.progress(read.unit).filter(|_| read.piece.how != How::Backfill) else { return };
-        // What was there before the unit was begun, or is repeated, was never to be fresh.
-        let awaited_from = unit.change.as_ref().map_or(UtcMillis::new(i64::MIN), |change| change.at);
-        let looked = unit.progress.complete_to.plus(self.terms.delays.settle);
         let committed = self.clock.now();
-        let awaited = batch.disconnected.iter().filter(|at| **at >= awaited_from);
-        let legs: Vec<LegTimes> = awaited
-            .map(|at| LegTimes { disconnected: *at, looked, begun: read.begun_at, seen: read.seen_at, committed })
-            .collect();
+        let legs = self.awaited(batch, read, committed);
         self.metrics.note_freshness(read.unit, &legs);
         // A sweep looks where polls have long stopped to look: its wait says nothing of theirs.
         if matches!(read.piece.how, How::Poll | How::CatchUp) {
             self.metrics.note_stages(read.unit, &legs, self.terms.apart_max);
         }
+        self.status.note(read.unit, |recent| {
+            recent.note_published(committed, batch.counts.published, legs.iter().map(LegTimes::freshness));
+            batch.buried.iter().for_each(|reason| recent.note_dead_letter(reason.code()));
+        });
+    }
+
+    /// A batch's legs that were awaited, and when what became of them.
+    fn awaited(&self, batch: &Batch, read: Read<'_>, committed: UtcMillis) -> Vec<LegTimes> {
+        let Some(unit) = self.progress(read.unit).filter(|_| read.piece.how != How::Backfill) else {
+            return Vec::new();
+        };
+        // What was there before the unit was begun, or is repeated, was never to be fresh.
+        let awaited_from = unit.change.as_ref().map_or(UtcMillis::new(i64::MIN), |change| change.at);
+        let looked = unit.progress.complete_to.plus(self.terms.delays.settle);
+        let awaited = batch.disconnected.iter().filter(|at| **at >= awaited_from);
+        awaited
+            .map(|at| LegTimes { disconnected: *at, looked, begun: read.begun_at, seen: read.seen_at, committed })
+            .collect()
     }
 }

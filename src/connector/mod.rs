@@ -187,7 +187,7 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
     /// the future abandons both, which loses nothing.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), ConnectorError> {
         for unit in &self.terms.units {
-            self.status.update_unit(unit, |_| {});
+            self.status.update_unit(unit, |status| status.enter(UnitState::Starting, "", self.clock.now()));
             self.metrics.add_unit(unit);
         }
         let publisher = Arc::new(Mutex::new(self.publisher(&stop)));
@@ -216,15 +216,16 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
             match worked {
                 Err(Fault::Yielded) => {
                     tracing::warn!("another instance has taken over: this one stands by");
+                    let now = self.clock.now();
                     self.status.update(|status| {
                         // Whoever owns it now may not be told from the journal for as long as Kafka is away.
                         status.role = Role::Starting;
+                        status.owner_since = None;
                         status.publishing_since = None;
                         status.backfills.clear();
                         for unit in status.units.values_mut() {
                             // How it was for this one says nothing when its turn comes again.
-                            unit.state = UnitState::Starting;
-                            unit.detail.clear();
+                            unit.enter(UnitState::Starting, "", now);
                         }
                     });
                 }
@@ -259,6 +260,7 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
             status: self.status.clone(),
             metrics: Arc::clone(&self.metrics),
             traffic: traffic.clone(),
+            trouble: Arc::default(),
             stop: stop.clone(),
         }
     }

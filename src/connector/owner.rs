@@ -30,7 +30,7 @@ use crate::core::retry::Backoff;
 use crate::hooks::{self, Mutant};
 use crate::sink::{Cluster, SinkError};
 use crate::store::{StoreError, View};
-use crate::telemetry::{Role, StatusBoard};
+use crate::telemetry::{Repeated, Role, StatusBoard, Streak};
 
 /// Between attempts to take over, or to go on after a doubtful answer.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(60) };
@@ -104,6 +104,8 @@ pub(super) struct Owner<C: Cluster, V> {
     pub(super) is_source_checked: bool,
     /// Failures in a row.
     failures: u32,
+    /// What keeps it from getting on.
+    repeated: Repeated,
 }
 
 /// An operator's decision about what is refused without one.
@@ -139,6 +141,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
             decision: None,
             is_source_checked: true,
             failures: 0,
+            repeated: Repeated::default(),
         }
     }
 
@@ -149,7 +152,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
         loop {
             match self.follower.catch_up().await {
                 Ok(_) => {
-                    self.failures = 0;
+                    self.gets_on();
                     // Records count, not the position: that moves also when the brokers give up what a dead owner had begun.
                     let position = self.follower.records_read;
                     let Some(claim) = self.foreign_claim() else { return self.accept_claim() };
@@ -210,9 +213,11 @@ impl<C: Cluster, V: View> Owner<C, V> {
             };
             match owned {
                 Ok(()) => {
-                    self.failures = 0;
+                    self.gets_on();
+                    let now = self.clock.now();
                     self.status.update(|status| {
                         status.role = Role::Owner;
+                        status.owner_since.get_or_insert(now);
                         status.sink_trouble = None;
                     });
                 }
@@ -244,6 +249,13 @@ impl<C: Cluster, V: View> Owner<C, V> {
         }
     }
 
+    fn gets_on(&mut self) {
+        self.failures = 0;
+        if let Some(Streak { failures, lasted }) = self.repeated.works() {
+            tracing::info!(failures, lasted_s = lasted.as_secs(), "it gets on again");
+        }
+    }
+
     /// Does what a fault asks for, and gives back the faults that end the owner's work.
     pub(super) async fn recover_from(&mut self, fault: Fault) -> Result<(), Fault> {
         if hooks::is_mutant(Mutant::AbortAfterUnknownCommit) && self.session.is_some() {
@@ -269,12 +281,9 @@ impl<C: Cluster, V: View> Owner<C, V> {
         let pause = BACKOFF.pause(self.failures, self.clock.dice());
         if self.failures == 1 {
             tracing::info!(again_in_ms = pause.as_millis(), "starting over from the journal: {what}");
-        } else {
-            tracing::warn!(
-                failures = self.failures,
-                again_in_s = pause.as_secs(),
-                "it does not get on, and starts over again: {what}"
-            );
+        } else if self.repeated.failed(&what).is_some() {
+            let (failures, again_in_s) = (self.failures, pause.as_secs());
+            tracing::warn!(failures, again_in_s, "it does not get on, and starts over again: {what}");
         }
         self.status.update(|status| status.sink_trouble = Some(what));
         self.pause(pause).await

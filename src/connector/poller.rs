@@ -19,7 +19,9 @@ use crate::core::zone::Contradiction;
 use crate::sink::Cluster;
 use crate::source::{Recovery, Source, SourceError};
 use crate::store::View;
+use crate::telemetry::Streak;
 use crate::telemetry::labels::UnitResultLabels;
+use crate::telemetry::recent::PollNote;
 use crate::telemetry::status::UnitState;
 
 /// How often a long poll says how far it has come.
@@ -53,12 +55,12 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
                 Ok(end) => {
                     failures = 0;
                     let progress = self.reader.progress().await;
-                    self.report_end(end, counts, progress.as_ref().map(|unit| &unit.progress));
+                    self.report_end(end, counts, progress.as_ref().map(|unit| &unit.progress), started.elapsed());
                     self.reader.pace.interval.saturating_sub(started.elapsed())
                 }
                 Err(ReadError::Source(error)) => {
                     failures += 1;
-                    self.report_failure(&error, failures, counts)
+                    self.report_failure(&error, failures, counts, started.elapsed())
                 }
                 Err(ReadError::Replaced) => Duration::ZERO,
                 Err(ReadError::Fault(Fault::Stopped)) => return Ok(()),
@@ -86,7 +88,7 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
         let mut contradiction: Option<(Window, Contradiction)> = None;
         let mut failed: Option<SourceError> = None;
         let mut is_anything_read = false;
-        let mut told = Instant::now();
+        let mut told: Option<Instant> = None;
         while let Some(piece) = cycle.next_piece() {
             is_anything_read = true;
             let begun_local = self.reader.clock.now();
@@ -97,13 +99,15 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
             contradiction = contradiction.or(pass.sightings.contradiction.map(|found| (piece.window, found)));
             match read {
                 Err(ReadError::Source(error)) if error.recovery != Recovery::Refused && failed.is_none() => {
-                    tracing::warn!(unit = self.reader.unit, window = %piece.window, "a window could not be read: {error}");
-                    failed = Some(error);
+                    // The newer windows are read first; then this is told with the poll's end.
+                    tracing::debug!(unit = self.reader.unit, window = %piece.window, "a window could not be read: {error}");
+                    failed = Some(error.of(piece.window));
                 }
                 Err(error) => return Err(error),
                 Ok(Ended::Broken(fault)) => {
-                    tracing::warn!(unit = self.reader.unit, window = %piece.window, %fault, "a window could not be read whole; it is read again with the next poll");
-                    held.get_or_insert((UnitState::SourceIncomplete, format!("window {}: {fault}", piece.window)));
+                    tracing::debug!(unit = self.reader.unit, window = %piece.window, %fault, "a window could not be read whole");
+                    let detail = format!("window {} could not be read whole, and is read again: {fault}", piece.window);
+                    held.get_or_insert((UnitState::SourceIncomplete, detail));
                 }
                 Ok(_) if pass.sightings.held > 0 => {
                     held.get_or_insert((UnitState::SourceInvalid, describe_held(pass.sightings.held)));
@@ -126,8 +130,8 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
                     // Only now, so that a unit with a hole or without a source never looks well in between.
                     if piece.how == How::CatchUp && held.is_none() && failed.is_none() {
                         self.reader.show(UnitState::CatchingUp, "");
-                        if told.elapsed() >= CATCHING_UP_TOLD {
-                            told = Instant::now();
+                        if told.is_none_or(|told| told.elapsed() >= CATCHING_UP_TOLD) {
+                            told = Some(Instant::now());
                             let published = counts.published;
                             tracing::info!(unit = self.reader.unit, complete_to = %progress.complete_to, to = %bound, published, "catching up");
                         }
@@ -163,18 +167,21 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
     }
 
     /// Shows, counts and logs how a poll ended.
-    fn report_end(&self, end: PollEnd, counts: Counts, progress: Option<&Progress>) {
+    fn report_end(&self, end: PollEnd, counts: Counts, progress: Option<&Progress>, took: Duration) {
         let result = match end {
             PollEnd::Whole => {
+                if let Some(Streak { failures, lasted }) = self.reader.trouble().works() {
+                    let lasted_s = lasted.as_secs();
+                    tracing::info!(unit = self.reader.unit, failures, lasted_s, "the polls read everything again");
+                }
                 self.reader.show(UnitState::Ok, "");
                 let now = self.reader.clock.now();
                 self.reader.status.update_unit(&self.reader.unit, |status| status.last_poll_ok = Some(now));
                 "ok"
             }
             PollEnd::Held(state, detail) => {
-                // Of a window that is not whole it was said when it was read.
-                if state != UnitState::SourceIncomplete {
-                    tracing::warn!(unit = self.reader.unit, "{detail}");
+                if let Some(Streak { failures, .. }) = self.reader.trouble().failed(state.as_str()) {
+                    tracing::warn!(unit = self.reader.unit, failures, "{detail}");
                 }
                 self.reader.show(state, &detail);
                 match state {
@@ -185,7 +192,7 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
                 }
             }
         };
-        self.count_poll(result);
+        self.note_poll(result, counts, took);
         tracing::info!(
             unit = self.reader.unit,
             result,
@@ -205,22 +212,32 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
     }
 
     /// Shows, counts and logs a poll that was given up, and says how long to pause.
-    fn report_failure(&self, error: &SourceError, failures: u32, counts: Counts) -> Duration {
+    fn report_failure(&self, error: &SourceError, failures: u32, counts: Counts, took: Duration) -> Duration {
         let pause = self.reader.pause_after(error, failures);
         self.reader.show(state_of(error.failure), &error.to_string());
-        self.count_poll(error.failure.as_str());
-        tracing::warn!(
-            unit = self.reader.unit,
-            failures,
-            published = counts.published,
-            again_in_s = pause.as_secs(),
-            "the poll failed: {error}"
-        );
+        self.note_poll(error.failure.as_str(), counts, took);
+        let (unit, published, again_in_s) = (&self.reader.unit, counts.published, pause.as_secs());
+        // A request that was worth waiting for counts, too.
+        match self.reader.trouble().failed(error.failure.as_str()) {
+            Some(Streak { failures, lasted }) => {
+                let lasted_s = lasted.as_secs();
+                tracing::warn!(unit, failures, lasted_s, published, again_in_s, "the poll failed: {error}");
+            }
+            None => tracing::debug!(unit, published, again_in_s, "the poll failed: {error}"),
+        }
         pause
     }
 
-    fn count_poll(&self, result: &'static str) {
+    fn note_poll(&self, result: &'static str, counts: Counts, took: Duration) {
         self.reader.metrics.polls.get_or_create(&UnitResultLabels { unit: self.reader.unit.clone(), result }).inc();
+        let poll = PollNote {
+            at: self.reader.clock.now(),
+            result: result.to_owned(),
+            fetched: counts.fetched(),
+            published: counts.published,
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        };
+        self.reader.status.note(&self.reader.unit, |recent| recent.note_poll(poll));
     }
 }
 

@@ -88,8 +88,6 @@ pub(super) struct Publisher<C: Cluster, V> {
     pub(super) metrics: Arc<Metrics>,
     /// Counted, and not yet in any progress.
     uncommitted: BTreeMap<String, Counts>,
-    /// The state that was last told of each unit, and since when.
-    told: BTreeMap<String, (&'static str, UtcMillis)>,
     /// Rows that the brokers have refused for their content, by the hash of their bytes: each refusal
     /// costs a transaction and a take-over, so they are not offered again for a while.
     pub(super) refused: HashMap<KeyHash, (Reason, Instant)>,
@@ -97,8 +95,8 @@ pub(super) struct Publisher<C: Cluster, V> {
     pub(super) budgets: HashMap<(String, bool), Budget>,
     /// When it was said of a unit that its legs come near the overlap's edge.
     pub(super) warned: BTreeMap<String, Instant>,
-    /// Whether it owns the journal for an operator's order only: nothing polls then, and that is on purpose.
-    is_for_an_order: bool,
+    /// Since when it owns the journal for an operator's order only: nothing polls then, and that is on purpose.
+    for_an_order_since: Option<UtcMillis>,
     /// Whether this process has begun the journal.
     pub(super) has_begun: bool,
 }
@@ -120,11 +118,10 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             status,
             metrics,
             uncommitted: BTreeMap::new(),
-            told: BTreeMap::new(),
             refused: HashMap::new(),
             budgets: HashMap::new(),
             warned: BTreeMap::new(),
-            is_for_an_order: false,
+            for_an_order_since: None,
             has_begun: false,
         }
     }
@@ -138,7 +135,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     ///
     /// An operator's order may have decided about what would be refused.
     pub(super) async fn open(&mut self, order: Option<&Order>) -> Result<(), Fault> {
-        self.is_for_an_order = order.is_some();
+        self.for_an_order_since = order.map(|_| self.clock.now());
         self.owner.decision = order.and_then(Order::decision);
         // What is read now has to be what was read before.
         self.owner.is_source_checked = matches!(order, None | Some(Order::Backfill { .. }));
@@ -556,22 +553,19 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// The statuses of all units as they are.
-    pub(super) fn feeds_now(&mut self) -> Vec<UnitFeed> {
+    pub(super) fn feeds_now(&self) -> Vec<UnitFeed> {
         let units = self.owner.terms.units.iter().filter_map(|unit| self.progress(unit));
         let units: Vec<UnitProgress> = units.map(|unit| self.with_uncommitted(unit)).collect();
         units.iter().map(|unit| self.feed(unit)).collect()
     }
 
-    fn feed(&mut self, unit: &UnitProgress) -> UnitFeed {
-        let now = self.clock.now();
-        let shown = self.status.read().units.get(&unit.unit).map_or("starting", |status| status.state.as_str());
-        let state = if self.is_for_an_order { state::STOPPED } else { shown };
-        let told = self.told.entry(unit.unit.clone()).or_insert((state, now));
-        if told.0 != state {
-            *told = (state, now);
+    fn feed(&self, unit: &UnitProgress) -> UnitFeed {
+        if let Some(since) = self.for_an_order_since {
+            return self.feed_in(unit, state::STOPPED, since);
         }
-        let since = told.1;
-        self.feed_in(unit, state, since)
+        let status = self.status.read();
+        let (shown, since) = status.units.get(&unit.unit).map(|unit| (unit.state, unit.since)).unwrap_or_default();
+        self.feed_in(unit, shown.as_str(), since.unwrap_or_else(|| self.clock.now()))
     }
 
     fn feed_in(&self, unit: &UnitProgress, state: &str, since: UtcMillis) -> UnitFeed {

@@ -3,8 +3,8 @@
 //! How a request is repeated and when it is given up is decided here; what is read and what follows from it
 //! is the matter of `poller`, `sweeper` and `backfiller`.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify, mpsc};
@@ -29,7 +29,7 @@ use crate::source::{Failure, Page, Recovery, Source, SourceError};
 use crate::store::View;
 use crate::telemetry::labels::{UnitLabel, UnitResultLabels};
 use crate::telemetry::status::UnitState;
-use crate::telemetry::{Metrics, StatusBoard};
+use crate::telemetry::{Metrics, Repeated, StatusBoard};
 
 /// How often a request is sent before the read is given up and the unit pauses.
 const ATTEMPTS_MAX: u32 = 6;
@@ -120,6 +120,8 @@ pub(super) struct WindowReader<S, C: Cluster, V> {
     pub(super) status: StatusBoard,
     pub(super) metrics: Arc<Metrics>,
     pub(super) traffic: Traffic,
+    /// What keeps the unit's polls from reading.
+    pub(super) trouble: Arc<std::sync::Mutex<Repeated>>,
     pub(super) stop: CancellationToken,
 }
 
@@ -134,6 +136,7 @@ impl<S, C: Cluster, V> Clone for WindowReader<S, C, V> {
             status: self.status.clone(),
             metrics: Arc::clone(&self.metrics),
             traffic: self.traffic.clone(),
+            trouble: Arc::clone(&self.trouble),
             stop: self.stop.clone(),
         }
     }
@@ -313,7 +316,9 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
         }
         let pause = after.unwrap_or_else(|| REQUEST_BACKOFF.pause(attempts, self.clock.dice()));
         if pause >= WORTH_SHOWING && is_live {
-            tracing::warn!(unit = self.unit, again_in_s = pause.as_secs(), "waiting: {error}");
+            if self.trouble().failed(error.failure.as_str()).is_some() {
+                tracing::warn!(unit = self.unit, again_in_s = pause.as_secs(), "waiting: {error}");
+            }
             self.show(state_of(error.failure), &error.to_string());
         } else {
             tracing::debug!(unit = self.unit, %error, attempts, pause_ms = pause.as_millis(), "the request is sent again");
@@ -366,12 +371,16 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
         )
     }
 
+    /// What keeps the unit's polls from reading.
+    pub(super) fn trouble(&self) -> MutexGuard<'_, Repeated> {
+        // Its values are plain, whole at every instant.
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Shows how the unit is.
     pub(super) fn show(&self, state: UnitState, detail: &str) {
-        self.status.update_unit(&self.unit, |status| {
-            status.state = state;
-            detail.clone_into(&mut status.detail);
-        });
+        let now = self.clock.now();
+        self.status.update_unit(&self.unit, |status| status.enter(state, detail, now));
     }
 
     fn note_request(&self, result: &'static str, sent: Instant) {

@@ -44,6 +44,7 @@ pub fn classify(seen: Option<Seen>, fingerprint: Fingerprint, disconnected: UtcM
 
 /// What became of fetched rows: every row is in exactly one of the counts. A dead row that is replayed counts once more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Counts {
     /// In the topic, acknowledged by Kafka.
     pub published: u64,

@@ -221,7 +221,7 @@ fn transport(error: reqwest::Error) -> SourceError {
     } else if error.is_body() || error.is_decode() {
         "the source's answer broke off"
     } else {
-        "the request to the source failed"
+        "the connection to the source broke (if this lasts: network, proxy, or the API itself)"
     };
     SourceError::unreachable(format!("{what}: {}", causes(&error.without_url())))
 }

@@ -15,6 +15,7 @@ pub use wire::Page;
 
 use crate::core::query::QueryBounds;
 use crate::core::skew::Skew;
+use crate::core::time::Window;
 
 /// Where call legs come from: the API, or a simulation of it.
 pub trait Source: Send + Sync + 'static {
@@ -98,6 +99,12 @@ impl SourceError {
     /// The cursor went bad.
     pub fn cursor_refused(message: impl Into<String>) -> Self {
         Self { recovery: Recovery::Reread, failure: Failure::Cursor, message: message.into() }
+    }
+
+    /// The same, of a window.
+    #[must_use]
+    pub fn of(self, window: Window) -> Self {
+        Self { message: format!("window {window}: {}", self.message), ..self }
     }
 
     /// An operator's matter.

@@ -18,7 +18,6 @@ use super::labels::{
     ROW_RESULTS, SHOWN, STATES, UnitFoundLabels, UnitLabel, UnitResultLabels, UnitShownLabels, UnitStateLabels, WITHIN,
 };
 use super::status::{Role, Status, UnitStatus};
-use crate::core::hours::Agreement;
 
 type Seconds = Gauge<f64, AtomicU64>;
 
@@ -233,7 +232,7 @@ impl Metrics {
         ] {
             results.iter().for_each(|result| drop(family.get_or_create(&with_result(result))));
         }
-        self.show_hours(unit, std::iter::empty());
+        self.show_hours(unit, (0, 0));
         for by in FOUND_BY {
             drop(self.found_late.get_or_create(&UnitFoundLabels { unit: unit.to_owned(), by }));
         }
@@ -250,15 +249,11 @@ impl Metrics {
         }
     }
 
-    /// Shows how the hours of a unit compare with the API.
-    pub fn show_hours(&self, unit: &str, hours: impl Iterator<Item = Agreement>) {
-        let (mut fewer, mut more) = (0, 0);
-        for agreement in hours {
-            fewer += i64::from(agreement == Agreement::Fewer);
-            more += i64::from(agreement == Agreement::More);
-        }
+    /// Shows of how many hours of a unit a sweep has seen fewer legs than were published, and of how many more.
+    pub fn show_hours(&self, unit: &str, (fewer, more): (u64, u64)) {
         for (shown, count) in [(FEWER, fewer), (MORE, more)] {
-            self.hours_differing.get_or_create(&UnitShownLabels { unit: unit.to_owned(), shown }).set(count);
+            let labels = UnitShownLabels { unit: unit.to_owned(), shown };
+            self.hours_differing.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 

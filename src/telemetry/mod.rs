@@ -6,8 +6,13 @@ pub mod freshness;
 pub mod labels;
 pub mod logging;
 pub mod metrics;
+pub mod recent;
+pub mod repeated;
+pub mod snapshot;
 pub mod status;
+pub mod words;
 
 pub use catalogue::{Description, Kind, Label};
 pub use metrics::{Metrics, Targets};
+pub use repeated::{Repeated, Streak};
 pub use status::{Role, Status, StatusBoard};

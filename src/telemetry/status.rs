@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::recent::Recent;
 use crate::core::dedupe::Counts;
-use crate::core::journal::{BackfillState, Delivery, Nonce};
+use crate::core::journal::{BackfillState, Delivery, Nonce, OutOffsets};
+use crate::core::lateness::{Lateness, Recommendation};
 use crate::core::time::{UtcMillis, Window};
 
 /// Kafka may take this long to acknowledge before readiness fails: broker restarts are shorter.
@@ -90,6 +92,8 @@ impl fmt::Display for UnitState {
 pub struct UnitStatus {
     /// Its state.
     pub state: UnitState,
+    /// Since when; `None` before anything was said of it.
+    pub since: Option<UtcMillis>,
     /// What an operator should know about a state that is not good.
     pub detail: String,
     /// The soft watermark.
@@ -100,10 +104,43 @@ pub struct UnitStatus {
     pub last_poll_ok: Option<UtcMillis>,
     /// What became of all rows since the start.
     pub counts: Counts,
+    /// What the journal says of it; `None` before this process has read that.
+    pub journaled: Option<Arc<Journaled>>,
+}
+
+impl UnitStatus {
+    /// Puts the unit into a state, at an instant.
+    pub fn enter(&mut self, state: UnitState, detail: &str, at: UtcMillis) {
+        if self.state != state || self.since.is_none() {
+            self.since = Some(at);
+        }
+        self.state = state;
+        detail.clone_into(&mut self.detail);
+    }
+}
+
+/// What the journal says of a unit beside its watermarks.
+#[derive(Clone, Debug, Default)]
+pub struct Journaled {
+    /// Increased by each rewind.
+    pub generation: u32,
+    /// What became of all rows since the unit's first start.
+    pub counts: Counts,
+    /// What was read and published completely, oldest first.
+    pub coverage: Vec<Window>,
+    /// What the watermarks promise lies below these ends.
+    pub out_offsets: OutOffsets,
+    /// How late its legs are.
+    pub lateness: Lateness,
+    /// The overlap that would find nearly all of them.
+    pub recommended: Option<Recommendation>,
+    /// Whole hours of which a sweep has seen fewer legs than were published, and more.
+    pub hours_differing: (u64, u64),
 }
 
 /// How a backfill is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct BackfillStatus {
     /// Its number.
     pub id: Nonce,
@@ -143,10 +180,14 @@ pub enum Role {
 /// How the whole connector is.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
+    /// Where the admin port listens, once it does.
+    pub admin: Option<String>,
     /// What start-up waits for; `None` when it is through.
     pub waiting_for: Option<String>,
     /// What this process is to the journal.
     pub role: Role,
+    /// Since when it owns the journal, while it does.
+    pub owner_since: Option<UtcMillis>,
     /// How it publishes, once that is known.
     pub delivery: Option<Delivery>,
     /// Whether it was told to stop.
@@ -209,41 +250,55 @@ impl Status {
     }
 }
 
-/// Where the connector writes how it is, and others read it.
+/// Where the connector writes how it is and what it did lately, and others read it.
 #[derive(Clone, Debug)]
-pub struct StatusBoard(Arc<watch::Sender<Status>>);
+pub struct StatusBoard {
+    now: Arc<watch::Sender<Status>>,
+    /// By unit.
+    recent: Arc<watch::Sender<BTreeMap<String, Recent>>>,
+}
 
 impl Default for StatusBoard {
     fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(Status::default())))
+        Self { now: Arc::new(watch::Sender::new(Status::default())), recent: Arc::default() }
     }
 }
 
 impl StatusBoard {
     /// How things are now.
     pub fn read(&self) -> Status {
-        self.0.borrow().clone()
+        self.now.borrow().clone()
     }
 
     /// A receiver that is told of each change.
     pub fn watch(&self) -> watch::Receiver<Status> {
-        self.0.subscribe()
+        self.now.subscribe()
     }
 
     /// Changes how things are.
     pub fn update(&self, change: impl FnOnce(&mut Status)) {
-        self.0.send_modify(change);
+        self.now.send_modify(change);
     }
 
     /// Changes how one unit is.
     pub fn update_unit(&self, unit: &str, change: impl FnOnce(&mut UnitStatus)) {
-        self.0.send_modify(|status| change(status.units.entry(unit.to_owned()).or_default()));
+        self.now.send_modify(|status| change(status.units.entry(unit.to_owned()).or_default()));
+    }
+
+    /// What each unit did lately.
+    pub fn recent(&self) -> BTreeMap<String, Recent> {
+        self.recent.borrow().clone()
+    }
+
+    /// Takes note of what a unit did.
+    pub fn note(&self, unit: &str, note: impl FnOnce(&mut Recent)) {
+        self.recent.send_modify(|recent| note(recent.entry(unit.to_owned()).or_default()));
     }
 
     /// Announces a step that has to end within `limit`; it has when the guard is dropped.
     pub fn bounded_step(&self, name: &'static str, limit: Duration) -> BoundedStep {
         let mut number = 0;
-        self.0.send_modify(|status| {
+        self.now.send_modify(|status| {
             number = status.bounded_steps.last_key_value().map_or(0, |(last, _)| last + 1);
             status.bounded_steps.insert(number, (name, Instant::now() + limit));
         });

@@ -15,6 +15,7 @@
 //! | `audit` | that the audit finds a run equal, and every damage done to it |
 //! | `dashboard` | every panel of the dashboard, and the alert rules, by a Prometheus that watches a run |
 //! | `commands` | `check`, `tail`, `schema`, the exit codes, health and readiness, the log level |
+//! | `status_page`, `browser` | what an operator sees of each state: the page, in a browser, the command, the log |
 //! | `soak` | kills at random, for as long as one likes |
 //! | `watch` | for how long readers wait for what is in a topic |
 //! | `arrivals` | how fresh live legs are when a consumer has them |
@@ -28,6 +29,7 @@ mod support;
 mod arrivals;
 mod audit;
 mod backfill;
+mod browser;
 mod commands;
 mod crash;
 mod dashboard;
@@ -41,4 +43,5 @@ mod records;
 mod rig;
 mod soak;
 mod state;
+mod status_page;
 mod watch;

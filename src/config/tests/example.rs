@@ -60,6 +60,8 @@ const CONTRACT: &[&str] = &[
     "state.dir",
     "state.horizon",
     "admin.listen",
+    "admin.token",
+    "admin.token_file",
     "log.level",
     "log.format",
 ];
@@ -126,7 +128,8 @@ fn the_example_mentions_every_key_of_the_contract_and_no_other() {
 fn the_commented_keys_are_known_and_their_examples_right() {
     // All of them at once gives each secret twice, which is all there is to say.
     let error = parse(&uncommented(), &[]).unwrap_err();
-    let secrets = ["source.api_key", "source.password", "kafka.sasl_password", "avro.schema_registry_password"];
+    let secrets =
+        ["source.api_key", "source.password", "kafka.sasl_password", "avro.schema_registry_password", "admin.token"];
     assert_eq!(error.problems().len(), secrets.len(), "{error}");
     for (problem, secret) in error.problems().iter().zip(secrets) {
         assert!(problem.starts_with(&format!("{secret} (")) && problem.ends_with("both given: keep one"), "{problem}");

@@ -142,6 +142,7 @@ fn the_effective_settings_are_complete_and_in_the_documented_order() {
             "state.dir = /tmp/state",
             "state.horizon = 8d",
             "admin.listen = 127.0.0.1:9464",
+            "admin.token = not set",
             "log.level = info",
             "log.format = text",
         ]

@@ -1,0 +1,98 @@
+//! Access: who may look, and who may order.
+//!
+//! Orders change what is published, so they take the owner's token, which lies in the state directory. Where
+//! `admin.token` is set, looking takes that token or the owner's; probes take none. A browser has no other way to show a
+//! token than HTTP Basic: there it is the password, of any user.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use secrecy::ExposeSecret;
+
+use crate::config::Secret;
+use crate::store::Token;
+
+const ORDERS_TAKE: &str = "orders take the token in the state directory\n";
+const LOOKING_TAKES: &str =
+    "this takes admin.token, as a bearer token or as the password of HTTP Basic; /readyz and /healthz take none\n";
+const CHALLENGE: &str = r#"Basic realm="call-legs", charset="UTF-8""#;
+
+/// What opens the admin port.
+#[derive(Clone)]
+pub struct Keys {
+    /// The owner's token, in the state directory.
+    pub owner: Arc<Token>,
+    /// `admin.token`; without one everybody may look.
+    pub looking: Option<Secret>,
+}
+
+/// Lets pass whoever shows the owner's token.
+pub(super) async fn orders(State(keys): State<Keys>, request: Request, next: Next) -> Response {
+    match shown(request.headers()) {
+        Some(token) if keys.owner.matches(&token) => next.run(request).await,
+        _ => (StatusCode::UNAUTHORIZED, ORDERS_TAKE).into_response(),
+    }
+}
+
+/// Lets pass whoever may look.
+pub(super) async fn looking(State(keys): State<Keys>, request: Request, next: Next) -> Response {
+    let Some(secret) = keys.looking else { return next.run(request).await };
+    let token = shown(request.headers());
+    if token.as_deref().is_some_and(|token| keys.owner.matches(token)) {
+        return next.run(request).await;
+    }
+    // Read again each time, so that it can be replaced without a restart.
+    let read = tokio::task::spawn_blocking(move || secret.read());
+    let known = match read.await {
+        Ok(Ok(known)) => known,
+        Ok(Err(error)) => return (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        Err(error) => return (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    };
+    if token.is_some_and(|token| Token::is_same(known.expose_secret(), &token)) {
+        return next.run(request).await;
+    }
+    (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, CHALLENGE)], LOOKING_TAKES).into_response()
+}
+
+/// The token that a request shows.
+fn shown(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, shown) = value.split_once(' ')?;
+    match scheme.to_ascii_lowercase().as_str() {
+        "bearer" => Some(shown.trim().to_owned()),
+        "basic" => {
+            let pair = String::from_utf8(STANDARD.decode(shown.trim()).ok()?).ok()?;
+            pair.split_once(':').map(|(_, password)| password.to_owned())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_shown_as_bearer_or_as_password() {
+        for (value, token) in [
+            ("Bearer secret", Some("secret")),
+            ("bearer secret", Some("secret")),
+            // me:sec:ret
+            ("Basic bWU6c2VjOnJldA==", Some("sec:ret")),
+            ("Basic !!", None),
+            ("Digest secret", None),
+            ("secret", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, value.parse().unwrap());
+            assert_eq!(shown(&headers).as_deref(), token, "{value}");
+        }
+        assert_eq!(shown(&HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,316 @@
+//! The status page: a snapshot as one HTML document that needs nothing else, for a phone at night as for a wall.
+//!
+//! It replaces its own content every few seconds, and says so when nobody answers any more. Drawings are in `drawing`.
+
+use std::time::Duration;
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::drawing;
+use crate::core::dead_letter::Reason;
+use crate::core::journal::BackfillState;
+use crate::core::time::UtcMillis;
+use crate::telemetry::snapshot::{RoleShown, Snapshot, UnitSnapshot};
+use crate::telemetry::status::BackfillStatus;
+use crate::telemetry::words::{Level, clock, length};
+
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// The whole document; its style and script carry `nonce`, which the answer's policy names.
+pub(super) fn page(snapshot: &Snapshot, nonce: &str) -> String {
+    let headline = &snapshot.headline;
+    let document = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="referrer" content="no-referrer";
+                noscript { meta http-equiv="refresh" content="5"; }
+                title { (mark(headline.level)) " call-legs on " (snapshot.host) }
+                link rel="icon" href=(icon(headline.level));
+                style nonce=(nonce) { (PreEscaped(STYLE)) }
+            }
+            body {
+                p #silent .headline role="alert" hidden {}
+                main {
+                    (top(snapshot))
+                    @for unit in &snapshot.units { (unit_card(snapshot, unit)) }
+                    (instance(snapshot))
+                    (settings(snapshot))
+                    p .faint {
+                        "The same as JSON: " a href="status.json" { "status.json" } " · measured: "
+                        a href="metrics" { "metrics" } " · " a href="readyz" { "readyz" } " · " a href="healthz" { "healthz" }
+                    }
+                }
+                script nonce=(nonce) { (PreEscaped(SCRIPT)) }
+            }
+        }
+    };
+    document.into_string()
+}
+
+fn top(snapshot: &Snapshot) -> Markup {
+    let (headline, level) = (&snapshot.headline, class(snapshot.headline.level));
+    html! {
+        div class=(format!("headline {level}")) {
+            h1 { span class=(format!("level {level}")) aria-hidden="true" { (mark(headline.level)) " " } (headline.sentence) }
+            p .faint {
+                @if snapshot.ready { "Ready" } @else { "Not ready" }
+                ", at " (clock(snapshot.at, snapshot.at)) " on " (snapshot.host)
+            }
+            // What is a unit's stands with the unit.
+            @let reasons: Vec<&String> = snapshot.reasons.iter().filter(|reason| !reason.starts_with("unit ")).collect();
+            @if !reasons.is_empty() { ul { @for reason in reasons { li { (reason) } } } }
+        }
+    }
+}
+
+fn unit_card(snapshot: &Snapshot, unit: &UnitSnapshot) -> Markup {
+    let level = match (unit.good, unit.is_starting(), unit.state.as_str()) {
+        (_, true, _) | (true, _, "catching_up") => Level::Working,
+        (true, ..) => Level::Good,
+        _ => Level::Bad,
+    };
+    let time = |at: Option<UtcMillis>| at.map_or_else(|| "not yet".to_owned(), |at| clock(at, snapshot.at));
+    let ago =
+        |at: Option<UtcMillis>| at.map(|at| format!(" ({} ago)", length(snapshot.at.since(at)))).unwrap_or_default();
+    html! {
+        section {
+            div .top {
+                h2 { (unit.unit) }
+                @if snapshot.is_kafka_slow() { span .badge .working { "waits for Kafka" } }
+                @else { span class=(format!("badge {}", class(level))) { (unit.state) } }
+                @if let Some(since) = unit.since { span .faint { "since " (clock(since, snapshot.at)) } }
+            }
+            @if !unit.detail.is_empty() { p .detail { (unit.detail) } }
+            dl .facts {
+                (fact("Complete up to: read once", &format!("{}{}", time(unit.complete_to), ago(unit.complete_to))))
+                (fact("Final up to: read again", &format!("{}{}", time(unit.final_to), ago(unit.final_to))))
+                (fact("Last whole poll", &format!("{}{}", time(unit.last_poll_ok), ago(unit.last_poll_ok))))
+                (fact("Late legs", &late(unit)))
+                (fact("Overlap", &overlap(snapshot, unit)))
+                (fact("Whole hours compared with the API", &hours(unit)))
+            }
+            h3 { "Newest polls" }
+            (drawing::polls(&unit.polls, snapshot.at))
+            div .charts {
+                div { h3 { "Legs a minute, newest hour" } (drawing::legs(&unit.minutes)) }
+                div {
+                    h3 { "Slowest leg of each minute, from disconnect to Kafka" }
+                    (drawing::freshness(&unit.minutes, snapshot.freshness_objective_ms))
+                }
+            }
+            h3 { "What was read" }
+            (drawing::coverage(unit, &snapshot.backfills, snapshot.at))
+            @for backfill in snapshot.backfills.iter().filter(|backfill| backfill.unit == unit.unit) { (backfill_line(backfill)) }
+            (rows(unit))
+            (dead_letters(unit))
+        }
+    }
+}
+
+fn fact(name: &str, value: &str) -> Markup {
+    html! { div { dt { (name) } dd { (value) } } }
+}
+
+fn late(unit: &UnitSnapshot) -> String {
+    let late = &unit.lateness;
+    format!("{} found by the overlap, {} by sweeps", late.by_overlap, late.by_sweep)
+}
+
+fn overlap(snapshot: &Snapshot, unit: &UnitSnapshot) -> String {
+    let configured = length(Duration::from_millis(snapshot.poll_overlap_ms));
+    match (unit.lateness.recommended_overlap_ms, unit.lateness.confidence) {
+        (Some(recommended), Some(confidence)) => format!(
+            "{configured}; {} finds 99.9 % ({:.0} % sure, {} legs)",
+            length(Duration::from_millis(recommended)),
+            confidence * 100.0,
+            unit.lateness.samples
+        ),
+        _ => format!("{configured}; no leg measured yet"),
+    }
+}
+
+fn hours(unit: &UnitSnapshot) -> String {
+    match (unit.hours_fewer, unit.hours_more) {
+        (0, 0) => "none differs".to_owned(),
+        (fewer, more) => {
+            format!("{fewer} show fewer legs than were published, {more} show more: audit names them")
+        }
+    }
+}
+
+fn backfill_line(backfill: &BackfillStatus) -> Markup {
+    let all_ms = backfill.window.length().as_millis().max(1);
+    let share = 100.0 - 100.0 * backfill.left_ms as f64 / all_ms as f64;
+    html! {
+        p {
+            "Backfill of " (backfill.window) ": "
+            @if backfill.state == BackfillState::Running { (format!("{share:.1} % read")) } @else { (backfill.state.as_str()) }
+            ", " (backfill.counts.published) " legs published"
+            @if let Some(trouble) = &backfill.trouble { "; waiting: " (trouble) }
+        }
+    }
+}
+
+fn rows(unit: &UnitSnapshot) -> Markup {
+    html! {
+        details id=(format!("rows-{}", unit.unit)) {
+            summary { "Rows since the first start: " (unit.counts.fetched) ", published " (unit.counts.each.published) }
+            table {
+                @for (what, count) in unit.counts.each.named() {
+                    tr { td { (what) } td .number { (count) } }
+                }
+            }
+        }
+    }
+}
+
+fn dead_letters(unit: &UnitSnapshot) -> Markup {
+    html! {
+        @if !unit.dead_letters.is_empty() {
+            h3 { "Dead letters since this process started" }
+            div .scroll {
+                table {
+                    tr { th { "code" } th { "because" } th .number { "letters" } }
+                    @for (code, count) in &unit.dead_letters {
+                        tr {
+                            td { code { (code) } }
+                            td { (Reason::from_code(code).map(|reason| reason.to_string()).unwrap_or_default()) }
+                            td .number { (count) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn instance(snapshot: &Snapshot) -> Markup {
+    let at = |at: UtcMillis| clock(at, snapshot.at);
+    let role = match (snapshot.role, snapshot.owner_since, &snapshot.publisher) {
+        (RoleShown::Owner, Some(since), _) => format!("publishes since {}", at(since)),
+        (RoleShown::Owner, None, _) => "publishes".to_owned(),
+        (RoleShown::StandingBy, _, Some(publisher)) => {
+            format!("stands by; {} publishes, its admin port is {}", publisher.host, publisher.admin)
+        }
+        (RoleShown::StandingBy, _, None) => "stands by".to_owned(),
+        (RoleShown::Starting, ..) => "starts".to_owned(),
+    };
+    let kafka = match (snapshot.kafka_waiting_ms, &snapshot.kafka_trouble) {
+        // One is always on its way.
+        (_, None) if !snapshot.is_kafka_slow() => "acknowledges".to_owned(),
+        (waiting, None) => format!("has owed an acknowledgement for {}", length(Duration::from_millis(waiting))),
+        (waiting, Some(trouble)) => {
+            format!("has owed an acknowledgement for {}: {trouble}", length(Duration::from_millis(waiting)))
+        }
+    };
+    html! {
+        section {
+            h2 { "This instance" }
+            dl .facts {
+                (fact("Host", &snapshot.host))
+                (fact("Role", &role))
+                (fact("Delivery", snapshot.delivery.as_deref().unwrap_or("not known yet")))
+                (fact("Kafka", &kafka))
+                (fact("Running since", &at(snapshot.started_at)))
+                (fact("Version", &snapshot.version))
+                (fact("Owner, in the status topic", &snapshot.owner))
+            }
+        }
+    }
+}
+
+fn settings(snapshot: &Snapshot) -> Markup {
+    html! {
+        section {
+            details #settings {
+                summary { "Effective configuration" }
+                div .scroll {
+                    table {
+                        tr { th { "key" } th { "value" } th { "from" } }
+                        @for setting in &snapshot.settings {
+                            tr { td { code { (setting.key) } } td { (setting.value) } td .faint { (setting.origin) } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+const fn class(level: Level) -> &'static str {
+    match level {
+        Level::Good => "good",
+        Level::Working => "working",
+        Level::Bad => "bad",
+    }
+}
+
+/// Tells the levels apart without colours.
+const fn mark(level: Level) -> &'static str {
+    match level {
+        Level::Good => "✓",
+        Level::Working => "…",
+        Level::Bad => "✗",
+    }
+}
+
+/// The tab's icon: a dot in the level's colour.
+fn icon(level: Level) -> String {
+    let colour = match level {
+        Level::Good => "1a7f45",
+        Level::Working => "d08b00",
+        Level::Bad => "c02a2a",
+    };
+    format!(
+        "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 10 10'%3E%3Ccircle cx='5' cy='5' r='5' fill='%23{colour}'/%3E%3C/svg%3E"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::snapshot::tests::snapshot;
+    use crate::telemetry::status::UnitState;
+
+    #[test]
+    fn shows_what_an_operator_looks_for() {
+        let page = page(&snapshot(|_| {}), "n0");
+        for part in [
+            "All legs up to 14:31:10 UTC are in the topic. Last poll 40 s ago, 12 new.",
+            "acme-east",
+            "14:01:50 UTC (31 min ago)",
+            "30 min; 45 s finds 99.9 % (25 % sure, 7 legs)",
+            "1 show fewer legs than were published",
+            "exactly-once",
+            "publishes since 13:31:10 UTC",
+            "from file /run/secrets/password",
+        ] {
+            assert!(page.contains(part), "{part} in\n{page}");
+        }
+    }
+
+    #[test]
+    fn what_others_wrote_is_text_and_no_markup() {
+        let page = page(
+            &snapshot(|status| {
+                status.units.values_mut().for_each(|unit| {
+                    unit.state = UnitState::SourceAuth;
+                    unit.detail = "<script>alert(1)</script>".to_owned();
+                });
+            }),
+            "n0",
+        );
+        assert!(page.contains("&lt;script&gt;alert(1)") && !page.contains("<script>alert"));
+    }
+
+    #[test]
+    fn nothing_is_fetched_from_elsewhere() {
+        let page = page(&snapshot(|_| {}), "n0");
+        let links = page.split(['"', '\'']).filter(|part| part.contains("//") && part.starts_with("http"));
+        assert_eq!(links.collect::<Vec<_>>(), ["http://www.w3.org/2000/svg"], "the name of SVG is no address");
+    }
+}

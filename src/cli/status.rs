@@ -1,0 +1,213 @@
+//! `status`: the running connector's snapshot, as its status page shows it, in a terminal.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use clap::Args;
+use reqwest::Client;
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use super::owner::url_of;
+use super::{load, print_line};
+use crate::admin::STATUS;
+use crate::config::Secret;
+use crate::error::{Ended, Exit, OrExit};
+use crate::telemetry::recent::PollNote;
+use crate::telemetry::snapshot::{RoleShown, Snapshot, UnitSnapshot};
+use crate::telemetry::words::{clock, length};
+
+/// A snapshot is made at once, or not at all.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where a daemon listens by default.
+const URL: &str = "http://127.0.0.1:9464";
+
+/// So many of the newest minutes are drawn.
+const MINUTES_SHOWN: usize = 60;
+
+/// From nothing to the most.
+const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// Where its admin port is; without it at admin.listen of the configuration, or at http://127.0.0.1:9464
+    #[arg(long, value_name = "URL")]
+    url: Option<Url>,
+    /// The TOML file: says where the admin port is, and its token
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A file with the admin port's token, where it takes one
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    token_file: Option<PathBuf>,
+    /// Print the snapshot as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(arguments: StatusArgs) -> Result<(), Ended> {
+    let config = arguments.config.as_deref().map(load).transpose()?;
+    let configured = config.as_ref().map(|config| url_of(config.admin.listen));
+    let url = arguments.url.map(|url| url.to_string()).or(configured).unwrap_or_else(|| URL.to_owned());
+    let secret = match (config, arguments.token_file) {
+        (Some(config), _) => config.admin.token,
+        (None, Some(path)) => Some(Secret::file("--token-file".to_owned(), path)),
+        (None, None) => None,
+    };
+    let token = secret.map(|secret| secret.read()).transpose().or_exit(Exit::Usage)?;
+    let json = fetch(&url, token).await?;
+    let snapshot: Snapshot = serde_json::from_str(&json)
+        .map_err(|error| anyhow!("{url}: what answers there is no call-legs of this version: {error}"))
+        .or_exit(Exit::NotReady)?;
+    if arguments.json {
+        print_line(&json)?;
+    } else {
+        describe(&snapshot).iter().try_for_each(|line| print_line(line))?;
+    }
+    if snapshot.ready {
+        Ok(())
+    } else {
+        Err(anyhow!("not ready: {}", snapshot.reasons.join("; "))).or_exit(Exit::NotReady)
+    }
+}
+
+async fn fetch(url: &str, token: Option<SecretString>) -> Result<String, Ended> {
+    let client = Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build().or_exit(Exit::Internal)?;
+    let mut request = client.get(format!("{}{STATUS}", url.trim_end_matches('/')));
+    if let Some(token) = token {
+        request = request.bearer_auth(token.expose_secret());
+    }
+    let answer = request.send().await.map_err(|error| {
+        let why = if error.is_timeout() { "answers in time" } else { "listens" };
+        anyhow!(
+            "{url}: nobody {why} there: the connector is down, or its admin port is elsewhere (admin.listen, --url). \
+             What it told last is in Kafka: call-legs tail --status --from-beginning --until-end"
+        )
+    });
+    let answer = answer.or_exit(Exit::NotReady)?;
+    match answer.status().as_u16() {
+        200 => answer.text().await.or_exit(Exit::NotReady),
+        401 => Err(anyhow!("{url}: it takes admin.token: give --config, or --token-file")).or_exit(Exit::Usage),
+        status => {
+            Err(anyhow!("{url}: HTTP {status}: it is no call-legs, or one of another version")).or_exit(Exit::NotReady)
+        }
+    }
+}
+
+fn describe(snapshot: &Snapshot) -> Vec<String> {
+    let at = |at| clock(at, snapshot.at);
+    let role = match (snapshot.role, snapshot.owner_since, &snapshot.publisher) {
+        (RoleShown::Owner, Some(since), _) => format!("publishes since {}", at(since)),
+        (RoleShown::StandingBy, _, Some(publisher)) => {
+            format!("stands by for {}, whose admin port is {}", publisher.host, publisher.admin)
+        }
+        _ => "starts".to_owned(),
+    };
+    let delivery = snapshot.delivery.as_deref().unwrap_or("guarantee not known yet");
+    let mut lines = vec![
+        snapshot.headline.sentence.clone(),
+        format!("{} {}, {delivery}, version {}, at {}", snapshot.host, role, snapshot.version, at(snapshot.at)),
+    ];
+    lines.extend(snapshot.reasons.iter().map(|reason| format!("not ready: {reason}")));
+    lines.extend(snapshot.kafka_trouble.iter().filter(|_| snapshot.ready).map(|trouble| format!("Kafka: {trouble}")));
+    for unit in &snapshot.units {
+        lines.push(String::new());
+        lines.extend(describe_unit(snapshot, unit));
+    }
+    for backfill in &snapshot.backfills {
+        let left = length(Duration::from_millis(backfill.left_ms));
+        let (state, published) = (backfill.state.as_str(), backfill.counts.published);
+        lines.push(format!(
+            "backfill of unit {}, {}: {state}, {left} left, {published} published",
+            backfill.unit, backfill.window
+        ));
+    }
+    lines
+}
+
+fn describe_unit(snapshot: &Snapshot, unit: &UnitSnapshot) -> Vec<String> {
+    let time = |at| match at {
+        Some(at) => format!("{} ({} ago)", clock(at, snapshot.at), length(snapshot.at.since(at))),
+        None => "not yet".to_owned(),
+    };
+    let since = unit.since.map(|since| format!(" since {}", clock(since, snapshot.at))).unwrap_or_default();
+    let detail = if unit.detail.is_empty() { String::new() } else { format!(": {}", unit.detail) };
+    let mut lines = vec![
+        format!("unit {}: {}{since}{detail}", unit.unit, unit.state),
+        format!("  complete to  {}", time(unit.complete_to)),
+        format!("  final to     {}", time(unit.final_to)),
+        format!("  last poll ok {}", time(unit.last_poll_ok)),
+        format!("  polls        {}", strip(&unit.polls)),
+        format!("  legs/min     {}", bars(unit)),
+        format!(
+            "  late         {} found by the overlap, {} by sweeps",
+            unit.lateness.by_overlap, unit.lateness.by_sweep
+        ),
+    ];
+    if let (Some(recommended), Some(confidence)) = (unit.lateness.recommended_overlap_ms, unit.lateness.confidence) {
+        lines.push(format!(
+            "  overlap      {}; {} finds 99.9 % of all legs ({:.0} % sure, from {} legs)",
+            length(Duration::from_millis(snapshot.poll_overlap_ms)),
+            length(Duration::from_millis(recommended)),
+            confidence * 100.0,
+            unit.lateness.samples
+        ));
+    }
+    if unit.hours_fewer + unit.hours_more > 0 {
+        lines.push(format!(
+            "  hours        {} of which the API shows fewer legs than were published, {} more: audit names them",
+            unit.hours_fewer, unit.hours_more
+        ));
+    }
+    lines.extend(unit.dead_letters.iter().map(|(code, count)| format!("  dead letters {count} {code}")));
+    lines
+}
+
+/// The newest polls, oldest first: a dot for each that was whole.
+fn strip(polls: &[PollNote]) -> String {
+    let Some(last) = polls.last() else { return "none has ended yet".to_owned() };
+    let cells: String = polls.iter().map(|poll| if poll.result == "ok" { '·' } else { '✗' }).collect();
+    format!("{cells} newest: {}, {} rows, {} new", last.result, last.fetched, last.published)
+}
+
+fn bars(unit: &UnitSnapshot) -> String {
+    let minutes = &unit.minutes[unit.minutes.len().saturating_sub(MINUTES_SHOWN)..];
+    let most = minutes.iter().map(|minute| minute.published).max().unwrap_or(0);
+    let bar = |published: u64| match (published, most) {
+        (0, _) | (_, 0) => ' ',
+        // At least the lowest, at most the highest.
+        (some, most) => BARS[usize::try_from((some * 8).div_ceil(most)).unwrap_or(8).clamp(1, 8) - 1],
+    };
+    let drawn: String = minutes.iter().map(|minute| bar(minute.published)).collect();
+    format!("{} at most {most}", drawn.trim_start())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::snapshot::tests::snapshot;
+
+    #[test]
+    fn shows_what_the_page_shows() {
+        let lines = describe(&snapshot(|_| {}));
+        assert_eq!(
+            lines,
+            [
+                "All legs up to 14:31:10 UTC are in the topic. Last poll 40 s ago, 12 new.",
+                "host-a publishes since 13:31:10 UTC, exactly-once, version 0.1.0, at 14:32:50 UTC",
+                "",
+                "unit acme-east: ok since 13:32:50 UTC",
+                "  complete to  14:31:10 UTC (100 s ago)",
+                "  final to     14:01:50 UTC (31 min ago)",
+                "  last poll ok 14:32:10 UTC (40 s ago)",
+                "  polls        ·✗· newest: ok, 24 rows, 12 new",
+                "  legs/min     ▂   █ at most 12",
+                "  late         2 found by the overlap, 1 by sweeps",
+                "  overlap      30 min; 45 s finds 99.9 % of all legs (25 % sure, from 7 legs)",
+                "  hours        1 of which the API shows fewer legs than were published, 0 more: audit names them",
+                "  dead letters 1 call-id-unusable",
+            ]
+        );
+    }
+}

@@ -1,0 +1,423 @@
+//! The snapshot: how the whole connector is at one instant, for the status page, for `/status.json` and for the command
+//! `status`, which show the same.
+//!
+//! What the feed tells too has the feed's names ([`status.avsc`](crate::codec::schema::status)): what is the process's
+//! stands at the top, what is a unit's with the unit. Instants are epoch milliseconds.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::Targets;
+use super::recent::{MinuteNote, PollNote, Recent};
+use super::status::{BackfillStatus, Journaled, Role, Status, UnitState, UnitStatus};
+use super::words::{Headline, headline};
+use crate::config::Setting;
+use crate::core::dedupe::Counts;
+use crate::core::journal::OutTopic;
+use crate::core::time::{UtcMillis, Window};
+
+/// Kafka acknowledges sooner than this while all is well.
+const KAFKA_SLOW: Duration = Duration::from_secs(10);
+
+/// What does not change while the process runs.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Its number, 32 hexadecimal digits: the feed's `owner`.
+    pub owner: String,
+    /// Its host name.
+    pub host: String,
+    /// The program's version.
+    pub version: String,
+    /// When it started.
+    pub started_at: UtcMillis,
+    /// How often at the latest every unit's status is written.
+    pub beat: Duration,
+    /// What the measurements are held against.
+    pub targets: Targets,
+    /// The effective configuration, without secrets and personal data.
+    pub settings: Vec<Setting>,
+}
+
+/// What a process is to the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoleShown {
+    /// Not known yet.
+    Starting,
+    /// It publishes.
+    Owner,
+    /// Another one does.
+    StandingBy,
+}
+
+/// The instance that publishes while this one stands by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Elsewhere {
+    /// Its host name.
+    pub host: String,
+    /// Where its admin port listens.
+    pub admin: String,
+}
+
+/// How the connector is at one instant.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// When it was taken.
+    pub at: UtcMillis,
+    /// How things are, in words.
+    pub headline: Headline,
+    /// The process's number.
+    pub owner: String,
+    /// The process's host name.
+    pub host: String,
+    /// The program's version.
+    pub version: String,
+    /// When the process started.
+    pub started_at: UtcMillis,
+    /// What it is to the journal.
+    pub role: RoleShown,
+    /// Since when it owns the journal, while it does.
+    pub owner_since: Option<UtcMillis>,
+    /// Who publishes while this one stands by.
+    pub publisher: Option<Elsewhere>,
+    /// How it publishes, once that is known.
+    pub delivery: Option<String>,
+    /// How often at the latest every unit's status is written, in milliseconds.
+    pub next_beat_ms: u64,
+    /// Whether `/readyz` says ready.
+    pub ready: bool,
+    /// Why not, a line each.
+    pub reasons: Vec<String>,
+    /// Steps that should have ended by now: `/healthz` is bad.
+    pub stuck: Vec<String>,
+    /// What the start waits for.
+    pub waiting_for: Option<String>,
+    /// Whether it was told to stop.
+    pub stopping: bool,
+    /// How long Kafka has owed an acknowledgement, in milliseconds; 0 while it owes none.
+    pub kafka_waiting_ms: u64,
+    /// The newest trouble with Kafka while it lasts.
+    pub kafka_trouble: Option<String>,
+    /// `freshness.objective`, in milliseconds.
+    pub freshness_objective_ms: u64,
+    /// `poll.interval`, in milliseconds.
+    pub poll_interval_ms: u64,
+    /// `poll.overlap`, in milliseconds.
+    pub poll_overlap_ms: u64,
+    /// Every configured unit; none while standing by, since those are the owner's.
+    pub units: Vec<UnitSnapshot>,
+    /// Those that this process has looked at, by number.
+    pub backfills: Vec<BackfillStatus>,
+    /// The effective configuration, without secrets and personal data.
+    pub settings: Vec<Setting>,
+}
+
+/// How one unit is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnitSnapshot {
+    /// The unit.
+    pub unit: String,
+    /// Its state, by the feed's names.
+    pub state: String,
+    /// Whether that is a state in which it does its work.
+    pub good: bool,
+    /// Since when.
+    pub since: Option<UtcMillis>,
+    /// What an operator should know about a state that is not good.
+    pub detail: String,
+    /// Increased by each rewind.
+    pub generation: u32,
+    /// The soft watermark.
+    pub complete_to: Option<UtcMillis>,
+    /// The hard watermark.
+    pub final_to: Option<UtcMillis>,
+    /// When a poll last read its window whole.
+    pub last_poll_ok: Option<UtcMillis>,
+    /// What became of all rows since the unit's first start.
+    pub counts: CountsShown,
+    /// Up to where to read before trusting the watermarks.
+    pub out_offsets: Vec<OutOffset>,
+    /// How late its legs are.
+    pub lateness: LatenessShown,
+    /// Whole hours of which a sweep has seen fewer legs than were published.
+    pub hours_fewer: u64,
+    /// And more.
+    pub hours_more: u64,
+    /// What was read and published completely, oldest first.
+    pub coverage: Vec<Window>,
+    /// The newest polls, oldest first.
+    pub polls: Vec<PollNote>,
+    /// The newest hour, minute by minute.
+    pub minutes: Vec<MinuteNote>,
+    /// Dead letters since the process started, by error code.
+    pub dead_letters: BTreeMap<String, u64>,
+}
+
+/// What became of rows.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct CountsShown {
+    /// All of them.
+    pub fetched: u64,
+    /// By what became of them.
+    #[serde(flatten)]
+    pub each: Counts,
+}
+
+/// The end of what was published to one partition.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OutOffset {
+    /// `legs` or `dead-letters`.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The end.
+    pub offset: i64,
+}
+
+/// How late legs are.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LatenessShown {
+    /// Legs whose lateness was measured.
+    pub samples: u64,
+    /// Legs found thanks to the overlap.
+    pub by_overlap: u64,
+    /// Legs found by a sweep.
+    pub by_sweep: u64,
+    /// How much of the overlap was left at the closest, in milliseconds.
+    pub closest_to_edge_ms: Option<u64>,
+    /// The overlap that finds 99.9 % of all legs, in milliseconds.
+    pub recommended_overlap_ms: Option<u64>,
+    /// How certain that is, 0 to 1.
+    pub confidence: Option<f64>,
+}
+
+impl Snapshot {
+    /// How things are, at an instant by the wall clock and by the process's own.
+    pub fn take(
+        process: &Process,
+        status: Status,
+        mut recent: BTreeMap<String, Recent>,
+        at: UtcMillis,
+        now: Instant,
+    ) -> Self {
+        let reasons = status.reasons_not_ready(now);
+        let stuck = status.stuck(now).into_iter().map(str::to_owned).collect();
+        let waited = status.publishing_since.map(|since| now.duration_since(since)).unwrap_or_default();
+        let (role, publisher) = match status.role {
+            Role::Starting => (RoleShown::Starting, None),
+            Role::Owner => (RoleShown::Owner, None),
+            Role::StandingBy { owner, admin } => (RoleShown::StandingBy, Some(Elsewhere { host: owner, admin })),
+        };
+        let units = if role == RoleShown::StandingBy { BTreeMap::new() } else { status.units };
+        let mut taken = Self {
+            at,
+            headline: Headline::default(),
+            owner: process.owner.clone(),
+            host: process.host.clone(),
+            version: process.version.clone(),
+            started_at: process.started_at,
+            role,
+            owner_since: status.owner_since,
+            publisher,
+            delivery: status.delivery.map(|delivery| delivery.as_str().to_owned()),
+            next_beat_ms: millis(process.beat),
+            ready: reasons.is_empty(),
+            reasons,
+            stuck,
+            waiting_for: status.waiting_for,
+            stopping: status.stopping,
+            kafka_waiting_ms: millis(waited),
+            kafka_trouble: status.sink_trouble,
+            freshness_objective_ms: millis(process.targets.freshness),
+            poll_interval_ms: millis(process.targets.interval),
+            poll_overlap_ms: millis(process.targets.overlap),
+            units: units
+                .into_iter()
+                .map(|(name, unit)| {
+                    let recent = recent.remove(&name).unwrap_or_default();
+                    UnitSnapshot::new(name, unit, recent, at)
+                })
+                .collect(),
+            backfills: status.backfills.into_values().collect(),
+            settings: process.settings.clone(),
+        };
+        taken.headline = headline(&taken);
+        taken
+    }
+
+    /// Whether Kafka takes longer than it does while all is well.
+    pub fn is_kafka_slow(&self) -> bool {
+        Duration::from_millis(self.kafka_waiting_ms) >= KAFKA_SLOW
+    }
+
+    /// Up to where all units have read everything once; `None` before that is known of each.
+    pub fn complete_to(&self) -> Option<UtcMillis> {
+        self.units.iter().map(|unit| unit.complete_to).min().flatten()
+    }
+}
+
+impl UnitSnapshot {
+    fn new(name: String, unit: UnitStatus, recent: Recent, at: UtcMillis) -> Self {
+        let none = Journaled::default();
+        let journaled = unit.journaled.as_deref().unwrap_or(&none);
+        let offsets = journaled.out_offsets.0.iter();
+        let (lateness, recommended) = (&journaled.lateness, journaled.recommended);
+        Self {
+            unit: name,
+            state: unit.state.as_str().to_owned(),
+            good: unit.state.is_good(),
+            since: unit.since,
+            detail: unit.detail,
+            generation: journaled.generation,
+            complete_to: unit.complete_to,
+            final_to: unit.final_to,
+            last_poll_ok: unit.last_poll_ok,
+            counts: CountsShown { fetched: journaled.counts.fetched(), each: journaled.counts },
+            out_offsets: offsets
+                .map(|(&(topic, partition), &offset)| {
+                    let topic = if topic == OutTopic::Legs { "legs" } else { "dead-letters" };
+                    OutOffset { topic: topic.to_owned(), partition, offset }
+                })
+                .collect(),
+            lateness: LatenessShown {
+                samples: lateness.samples(),
+                by_overlap: lateness.by_overlap,
+                by_sweep: lateness.by_sweep,
+                closest_to_edge_ms: lateness.closest.map(millis),
+                recommended_overlap_ms: recommended.map(|recommended| millis(recommended.overlap)),
+                confidence: recommended.map(|recommended| recommended.confidence),
+            },
+            hours_fewer: journaled.hours_differing.0,
+            hours_more: journaled.hours_differing.1,
+            coverage: journaled.coverage.clone(),
+            minutes: recent.hour(at),
+            polls: recent.polls.into(),
+            dead_letters: recent.dead_letters,
+        }
+    }
+
+    /// Whether no poll has ended yet.
+    pub fn is_starting(&self) -> bool {
+        self.state == UnitState::Starting.as_str()
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::core::journal::{Delivery, OutOffsets};
+    use crate::core::lateness::{Lateness, Recommendation};
+
+    /// Half past two in the afternoon.
+    pub(crate) const NOON_AND_A_BIT: UtcMillis = UtcMillis::new(1_764_081_170_000);
+
+    pub(crate) fn process() -> Process {
+        Process {
+            owner: "00".repeat(16),
+            host: "host-a".to_owned(),
+            version: "0.1.0".to_owned(),
+            started_at: NOON_AND_A_BIT.minus(Duration::from_secs(7_200)),
+            beat: Duration::from_secs(10),
+            targets: Targets::default(),
+            settings: vec![Setting {
+                key: "source.password".to_owned(),
+                value: "from file /run/secrets/password".to_owned(),
+                origin: "call-legs.toml, line 3".to_owned(),
+            }],
+        }
+    }
+
+    /// An owner of one unit, all of whose fields say something.
+    pub(crate) fn well() -> (Status, BTreeMap<String, Recent>) {
+        let at = |ago_s| NOON_AND_A_BIT.minus(Duration::from_secs(ago_s));
+        let counts = Counts { published: 1_200, duplicate: 340, dead: 3, ..Counts::default() };
+        let journaled = Journaled {
+            generation: 1,
+            counts,
+            coverage: vec![Window::new(at(90_000), at(50_000)), Window::new(at(40_000), at(1_860))],
+            out_offsets: OutOffsets([((OutTopic::Legs, 0), 1_201), ((OutTopic::DeadLetters, 0), 3)].into()),
+            lateness: Lateness { buckets: vec![3, 4], by_overlap: 2, by_sweep: 1, ..Lateness::default() },
+            recommended: Some(Recommendation { overlap: Duration::from_secs(45), confidence: 0.25 }),
+            hours_differing: (1, 0),
+        };
+        let unit = UnitStatus {
+            state: UnitState::Ok,
+            since: Some(at(3_600)),
+            complete_to: Some(at(100)),
+            final_to: Some(at(1_860)),
+            last_poll_ok: Some(at(40)),
+            journaled: Some(journaled.into()),
+            ..UnitStatus::default()
+        };
+        let status = Status {
+            role: Role::Owner,
+            owner_since: Some(at(3_700)),
+            delivery: Some(Delivery::ExactlyOnce),
+            units: [("acme-east".to_owned(), unit)].into(),
+            ..Status::default()
+        };
+        let mut recent = Recent::default();
+        recent.note_dead_letter("call-id-unusable");
+        for (ago_s, result, published) in [(280, "ok", 3), (160, "unreachable", 0), (40, "ok", 12)] {
+            let (result, fetched) = (result.to_owned(), published * 2);
+            recent.note_poll(PollNote { at: at(ago_s), result, fetched, published, took_ms: 700 });
+            recent.note_published(at(ago_s), published, [Duration::from_secs(95)].into_iter());
+        }
+        (status, [("acme-east".to_owned(), recent)].into())
+    }
+
+    pub(crate) fn snapshot(change: impl FnOnce(&mut Status)) -> Snapshot {
+        let (mut status, recent) = well();
+        change(&mut status);
+        Snapshot::take(&process(), status, recent, NOON_AND_A_BIT, Instant::now())
+    }
+
+    #[test]
+    fn what_the_feed_tells_has_the_feeds_names() {
+        let snapshot = serde_json::to_value(snapshot(|_| {})).unwrap();
+        let schema: serde_json::Value = serde_json::from_str(include_str!("../../schemas/status.avsc")).unwrap();
+        let names = |fields: &serde_json::Value| -> Vec<String> {
+            fields.as_array().unwrap().iter().map(|field| field["name"].as_str().unwrap().to_owned()).collect()
+        };
+        let unit = &snapshot["units"][0];
+        for name in names(&schema["fields"]) {
+            assert!(!snapshot[&name].is_null() || !unit[&name].is_null(), "{name} in {snapshot}");
+        }
+        let field = |name: &str| {
+            schema["fields"].as_array().unwrap().iter().find(|field| field["name"] == name).unwrap()["type"].clone()
+        };
+        for (name, fields) in [("counts", &field("counts")["fields"]), ("lateness", &field("lateness")[1]["fields"])] {
+            for inner in names(fields) {
+                assert!(unit[name].get(&inner).is_some(), "{name}.{inner}");
+            }
+        }
+        for inner in names(&field("outOffsets")["items"]["fields"]) {
+            assert!(unit["outOffsets"][0].get(&inner).is_some(), "outOffsets.{inner}");
+        }
+    }
+
+    #[test]
+    fn it_is_read_back_as_it_was() {
+        let taken = serde_json::to_string(&snapshot(|_| {})).unwrap();
+        let read: Snapshot = serde_json::from_str(&taken).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), taken);
+    }
+
+    #[test]
+    fn what_was_an_owners_is_not_shown_while_another_one_publishes() {
+        let standing_by = Role::StandingBy { owner: "host-b".to_owned(), admin: "host-b:9464".to_owned() };
+        let snapshot = snapshot(|status| status.role = standing_by);
+        assert!(snapshot.units.is_empty() && !snapshot.ready);
+        assert_eq!(snapshot.publisher.unwrap().host, "host-b");
+    }
+}

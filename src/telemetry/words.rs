@@ -1,0 +1,247 @@
+//! Words: one sentence that says how things are, and what a person reads best of an instant and of a length of time.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::snapshot::{RoleShown, Snapshot, UnitSnapshot};
+use crate::core::feed::BEATS_MISSED_MAX;
+use crate::core::time::UtcMillis;
+
+/// A start that waits longer is worth a look.
+const START_SLOW: Duration = Duration::from_secs(30);
+
+/// A poll that takes less is not worth a word, whatever the interval.
+const POLL_SLOW: Duration = Duration::from_secs(10);
+
+/// So many intervals without a poll that ended are worth a word.
+const POLLS_MISSED: u64 = 3;
+
+/// How things are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// As they should be.
+    Good,
+    /// Not yet, or not here: nobody has to act.
+    #[default]
+    Working,
+    /// Somebody should look.
+    Bad,
+}
+
+/// One sentence or two that say how things are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Headline {
+    /// How they are.
+    pub level: Level,
+    /// In words.
+    pub sentence: String,
+}
+
+/// Says how things are: the most urgent first.
+pub(super) fn headline(snapshot: &Snapshot) -> Headline {
+    let say = |level, sentence| Headline { level, sentence };
+    if !snapshot.stuck.is_empty() {
+        let steps = snapshot.stuck.join(", ");
+        return say(Level::Bad, format!("Stuck in: {steps}. Restart this process: nothing is lost."));
+    }
+    if snapshot.stopping {
+        return say(Level::Working, "Stopping, as it was told to.".to_owned());
+    }
+    if let Some(waiting_for) = &snapshot.waiting_for {
+        let waited = snapshot.at.since(snapshot.started_at);
+        let level = if waited < START_SLOW { Level::Working } else { Level::Bad };
+        return say(level, format!("Starting for {}, and nothing is read yet: {waiting_for}.", length(waited)));
+    }
+    match snapshot.role {
+        RoleShown::Owner => {}
+        RoleShown::Starting => {
+            let trouble = snapshot.kafka_trouble.as_ref().map(|trouble| format!(": {trouble}")).unwrap_or_default();
+            let level = if trouble.is_empty() { Level::Working } else { Level::Bad };
+            return say(level, format!("Starting: taking over the journal{trouble}."));
+        }
+        RoleShown::StandingBy => {
+            let silence = Duration::from_millis(snapshot.next_beat_ms) * BEATS_MISSED_MAX;
+            let owner = snapshot.publisher.as_ref().map_or("another instance", |publisher| &publisher.host);
+            let takes_over = format!("takes over if that is silent for {}", length(silence));
+            return say(Level::Working, format!("Standing by: {owner} publishes. This instance {takes_over}."));
+        }
+    }
+    let up_to = up_to(snapshot);
+    if snapshot.is_kafka_slow() {
+        let waited = length(Duration::from_millis(snapshot.kafka_waiting_ms));
+        let sentence = format!("Kafka has not acknowledged for {waited}: polls wait, nothing is lost. {up_to}");
+        return say(Level::Bad, sentence);
+    }
+    if let Some(sentence) = of_bad_units(snapshot) {
+        let is_only_starting = snapshot.units.iter().all(|unit| unit.good || unit.is_starting());
+        return say(if is_only_starting { Level::Working } else { Level::Bad }, format!("{sentence} {up_to}"));
+    }
+    if snapshot.units.iter().any(|unit| unit.state == "catching_up") {
+        let behind = snapshot.complete_to().map(|to| length(snapshot.at.since(to)));
+        let behind = behind.map(|behind| format!(", {behind} behind")).unwrap_or_default();
+        return say(Level::Working, format!("Catching up{behind}: older legs are read first. {up_to}"));
+    }
+    let newest = snapshot.units.iter().filter_map(|unit| unit.last_poll_ok).min();
+    let Some(newest) = newest else { return say(Level::Working, up_to) };
+    let ago = snapshot.at.since(newest);
+    let published: u64 = snapshot.units.iter().filter_map(|unit| unit.polls.last()).map(|poll| poll.published).sum();
+    if ago > Duration::from_millis(snapshot.poll_interval_ms * POLLS_MISSED).max(POLL_SLOW) {
+        return say(Level::Working, format!("{up_to} No poll has ended for {}: one takes long.", length(ago)));
+    }
+    say(Level::Good, format!("{up_to} Last poll {} ago, {published} new.", length(ago)))
+}
+
+fn up_to(snapshot: &Snapshot) -> String {
+    match snapshot.complete_to() {
+        Some(to) => format!("All legs up to {} are in the topic.", clock(to, snapshot.at)),
+        None => "Nothing has been read to its end yet.".to_owned(),
+    }
+}
+
+/// What is wrong with units, the most frequent state first; `None` if nothing is.
+fn of_bad_units(snapshot: &Snapshot) -> Option<String> {
+    let bad: Vec<&UnitSnapshot> = snapshot.units.iter().filter(|unit| !unit.good).collect();
+    // What only begins is not what is wrong, where something is.
+    let first = *bad.iter().find(|unit| !unit.is_starting()).or(bad.first())?;
+    let same: Vec<&UnitSnapshot> = bad.into_iter().filter(|unit| unit.state == first.state).collect();
+    let which = match (same.len(), snapshot.units.len()) {
+        (_, 1) => format!("unit {}", first.unit),
+        (some, all) if some == all => format!("all {all} units"),
+        (1, _) => format!("unit {}", first.unit),
+        (some, all) => format!("{some} of {all} units"),
+    };
+    let since = same.iter().filter_map(|unit| unit.since).min();
+    let since = since.map(|since| format!(" since {}", clock(since, snapshot.at))).unwrap_or_default();
+    Some(format!("{} ({which}{since}).", what(&first.state)))
+}
+
+/// What a state that is not good means, in words.
+fn what(state: &str) -> &'static str {
+    match state {
+        "starting" => "No poll has ended yet",
+        "source_unreachable" => "The 8x8 API does not answer, or not as it should",
+        "source_auth" => "The 8x8 API refuses the connector: somebody has to act",
+        "source_rate_limited" => "The 8x8 API asks for fewer requests",
+        "source_incomplete" => "The 8x8 API's answers are not whole: legs are published, the watermarks wait",
+        "source_invalid" => "Too many rows of the 8x8 API cannot be legs: they are held back, the watermarks wait",
+        "source_time_zone" => {
+            "The 8x8 API's times contradict source.time_zone: legs are published, the watermarks wait"
+        }
+        "clock_skew" => "The clocks of the 8x8 API and of this machine differ: legs are published, the watermarks wait",
+        _ => "Something is wrong",
+    }
+}
+
+/// An instant for a person who reads it at `now`: the time of day, in UTC, and the date if that is another one.
+pub fn clock(at: UtcMillis, now: UtcMillis) -> String {
+    let (Some(at_utc), Some(now_utc)) = (at.to_datetime(), now.to_datetime()) else { return at.to_string() };
+    let format = if at_utc.date_naive() == now_utc.date_naive() { "%H:%M:%S UTC" } else { "%Y-%m-%d %H:%M:%S UTC" };
+    at_utc.format(format).to_string()
+}
+
+/// A length of time, to two figures or so.
+pub fn length(length: Duration) -> String {
+    let seconds = length.as_secs();
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::snapshot::tests::{NOON_AND_A_BIT, snapshot};
+    use super::super::status::{Role, Status, UnitState};
+    use super::*;
+    use tokio::time::Instant;
+
+    fn said(change: impl FnOnce(&mut Status)) -> (Level, String) {
+        let Headline { level, sentence } = snapshot(change).headline;
+        (level, sentence)
+    }
+
+    fn in_state(state: UnitState) -> impl FnOnce(&mut Status) {
+        move |status| status.units.values_mut().for_each(|unit| unit.state = state)
+    }
+
+    #[test]
+    fn says_how_things_are_in_one_sentence() {
+        const READ: &str = "All legs up to 14:31:10 UTC are in the topic.";
+        assert_eq!(said(|_| {}), (Level::Good, format!("{READ} Last poll 40 s ago, 12 new.")));
+        assert_eq!(
+            said(in_state(UnitState::CatchingUp)),
+            (Level::Working, format!("Catching up, 100 s behind: older legs are read first. {READ}"))
+        );
+        assert_eq!(
+            said(in_state(UnitState::SourceAuth)),
+            (
+                Level::Bad,
+                format!(
+                    "The 8x8 API refuses the connector: somebody has to act (unit acme-east since 13:32:50 UTC). {READ}"
+                )
+            )
+        );
+        assert_eq!(
+            said(|status| status.role = Role::StandingBy { owner: "host-b".to_owned(), admin: String::new() }),
+            (
+                Level::Working,
+                "Standing by: host-b publishes. This instance takes over if that is silent for 30 s.".to_owned()
+            )
+        );
+        assert_eq!(
+            said(|status| status.waiting_for = Some("no broker answers".to_owned())),
+            (Level::Bad, "Starting for 2 h, and nothing is read yet: no broker answers.".to_owned())
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn kafka_comes_before_the_api() {
+        let since = Instant::now();
+        tokio::time::advance(Duration::from_secs(45)).await;
+        let (level, sentence) = said(|status| {
+            in_state(UnitState::SourceUnreachable)(status);
+            status.publishing_since = Some(since);
+            status.sink_trouble = Some("all brokers are down".to_owned());
+        });
+        assert_eq!(level, Level::Bad);
+        assert!(
+            sentence.starts_with("Kafka has not acknowledged for 45 s: polls wait, nothing is lost."),
+            "{sentence}"
+        );
+    }
+
+    #[test]
+    fn units_are_counted_by_what_is_wrong_with_them() {
+        let (_, sentence) = said(|status| {
+            let unit = status.units["acme-east"].clone();
+            for (name, state) in
+                [("a", UnitState::Starting), ("b", UnitState::SourceUnreachable), ("c", UnitState::SourceUnreachable)]
+            {
+                let mut unit = unit.clone();
+                unit.state = state;
+                status.units.insert(name.to_owned(), unit);
+            }
+        });
+        assert!(sentence.contains("(2 of 4 units since 13:32:50 UTC)"), "{sentence}");
+    }
+
+    #[test]
+    fn every_state_has_words() {
+        for state in UnitState::ALL.into_iter().filter(|state| !state.is_good()) {
+            assert_ne!(what(state.as_str()), what("another"), "{state}");
+        }
+    }
+
+    #[test]
+    fn times_are_short() {
+        let at = |ago_s| clock(NOON_AND_A_BIT.minus(Duration::from_secs(ago_s)), NOON_AND_A_BIT);
+        assert_eq!(at(0), "14:32:50 UTC");
+        assert_eq!(at(86_400), "2025-11-24 14:32:50 UTC");
+        let lengths = [0, 119, 120, 7_199, 7_200, 200_000].map(|seconds| length(Duration::from_secs(seconds)));
+        assert_eq!(lengths, ["0 s", "119 s", "2 min", "119 min", "2 h", "2 d"]);
+    }
+}
