@@ -312,7 +312,9 @@ async fn reach_kafka(
             Err(Reach::Refused(error)) => return Err(Ended { exit: Exit::Sink, error }),
         };
         let pause = START_BACKOFF.pause(attempt, rand::random());
-        if let Some(Streak { failures, .. }) = repeated.failed(&waiting_for) {
+        // What follows the first colon differs from one attempt to the next.
+        let kind = waiting_for.split(": ").next().unwrap_or_default();
+        if let Some(Streak { failures, .. }) = repeated.failed(kind) {
             tracing::warn!(failures, again_in_s = pause.as_secs(), "waiting: {waiting_for}");
         }
         status.update(|status| status.waiting_for = Some(waiting_for));

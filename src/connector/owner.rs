@@ -262,7 +262,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
             return Ok(());
         }
         self.session = None;
-        let what = match fault {
+        let (kind, what) = match fault {
             Fault::Yielded => {
                 self.has_yielded = true;
                 return Err(Fault::Yielded);
@@ -271,19 +271,20 @@ impl<C: Cluster, V: View> Owner<C, V> {
             Fault::Sink(SinkError::NoTransactions(reason)) => return Err(JournalFault::NoTransactions(reason).into()),
             Fault::Store(StoreError::Broken { path, reason }) => {
                 self.follower.start_over().await?;
-                format!("the view in {} cannot be used ({reason}): it is built anew from the journal", path.display())
+                let dir = path.display();
+                ("store", format!("the view in {dir} cannot be used ({reason}): it is built anew from the journal"))
             }
             Fault::Store(_) => return Err(fault),
-            Fault::Sink(error) => error.to_string(),
-            Fault::Doubtful(what) => what,
+            Fault::Sink(error) => ("kafka", error.to_string()),
+            Fault::Doubtful(what) => ("doubtful", what),
         };
         self.failures += 1;
         let pause = BACKOFF.pause(self.failures, self.clock.dice());
         if self.failures == 1 {
             tracing::info!(again_in_ms = pause.as_millis(), "starting over from the journal: {what}");
-        } else if self.repeated.failed(&what).is_some() {
+        } else if self.repeated.failed(kind).is_some() {
             let (failures, again_in_s) = (self.failures, pause.as_secs());
-            tracing::warn!(failures, again_in_s, "it does not get on, and starts over again: {what}");
+            tracing::warn!(failures, again_in_s, "it does not get on, polls wait, and it starts over again: {what}");
         }
         self.status.update(|status| status.sink_trouble = Some(what));
         self.pause(pause).await

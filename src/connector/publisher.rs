@@ -620,7 +620,7 @@ async fn commit_watched<C: Cluster, V: View>(
             _ = overdue.tick() => {
                 let waited_s = started.elapsed().as_secs();
                 let trouble = cluster.trouble().unwrap_or_else(|| "no reason given".to_owned());
-                tracing::warn!(waited_s, "Kafka owes acknowledgements, and polls wait for them: {trouble}");
+                tracing::warn!(waited_s, "Kafka owes acknowledgements, polls wait, nothing is lost: {trouble}");
                 status.update(|status| status.sink_trouble = Some(trouble));
             }
         }

@@ -88,7 +88,7 @@ async fn each_state_is_named_by_the_page_by_status_and_by_the_log() {
         rig.page("/readyz").await.is_some_and(|(_, page)| page.contains("kafka"))
     })
     .await;
-    rig.shows(&Expected { name: "kafka-down", sentence, exit: 7, logged: "Kafka owes acknowledgements" }).await;
+    rig.shows(&Expected { name: "kafka-down", sentence, exit: 7, logged: "polls wait" }).await;
 
     drop(daemon);
     let output = rig.run(&["status"]);
