@@ -16,6 +16,7 @@
 //! | `dashboard` | every panel of the dashboard, and the alert rules, by a Prometheus that watches a run |
 //! | `commands` | `check`, `tail`, `schema`, the exit codes, health and readiness, the log level |
 //! | `status_page`, `browser` | what an operator sees of each state: the page, in a browser, the command, the log |
+//! | `secrecy` | that nothing that is logged, shown or said holds a secret or anything of a row |
 //! | `soak` | kills at random, for as long as one likes |
 //! | `watch` | for how long readers wait for what is in a topic |
 //! | `arrivals` | how fresh live legs are when a consumer has them |
@@ -41,6 +42,7 @@ mod long_past;
 mod ownership;
 mod records;
 mod rig;
+mod secrecy;
 mod soak;
 mod state;
 mod status_page;

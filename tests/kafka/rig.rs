@@ -138,6 +138,11 @@ impl Rig {
         self.spawn(&[("CALL_LEGS_LOG__LEVEL", "info,call_legs::connector=debug"), ("CALL_LEGS_DIE_AT", point)])
     }
 
+    /// Starts the daemon with another log level.
+    pub(super) fn start_with_log_level(&self, level: &str) -> Daemon<'_> {
+        self.spawn(&[("CALL_LEGS_LOG__LEVEL", level)])
+    }
+
     /// Starts the daemon with the log level of its configuration.
     pub(super) fn start_with_its_own_log_level(&self) -> Daemon<'_> {
         self.spawn(&[])
