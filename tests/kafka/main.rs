@@ -15,6 +15,7 @@
 //! | `audit` | that the audit finds a run equal, and every damage done to it |
 //! | `dashboard` | every panel of the dashboard, and the alert rules, by a Prometheus that watches a run |
 //! | `commands` | `check`, `tail`, `schema`, the exit codes, health and readiness, the log level |
+//! | `downstream` | the example of a consumer, which tells quiet phones from an API or a connector that is down |
 //! | `soak` | kills at random, for as long as one likes |
 //! | `watch` | for how long readers wait for what is in a topic |
 //! | `arrivals` | how fresh live legs are when a consumer has them |
@@ -33,6 +34,7 @@ mod crash;
 mod dashboard;
 mod days_late;
 mod dead_letters;
+mod downstream;
 mod faults;
 mod late;
 mod long_past;
