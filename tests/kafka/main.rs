@@ -17,6 +17,7 @@
 //! | `commands` | `check`, `tail`, `schema`, the exit codes, health and readiness, the log level |
 //! | `status_page`, `browser` | what an operator sees of each state: the page, in a browser, the command, the log |
 //! | `secrecy` | that nothing that is logged, shown or said holds a secret or anything of a row |
+//! | `downstream` | the example of a consumer, which tells quiet phones from an API or a connector that is down |
 //! | `soak` | kills at random, for as long as one likes |
 //! | `watch` | for how long readers wait for what is in a topic |
 //! | `arrivals` | how fresh live legs are when a consumer has them |
@@ -36,6 +37,7 @@ mod crash;
 mod dashboard;
 mod days_late;
 mod dead_letters;
+mod downstream;
 mod faults;
 mod late;
 mod long_past;

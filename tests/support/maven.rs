@@ -26,7 +26,7 @@ pub struct Download {
     about: &'static str,
 }
 
-/// The broker, the Java client and Avro: a directory of jars.
+/// The broker, the Java client, Streams and Avro: a directory of jars.
 pub const KAFKA: Download = Download {
     name: "kafka",
     goal: "org.apache.maven.plugins:maven-dependency-plugin:copy-dependencies@kafka",
@@ -117,7 +117,12 @@ pub fn support_file(name: &str) -> PathBuf {
 
 /// The version that `pom.xml` gives in `<{property}>`.
 pub fn version(property: &str) -> Option<&'static str> {
-    let (_, rest) = POM.split_once(&format!("<{property}>"))?;
+    version_in(POM, property)
+}
+
+/// The same of another `pom.xml`.
+pub fn version_in<'a>(pom: &'a str, property: &str) -> Option<&'a str> {
+    let (_, rest) = pom.split_once(&format!("<{property}>"))?;
     rest.split_once("</").map(|(version, _)| version)
 }
 

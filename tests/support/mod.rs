@@ -7,6 +7,7 @@
 //! | `kafka::Kafka::start_private()` | Kafka's jars: a broker of the test's own, which it may kill, stop, pause and start again |
 //! | `registry::registry()` | `CALL_LEGS_TEST_REGISTRY` (base URL); Apicurio Registry from Maven Central |
 //! | `read_topic::read_topic_with_java()` | `ReadTopic.java`: what a consumer that shares no code with us finds in a topic |
+//! | `example::abandoned_calls()` | Kafka's jars: the program of `config/examples`, compiled and run |
 //!
 //! A shared part starts once in a test process, when it is first asked for, and ends with that process, even one that is
 //! killed. Jars, data and logs live below cargo's `target/tmp/real-parts/`; nothing is installed. The first run downloads
@@ -19,6 +20,7 @@
 mod broker;
 mod container;
 mod directories;
+pub mod example;
 pub mod kafka;
 mod leash;
 mod maven;
