@@ -3,18 +3,21 @@
 //! It writes nothing anywhere and takes no lock, so it works beside a live daemon.
 
 use std::fmt::Display;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::anyhow;
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
+use tokio::net::TcpListener;
 
-use super::{load, print_line};
+use super::owner::url_of;
+use super::{load, print_line, status};
 use crate::clock::{Clock, SystemClock};
 use crate::codec::registry::subject_of_values;
 use crate::codec::{RegistryError, schema};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Secret};
 use crate::core::query::query_bounds;
 use crate::core::time::Window;
 use crate::daemon::{self, retention_warning};
@@ -56,6 +59,7 @@ pub(super) async fn run(path: &Path) -> Result<(), Ended> {
         findings.warn("configuration", warning)?;
     }
     check_state(&config, &mut findings)?;
+    check_admin(&config, &mut findings).await?;
     check_source(&config, &mut findings).await?;
     check_kafka(&config, &mut findings).await?;
     check_registry(&config, &mut findings).await?;
@@ -80,6 +84,30 @@ fn check_state(config: &Config, findings: &mut Findings) -> Result<(), Ended> {
             "state directory",
             format!("state.dir: {} cannot be written ({error}): change its owner or name another", existing.display()),
         ),
+    }
+}
+
+/// Whether the admin port can be listened on, or is a running call-legs' already.
+async fn check_admin(config: &Config, findings: &mut Findings) -> Result<(), Ended> {
+    let address = config.admin.listen;
+    if !address.ip().is_loopback() && config.admin.token.is_none() {
+        let open = "is open to the network without admin.token: whoever reaches it may look (and not order)";
+        findings.warn("admin port", format!("admin.listen: {address} {open}"))?;
+    }
+    let error = match TcpListener::bind(address).await {
+        Ok(_) => return findings.ok("admin port", format!("{address} is free")),
+        Err(error) => error,
+    };
+    let fails = format!("admin.listen: cannot listen on {address} ({error}): name another address");
+    if error.kind() != ErrorKind::AddrInUse {
+        return findings.fail(Exit::Usage, "admin port", fails);
+    }
+    let token = config.admin.token.as_ref().map(Secret::read).transpose().or_exit(Exit::Usage)?;
+    match status::fetch(&url_of(address), token).await {
+        Ok((_, running)) => {
+            findings.ok("admin port", format!("{address} is a call-legs' that runs: {}", running.headline.sentence))
+        }
+        Err(_) => findings.fail(Exit::Usage, "admin port", fails),
     }
 }
 

@@ -56,10 +56,7 @@ pub(super) async fn run(arguments: StatusArgs) -> Result<(), Ended> {
         (None, None) => None,
     };
     let token = secret.map(|secret| secret.read()).transpose().or_exit(Exit::Usage)?;
-    let json = fetch(&url, token).await?;
-    let snapshot: Snapshot = serde_json::from_str(&json)
-        .map_err(|error| anyhow!("{url}: what answers there is no call-legs of this version: {error}"))
-        .or_exit(Exit::NotReady)?;
+    let (json, snapshot) = fetch(&url, token).await?;
     if arguments.json {
         print_line(&json)?;
     } else {
@@ -72,7 +69,8 @@ pub(super) async fn run(arguments: StatusArgs) -> Result<(), Ended> {
     }
 }
 
-async fn fetch(url: &str, token: Option<SecretString>) -> Result<String, Ended> {
+/// The snapshot of whoever listens at `url`, and as it was sent.
+pub(super) async fn fetch(url: &str, token: Option<SecretString>) -> Result<(String, Snapshot), Ended> {
     let client = Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build().or_exit(Exit::Internal)?;
     let mut request = client.get(format!("{}{STATUS}", url.trim_end_matches('/')));
     if let Some(token) = token {
@@ -86,13 +84,16 @@ async fn fetch(url: &str, token: Option<SecretString>) -> Result<String, Ended> 
         )
     });
     let answer = answer.or_exit(Exit::NotReady)?;
-    match answer.status().as_u16() {
-        200 => answer.text().await.or_exit(Exit::NotReady),
-        401 => Err(anyhow!("{url}: it takes admin.token: give --config, or --token-file")).or_exit(Exit::Usage),
-        status => {
-            Err(anyhow!("{url}: HTTP {status}: it is no call-legs, or one of another version")).or_exit(Exit::NotReady)
-        }
-    }
+    let json = match answer.status().as_u16() {
+        200 => answer.text().await.or_exit(Exit::NotReady)?,
+        401 => Err(anyhow!("{url}: it takes admin.token: give --config, or --token-file")).or_exit(Exit::Usage)?,
+        status => Err(anyhow!("{url}: HTTP {status}: it is no call-legs, or one of another version"))
+            .or_exit(Exit::NotReady)?,
+    };
+    let snapshot = serde_json::from_str(&json)
+        .map_err(|error| anyhow!("{url}: what answers there is no call-legs of this version: {error}"))
+        .or_exit(Exit::NotReady)?;
+    Ok((json, snapshot))
 }
 
 fn describe(snapshot: &Snapshot) -> Vec<String> {

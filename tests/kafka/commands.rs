@@ -27,6 +27,9 @@ async fn check_finds_everything_in_order_and_writes_nothing() {
     let said = text(&checked);
     assert!(checked.status.success(), "{said}");
     for line in [
+        "ok    configuration: ",
+        "/state will be created",
+        &format!("ok    admin port: {} is free", rig.admin),
         "ok    token: ",
         "ok    report of unit acme-east: ",
         "does not exist; run creates it",
@@ -39,7 +42,16 @@ async fn check_finds_everything_in_order_and_writes_nothing() {
     let daemon = rig.start();
     rig.polled_whole(1).await;
     let checked = rig.run(&["check"]);
-    assert!(checked.status.success() && text(&checked).contains("3 partitions, kept for ever"), "{}", text(&checked));
+    let said = text(&checked);
+    assert!(checked.status.success(), "{said}");
+    for line in [
+        "/state can be written",
+        &format!("ok    admin port: {} is a call-legs' that runs: All legs up to ", rig.admin),
+        "ok    clock: agrees with the source's",
+        "3 partitions, kept for ever",
+    ] {
+        assert!(said.contains(line), "{line} in\n{said}");
+    }
     let (status, _) = daemon.terminate();
     assert!(status.success());
 }
@@ -52,6 +64,8 @@ async fn check_names_what_fails_with_its_exit_code_and_advice() {
         ("kafka.bootstrap_servers = \"127.0.0.1:1\"", 4, "Kafka does not answer"),
         ("state.dir = \"/dev/null/state\"", 5, "cannot be written"),
         ("poll.interval = \"fast\"", 2, "poll.interval"),
+        ("admin.listen = \"192.0.2.1:9464\"", 2, "cannot listen on 192.0.2.1:9464 (Cannot assign requested address"),
+        ("kafka.properties.\"socket.timeout.ms\" = \"long\"", 4, "refuses the value of socket.timeout.ms"),
     ] {
         let rig = Rig::new(small_sandbox().await, kafka().bootstrap(), &[setting]);
         let checked = rig.run(&["check"]);
@@ -59,6 +73,37 @@ async fn check_names_what_fails_with_its_exit_code_and_advice() {
         assert_eq!(checked.status.code(), Some(exit), "{setting}: {said}");
         assert!(said.contains(advice), "{setting}: {said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_warns_of_what_is_probably_not_meant_and_of_a_port_that_another_program_has() {
+    let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let listen = format!("admin.listen = \"{}\"", taken.local_addr().unwrap());
+    let rig = Rig::new(small_sandbox().await, kafka().bootstrap(), &[&listen, "log.level = \"hyper\""]);
+    // Whoever has the port answers nothing.
+    let answering = std::thread::spawn(move || drop(taken.accept()));
+    let checked = rig.run(&["check"]);
+    let said = text(&checked);
+    assert_eq!(checked.status.code(), Some(2), "{said}");
+    for line in [
+        "warn  configuration: log.level",
+        "is open to the network without admin.token",
+        "(Address already in use (os error 98)): name another address",
+        "1 of the checks failed",
+    ] {
+        assert!(said.contains(line), "{line} in\n{said}");
+    }
+    answering.join().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_tells_a_clock_that_is_wrong() {
+    let sandbox = small_sandbox().await;
+    sandbox.set_now(sandbox.now().plus(Duration::from_secs(600)));
+    let rig = Rig::new(sandbox, kafka().bootstrap(), &[]);
+    let checked = rig.run(&["check"]);
+    assert_eq!(checked.status.code(), Some(3), "{}", text(&checked));
+    assert!(text(&checked).contains("FAIL  clock: the source's clock is 600 s from ours"), "{}", text(&checked));
 }
 
 #[tokio::test(flavor = "multi_thread")]
