@@ -34,6 +34,13 @@ const BATCH_BYTES_MAX: usize = 1_000_000;
 /// How long to wait for company before a record batch is sent. Every transaction waits for its last
 /// record, and all are enqueued at once: waiting 1 ms or 5 ms made 5,000 records no faster.
 const LINGER_MS: &str = "0";
+/// What a user may set otherwise.
+const DEFAULTS: [(&str, &str); 4] = [
+    ("compression.type", "zstd"),
+    ("linger.ms", LINGER_MS),
+    ("queue.buffering.max.messages", QUEUED_MESSAGES_MAX),
+    ("queue.buffering.max.kbytes", QUEUED_KIB_MAX),
+];
 /// How long to wait for room in librdkafka's queue before looking again.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
 
@@ -56,14 +63,12 @@ pub(super) fn settings(
     topics: &Topics,
     transactional_id: Option<&str>,
 ) -> Result<ClientConfig, SinkError> {
-    let mut settings = ClientConfig::new();
-    settings
-        .set("compression.type", "zstd")
-        .set("linger.ms", LINGER_MS)
-        .set("queue.buffering.max.messages", QUEUED_MESSAGES_MAX)
-        .set("queue.buffering.max.kbytes", QUEUED_KIB_MAX);
-    for (name, value) in client::settings(kafka)?.config_map() {
-        settings.set(name, value);
+    let mut settings = client::settings(kafka)?;
+    // Not the other way round: a map of settings that is copied has lost its passwords, which rdkafka hides.
+    for (name, value) in DEFAULTS {
+        if settings.get(name).is_none() {
+            settings.set(name, value);
+        }
     }
     settings
         .set("enable.idempotence", "true")
@@ -608,6 +613,22 @@ mod tests {
         assert_eq!(settings.get("message.max.bytes"), Some("7000000"));
         assert_eq!(settings.get("message.timeout.ms"), Some("0"));
         assert_eq!(settings.get("transactional.id"), None);
+    }
+
+    #[test]
+    fn a_user_s_settings_and_secrets_come_before_the_defaults() {
+        let mut kafka = kafka("localhost");
+        kafka.sasl_password = config::Secret::value("kafka.sasl_password".to_owned(), "hunter2");
+        kafka.properties = config::Properties::from_iter([("linger.ms", "7"), ("ssl.key.password", "swordfish")]);
+        let settings = settings(&kafka, &topics(), None).unwrap();
+        for (name, expected) in [
+            ("sasl.password", "hunter2"),
+            ("ssl.key.password", "swordfish"),
+            ("linger.ms", "7"),
+            ("compression.type", "zstd"),
+        ] {
+            assert_eq!(settings.get(name), Some(expected), "{name}");
+        }
     }
 
     #[test]
