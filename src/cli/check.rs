@@ -131,11 +131,12 @@ async fn check_kafka(config: &Config, findings: &mut Findings) -> Result<(), End
                     findings.ok(&what, describe(&topic))?;
                     described.push((destination, topic));
                 }
-                Err(error) => findings.fail(Exit::Sink, &what, error)?,
+                Err(error) => findings.fail(Exit::Sink, "kafka", error)?,
             },
             Ok(None) => findings.ok(&what, "does not exist; run creates it")?,
             Err(error @ SinkError::Unavailable(_)) => return findings.fail(Exit::Sink, "kafka", error),
-            Err(error) => findings.fail(Exit::Sink, &what, error)?,
+            // The sentence names the topic itself.
+            Err(error) => findings.fail(Exit::Sink, "kafka", error)?,
         }
     }
     for warning in described.iter().flat_map(|(_, topic)| &topic.warnings) {

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::client::{self, Context};
 use super::topics::Topics;
-use super::{Destination, Message, Packing, Place, Producer, ProducerError, SinkError};
+use super::{Destination, Message, Packing, Place, Producer, ProducerError, SinkError, trouble};
 use crate::config;
 use crate::core::dead_letter::Reason;
 use crate::hooks;
@@ -344,7 +344,7 @@ fn init_failed(context: &Context, id: &str, code: Option<RDKafkaErrorCode>, erro
     };
     match code {
         Some(TransactionalIdAuthorizationFailed) => SinkError::NoTransactions(format!(
-            "Kafka does not let this user write with the transactional id {id}: grant WRITE and DESCRIBE on it, or set kafka.delivery to at-least-once"
+            "Kafka does not let this user write with the transactional id {id}: grant WRITE on it, or set kafka.delivery to at-least-once"
         )),
         Some(code @ (UnsupportedFeature | UnsupportedVersion | UnsupportedForMessageFormat | NotImplemented)) => {
             SinkError::NoTransactions(format!(
@@ -355,7 +355,7 @@ fn init_failed(context: &Context, id: &str, code: Option<RDKafkaErrorCode>, erro
             "Kafka takes no transactions of {} s: raise the brokers' transaction.max.timeout.ms",
             TRANSACTION_TIMEOUT.as_secs()
         )),
-        Some(code) if client::is_refusal(code) => SinkError::Refused(format!(
+        Some(code) if trouble::is_refusal(code) => SinkError::Refused(format!(
             "Kafka does not let this user write ({code}): grant WRITE on the connector's topics and IDEMPOTENT_WRITE on the cluster"
         )),
         _ => context.failed(&format!("no producer could be started ({error})")),
@@ -420,8 +420,12 @@ fn failure(client: &Client, what: &str, code: Option<RDKafkaErrorCode>) -> Produ
 }
 
 fn doubt(client: &Client, code: Option<RDKafkaErrorCode>, what: &str) -> SinkError {
-    if code.is_some_and(is_lasting) {
-        return SinkError::Refused(what.to_owned());
+    match code {
+        Some(code) if trouble::is_refusal(code) => {
+            return SinkError::Refused(format!("{what}: grant WRITE on the connector's topics"));
+        }
+        Some(code) if is_lasting(code) => return SinkError::Refused(what.to_owned()),
+        _ => {}
     }
     client.context().client.failed(what)
 }
@@ -472,8 +476,7 @@ fn content_fault(code: RDKafkaErrorCode) -> Option<Reason> {
 
 /// Refusals that only an operator can mend.
 fn is_lasting(code: RDKafkaErrorCode) -> bool {
-    client::is_refusal(code)
-        || matches!(code, RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition)
+    matches!(code, RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition)
 }
 
 /// The delivery reports of one batch.

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, StreamConsumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Message as _, OwnedMessage};
 use rdkafka::{Offset, TopicPartitionList};
@@ -48,8 +48,14 @@ impl TopicReader {
         let context = Context::default();
         let consumer: StreamConsumer<Context> =
             StreamConsumer::from_config_and_context(&settings, context.clone()).map_err(client::refused)?;
-        let unavailable = |error| context.unanswered(&error);
-        let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).map_err(unavailable)?;
+        // Asked by a consumer of its own, whose news can be taken while nothing is read.
+        let asker: BaseConsumer<Context> =
+            BaseConsumer::from_config_and_context(&settings, context.clone()).map_err(client::refused)?;
+        let unavailable = |error| {
+            client::take_news(&asker);
+            context.unanswered(&error)
+        };
+        let metadata = asker.fetch_metadata(Some(topic), TIMEOUT).map_err(unavailable)?;
         let partitions: Vec<i32> =
             metadata.topics().iter().flat_map(|topic| topic.partitions()).map(|partition| partition.id()).collect();
         if partitions.is_empty() {
@@ -60,9 +66,7 @@ impl TopicReader {
             let start = match from {
                 From::Beginning => Offset::Beginning,
                 // Resolved now: a record that comes while the consumer connects must not be missed.
-                From::End => {
-                    Offset::Offset(consumer.fetch_watermarks(topic, *partition, TIMEOUT).map_err(unavailable)?.1)
-                }
+                From::End => Offset::Offset(asker.fetch_watermarks(topic, *partition, TIMEOUT).map_err(unavailable)?.1),
             };
             assignment.add_partition_offset(topic, *partition, start).map_err(unavailable)?;
         }

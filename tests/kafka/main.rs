@@ -15,6 +15,8 @@
 //! | `audit` | that the audit finds a run equal, and every damage done to it |
 //! | `dashboard` | every panel of the dashboard, and the alert rules, by a Prometheus that watches a run |
 //! | `commands` | `check`, `tail`, `schema`, the exit codes, health and readiness, the log level |
+//! | `secured` | a Kafka with TLS, SCRAM and client certificates; what keeps the connector out, and how it gets in again |
+//! | `allowed` | the least that a user of Kafka must be allowed, and what is said where it is not |
 //! | `soak` | kills at random, for as long as one likes |
 //! | `watch` | for how long readers wait for what is in a topic |
 //! | `arrivals` | how fresh live legs are when a consumer has them |
@@ -25,6 +27,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod allowed;
 mod arrivals;
 mod audit;
 mod backfill;
@@ -39,6 +42,7 @@ mod long_past;
 mod ownership;
 mod records;
 mod rig;
+mod secured;
 mod soak;
 mod state;
 mod watch;
