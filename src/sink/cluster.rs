@@ -48,7 +48,10 @@ impl KafkaCluster {
         let (questions, asked) = mpsc::channel::<Question>();
         thread::Builder::new()
             .name("kafka-questions".to_owned())
-            .spawn(move || askers.answer(&asked))
+            .spawn({
+                let (kafka, trouble) = (kafka.clone(), trouble.clone());
+                move || askers.answer(&asked, &kafka, &trouble)
+            })
             .map_err(|error| SinkError::Unavailable(format!("questions to Kafka need a thread: {error}")))?;
         // Derived, so that nobody can configure two connectors to write one journal side by side.
         let transactional_id = format!("{}.0", topics.journal.name);
@@ -148,14 +151,30 @@ impl Askers {
     }
 
     /// Answers until nobody can ask any more.
-    fn answer(self, questions: &mpsc::Receiver<Question>) {
+    fn answer(mut self, questions: &mpsc::Receiver<Question>, kafka: &config::Kafka, trouble: &Trouble) {
         loop {
             match questions.recv_timeout(IDLE_POLL_INTERVAL) {
-                Ok(question) => question(&self),
+                Ok(question) => {
+                    self.renew_if_kept_out(kafka, trouble);
+                    question(&self);
+                }
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
             self.take_news();
+        }
+    }
+
+    /// Makes consumers anew that cannot get in: librdkafka keeps the password and the certificates that it was
+    /// given, whatever is in their files by now.
+    fn renew_if_kept_out(&mut self, kafka: &config::Kafka, trouble: &Trouble) {
+        if ![&self.committed, &self.uncommitted].iter().any(|consumer| consumer.context().trouble.is_kept_out()) {
+            return;
+        }
+        match Self::new(kafka, trouble) {
+            Ok(renewed) => *self = renewed,
+            // They are tried as they are until their files are there again.
+            Err(error) => tracing::debug!("no new clients to ask Kafka: {error}"),
         }
     }
 

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::client::{self, Context};
 use super::topics::Topics;
+use super::trouble::Trouble;
 use super::{Destination, Message, Packing, Place, Producer, ProducerError, SinkError, trouble};
 use crate::config;
 use crate::core::dead_letter::Reason;
@@ -53,6 +54,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const CALL_STUCK_SECONDS: u32 = 60;
 /// How long librdkafka may take to hand over what it has received, once every report is in.
 const QUIET_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How often, and how often in a row, a producer is found kept out before it is given up: half a minute.
+const KEPT_OUT_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const KEPT_OUT_LOOKS: u32 = 6;
 const QUIET_POLL_INTERVAL: Duration = Duration::from_micros(100);
 
 type Client = ThreadedProducer<Reports>;
@@ -178,7 +182,13 @@ impl KafkaProducer {
         // A producer that takes one message no more takes none.
         messages.for_each(|(position, _)| reports.report(position, Err(RDKafkaErrorCode::PurgeQueue)));
 
-        let outcomes = reports.all().await;
+        let outcomes = tokio::select! {
+            outcomes = reports.all() => outcomes,
+            () = kept_out(&self.client.context().client.trouble) => {
+                let what = format!("Kafka lets this producer in no more, and owes it {} messages", batch.len());
+                return Err(ProducerError::Doubtful(self.client.context().client.failed(&what)));
+            }
+        };
         let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
         if failed == 0 {
             self.client.context().client.relieved();
@@ -389,6 +399,16 @@ fn check_breaks(client: &Client, breaks_before: u64) -> Result<(), ProducerError
     }
     let what = "a connection to Kafka broke, after which a new producer is needed";
     Err(ProducerError::Doubtful(SinkError::Unavailable(what.to_owned())))
+}
+
+/// Returns when a producer has not got in for as long as no starting broker takes: with the password that is in
+/// its file by now a new one might. Without a transaction nothing else would end the wait for reports.
+async fn kept_out(trouble: &Trouble) {
+    let mut looks = 0;
+    while looks < KEPT_OUT_LOOKS {
+        tokio::time::sleep(KEPT_OUT_LOOK_INTERVAL).await;
+        looks = if trouble.is_kept_out() { looks + 1 } else { 0 };
+    }
 }
 
 /// Waits until librdkafka holds nothing, neither messages nor news.
@@ -616,6 +636,21 @@ mod tests {
         assert_eq!(settings.get("message.max.bytes"), Some("7000000"));
         assert_eq!(settings.get("message.timeout.ms"), Some("0"));
         assert_eq!(settings.get("transactional.id"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_producer_is_given_up_that_is_kept_out_for_longer_than_brokers_take_to_start() {
+        let trouble = Trouble::default();
+        let refused = || {
+            trouble.set(RDKafkaErrorCode::Authentication, "ssl://b:9092/1: SASL authentication error: no (after 1ms)")
+        };
+        let waited = async |long| tokio::time::timeout(long, kept_out(&trouble)).await.is_ok();
+        assert!(!waited(Duration::from_secs(3600)).await, "nothing keeps it out");
+        refused();
+        assert!(!waited(Duration::from_secs(20)).await, "not for long");
+        assert!(waited(Duration::from_secs(60)).await);
+        trouble.clear();
+        assert!(!waited(Duration::from_secs(3600)).await, "it got in");
     }
 
     #[test]

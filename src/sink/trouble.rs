@@ -50,6 +50,11 @@ impl Trouble {
         self.known().is_some_and(|known| is_refusal(known.code))
     }
 
+    /// Whether the client cannot get in, which one with newer secrets or certificates might.
+    pub fn is_kept_out(&self) -> bool {
+        self.known().is_some_and(|known| known.is_advice && !is_refusal(known.code))
+    }
+
     /// Forgets it: the brokers have done as asked.
     pub fn clear(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -188,16 +193,29 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_that_may_not_be_written_to_is_a_refusal() {
+    fn a_topic_that_may_not_be_written_to_is_a_refusal_and_nothing_that_keeps_out() {
         let line = "[thrd:TxnCoordinator]: TxnCoordinator/1: Failed to add partition \"legs\" [0] to transaction: Broker: Topic authorization failed";
         let code = logged("ADDPARTS", line).unwrap();
         let trouble = Trouble::default();
         trouble.set(code, line);
-        assert!(trouble.is_refusal());
+        assert!(trouble.is_refusal() && !trouble.is_kept_out());
         assert_eq!(
             trouble.explain("nothing is published"),
             "nothing is published: topic legs: Kafka does not let this user write to it: grant WRITE on it"
         );
         assert!(logged("FAIL", line).is_none());
+    }
+
+    #[test]
+    fn who_is_kept_out_may_get_in_with_a_newer_secret() {
+        let trouble = Trouble::default();
+        assert!(!trouble.is_kept_out());
+        trouble.set(
+            RDKafkaErrorCode::Authentication,
+            "sasl_ssl://kafka-1:9093/1: SASL authentication error: Authentication failed (after 9ms in state AUTH_REQ)",
+        );
+        assert!(trouble.is_kept_out() && !trouble.is_refusal());
+        trouble.clear();
+        assert!(!trouble.is_kept_out());
     }
 }

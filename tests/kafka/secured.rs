@@ -204,3 +204,37 @@ async fn a_wrong_password_is_waited_for_until_its_file_is_mended() {
     assert!(!rig.log().contains("battery-staple") && !rig.log().contains("correct-horse"));
     assert_complete(&identities(kafka.kafka.bootstrap(), &rig.topic).await, &rig.true_identities(), false);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_is_replaced_while_it_runs_is_read_again_by_every_client() {
+    outlives_its_password("auto").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_at_least_once() {
+    outlives_its_password("at-least-once").await;
+}
+
+/// Of the clients some live on: the producer, and those that ask for ends. Readers are made anew each time.
+async fn outlives_its_password(delivery: &str) {
+    let kafka = Secured::start();
+    let password = file("correct-horse\n");
+    let settings = [scram(&kafka, "erin", &password), vec![format!("kafka.delivery = {delivery:?}")]].concat();
+    let rig = rig(&kafka.sasl, &settings).await;
+    kafka.change(&[vec![user("erin", "correct-horse")], allow(rules("erin", &rig.topic))].concat());
+    let daemon = rig.start();
+    rig.polled_whole(1).await;
+
+    // Connections stay as they are until they break: then nobody gets in, until the file has the new password too.
+    kafka.change(&[user("erin", "battery-staple")]);
+    kafka.kafka.stop();
+    kafka.kafka.start();
+    rig.until("refusal", async || rig.page("/readyz").await.is_some_and(|(_, page)| page.contains("refuses the user")))
+        .await;
+    std::fs::write(password.path(), "battery-staple\n").unwrap();
+    rig.polled_whole(2).await;
+    rig.until("readiness", async || rig.page("/readyz").await.is_some_and(|(status, _)| status == 200)).await;
+    assert_eq!(rig.log().matches("call-legs starts").count(), 1, "it is the same process");
+    assert!(daemon.terminate().0.success());
+    assert_complete(&identities(kafka.kafka.bootstrap(), &rig.topic).await, &rig.true_identities(), false);
+}
