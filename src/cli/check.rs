@@ -166,7 +166,7 @@ async fn check_registry(config: &Config, findings: &mut Findings) -> Result<(), 
     match registry.lookup(&subject, schema::call_leg().compact()).await {
         Ok(id) => return findings.ok("schema registry", format!("subject {subject} has our schema under id {id}")),
         Err(RegistryError::NotFound { .. }) => {}
-        Err(error) => return findings.fail(Exit::Sink, "schema registry", error),
+        Err(error) => return findings.fail(Exit::Sink, "schema registry", format!("{:#}", anyhow!(error))),
     }
     if !settings.register {
         return findings.fail(
@@ -184,6 +184,6 @@ async fn check_registry(config: &Config, findings: &mut Findings) -> Result<(), 
             "schema registry",
             format!("subject {subject} refuses our schema: {}", reasons.join("; ")),
         ),
-        Err(error) => findings.fail(Exit::Sink, "schema registry", error),
+        Err(error) => findings.fail(Exit::Sink, "schema registry", format!("{:#}", anyhow!(error))),
     }
 }

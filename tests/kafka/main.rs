@@ -16,6 +16,7 @@
 //! | `dashboard` | every panel of the dashboard, and the alert rules, by a Prometheus that watches a run |
 //! | `commands` | `check`, `tail`, `schema`, the exit codes, health and readiness, the log level |
 //! | `secured` | a Kafka with TLS, SCRAM and client certificates; what keeps the connector out, and how it gets in again |
+//! | `https` | TLS to the source and the schema registry, by an authority of one's own |
 //! | `allowed` | the least that a user of Kafka must be allowed, and what is said where it is not |
 //! | `soak` | kills at random, for as long as one likes |
 //! | `watch` | for how long readers wait for what is in a topic |
@@ -37,6 +38,7 @@ mod dashboard;
 mod days_late;
 mod dead_letters;
 mod faults;
+mod https;
 mod late;
 mod long_past;
 mod ownership;
