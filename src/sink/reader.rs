@@ -11,8 +11,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{Message as _, OwnedMessage};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::SinkError;
 use super::client::{self, Context};
+use super::{SinkError, trouble};
 use crate::config;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,6 +28,7 @@ pub enum From {
 
 /// A consumer of all partitions of a topic.
 pub struct TopicReader {
+    topic: String,
     consumer: StreamConsumer<Context>,
     context: Context,
     partitions: usize,
@@ -71,7 +72,7 @@ impl TopicReader {
             assignment.add_partition_offset(topic, *partition, start).map_err(unavailable)?;
         }
         consumer.assign(&assignment).map_err(unavailable)?;
-        Ok(Self { consumer, context, partitions: partitions.len(), at_end: HashSet::new() })
+        Ok(Self { topic: topic.to_owned(), consumer, context, partitions: partitions.len(), at_end: HashSet::new() })
     }
 
     /// The next record, whenever it comes; `None` each time the ends of all partitions are reached.
@@ -87,8 +88,14 @@ impl TopicReader {
                         return Ok(None);
                     }
                 }
-                Err(error) if self.context.trouble.is_refusal() => {
-                    return Err(SinkError::Refused(self.context.trouble.explain(&error.to_string())));
+                Err(error)
+                    if self.context.trouble.is_refusal()
+                        || error.rdkafka_error_code().is_some_and(trouble::is_refusal) =>
+                {
+                    return Err(SinkError::Refused(format!(
+                        "topic {}: Kafka does not let this user read it: grant READ on it",
+                        self.topic
+                    )));
                 }
                 // librdkafka reconnects by itself.
                 Err(error) => tracing::debug!(%error, "waiting for Kafka"),

@@ -52,6 +52,15 @@ async fn by_a_certificate_and_with_topics_that_are_there_nothing_need_be_created
         let output = rig.run(arguments);
         assert!(output.status.success(), "{arguments:?}: {}", text(&output));
     }
+    let feed = ["tail", "--status", "--from-beginning", "--until-end"];
+    let name = format!("{}.status", rig.topic);
+    let refused = rig.run(&feed);
+    assert_eq!(refused.status.code(), Some(4), "{}", text(&refused));
+    let expected = format!("topic {name}: Kafka does not let this user read it: grant READ on it");
+    assert!(text(&refused).contains(&expected), "{}", text(&refused));
+    kafka.change(&[Change::Allow(rule("frank", "READ", "TOPIC", &name))]);
+    let told = rig.run(&feed);
+    assert!(told.status.success() && text(&told).contains("acme-east"), "{}", text(&told));
     let audited = rig.run(&["audit", "--from", "now-2h", "--to", "now-1m"]);
     assert!(text(&audited).contains("legs of ["), "{}", text(&audited));
 }
