@@ -50,9 +50,12 @@ impl Trouble {
         self.known().is_some_and(|known| is_refusal(known.code))
     }
 
-    /// Whether the client cannot get in, which one with newer secrets or certificates might.
+    /// Whether the client cannot get in, which one with newer secrets or certificates might. Brokers that are
+    /// merely gone keep nobody out.
     pub fn is_kept_out(&self) -> bool {
-        self.known().is_some_and(|known| known.is_advice && !is_refusal(known.code))
+        self.known().is_some_and(|known| {
+            known.is_advice && known.code != RDKafkaErrorCode::AllBrokersDown && !is_refusal(known.code)
+        })
     }
 
     /// Forgets it: the brokers have done as asked.
@@ -152,7 +155,7 @@ fn advice(broker: &str, what: &str) -> Option<String> {
     // Nothing more is said where brokers close a connection that speaks no TLS to them.
     if says("brokers are down") {
         return Some(
-            "Kafka closes every connection without a word: check kafka.properties.security.protocol, and the ports in kafka.bootstrap_servers"
+            "Kafka closes every connection without a word: if it goes on, check kafka.properties.security.protocol, and the ports in kafka.bootstrap_servers"
                 .to_owned(),
         );
     }
@@ -215,6 +218,8 @@ mod tests {
             "sasl_ssl://kafka-1:9093/1: SASL authentication error: Authentication failed (after 9ms in state AUTH_REQ)",
         );
         assert!(trouble.is_kept_out() && !trouble.is_refusal());
+        trouble.set(RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down");
+        assert!(!trouble.is_kept_out());
         trouble.clear();
         assert!(!trouble.is_kept_out());
     }

@@ -136,7 +136,7 @@ async fn what_keeps_the_connector_out_is_said_in_one_sentence_without_the_passwo
         (
             &kafka.sasl,
             with(&by_password, "security.protocol", "sasl_plaintext"),
-            "closes every connection without a word: check kafka.properties.security.protocol",
+            "closes every connection without a word: if it goes on, check kafka.properties.security.protocol",
         ),
         (
             &kafka.kafka.bootstrap().to_owned(),
