@@ -159,11 +159,12 @@ async fn check_kafka(config: &Config, findings: &mut Findings) -> Result<(), End
                     findings.ok(&what, describe(&topic))?;
                     described.push((destination, topic));
                 }
-                Err(error) => findings.fail(Exit::Sink, &what, error)?,
+                Err(error) => findings.fail(Exit::Sink, "kafka", error)?,
             },
             Ok(None) => findings.ok(&what, "does not exist; run creates it")?,
             Err(error @ SinkError::Unavailable(_)) => return findings.fail(Exit::Sink, "kafka", error),
-            Err(error) => findings.fail(Exit::Sink, &what, error)?,
+            // The sentence names the topic itself.
+            Err(error) => findings.fail(Exit::Sink, "kafka", error)?,
         }
     }
     for warning in described.iter().flat_map(|(_, topic)| &topic.warnings) {
@@ -193,7 +194,7 @@ async fn check_registry(config: &Config, findings: &mut Findings) -> Result<(), 
     match registry.lookup(&subject, schema::call_leg().compact()).await {
         Ok(id) => return findings.ok("schema registry", format!("subject {subject} has our schema under id {id}")),
         Err(RegistryError::NotFound { .. }) => {}
-        Err(error) => return findings.fail(Exit::Sink, "schema registry", error),
+        Err(error) => return findings.fail(Exit::Sink, "schema registry", format!("{:#}", anyhow!(error))),
     }
     if !settings.register {
         return findings.fail(
@@ -211,6 +212,6 @@ async fn check_registry(config: &Config, findings: &mut Findings) -> Result<(), 
             "schema registry",
             format!("subject {subject} refuses our schema: {}", reasons.join("; ")),
         ),
-        Err(error) => findings.fail(Exit::Sink, "schema registry", error),
+        Err(error) => findings.fail(Exit::Sink, "schema registry", format!("{:#}", anyhow!(error))),
     }
 }

@@ -91,7 +91,7 @@ pub enum SettingsError {
     #[error("the schema registry's URL must not hold credentials; give the user name and the password separately")]
     CredentialsInUrl,
     /// The file of certificate authorities cannot be read.
-    #[error("the schema registry's CA file {} cannot be read", path.display())]
+    #[error("avro.schema_registry_ca_file: {} cannot be read", path.display())]
     CaFile {
         /// The file.
         path: PathBuf,
@@ -99,7 +99,7 @@ pub enum SettingsError {
         source: io::Error,
     },
     /// The file of certificate authorities holds none.
-    #[error("the schema registry's CA file {} holds no certificate in PEM form", path.display())]
+    #[error("avro.schema_registry_ca_file: {} holds no PEM certificates", path.display())]
     NoCertificate {
         /// The file.
         path: PathBuf,
@@ -324,10 +324,12 @@ impl Request {
     async fn send<T: DeserializeOwned>(self) -> Result<T, RegistryError> {
         let Self { http, host, step } = self;
         // The URL is left out of the library's errors: ours name the host and the subject.
-        let unreachable = |host: &str, step: &str, source: reqwest::Error| RegistryError::Unreachable {
-            host: host.to_owned(),
-            step: step.to_owned(),
-            source: source.without_url(),
+        let unreachable = |host: &str, step: &str, source: reqwest::Error| {
+            let (host, source) = (host.to_owned(), source.without_url());
+            if is_untrusted(&source) {
+                return RegistryError::Untrusted { host, source };
+            }
+            RegistryError::Unreachable { host, step: step.to_owned(), source }
         };
         let response = http.send().await.map_err(|source| unreachable(&host, &step, source))?;
         let status = response.status();
@@ -366,6 +368,13 @@ async fn bounded(mut response: Response) -> Result<Option<Vec<u8>>, reqwest::Err
         body.extend_from_slice(&chunk);
     }
     Ok(Some(body))
+}
+
+/// Whether the server's certificate was refused, by the words with which the TLS library begins to say so.
+fn is_untrusted(error: &reqwest::Error) -> bool {
+    let first: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    std::iter::successors(first, |error| error.source())
+        .any(|error| error.to_string().starts_with("invalid peer certificate"))
 }
 
 /// A foreign text made fit for one line of a log.
@@ -440,14 +449,22 @@ impl fmt::Display for Answer {
 #[derive(Debug, Error)]
 pub enum RegistryError {
     /// No connection, no answer in time, or an answer that was cut off. Trying again can help.
-    #[error(
-        "the schema registry at {host} cannot be reached {step}; check that it runs and that its URL and certificate authority are right"
-    )]
+    #[error("the schema registry at {host} cannot be reached {step}; check that it runs and that its URL is right")]
     Unreachable {
         /// The registry's host, and its port if the URL names one.
         host: String,
         /// What was asked.
         step: String,
+        /// The HTTP library's error, without the URL.
+        source: reqwest::Error,
+    },
+    /// A server whose certificate nobody vouches for that is trusted here. Trying again helps once it has another.
+    #[error(
+        "the certificate of the schema registry at {host} is not trusted; if its authority is your own, name that one's certificate (a PEM file) in avro.schema_registry_ca_file"
+    )]
+    Untrusted {
+        /// The registry's host, and its port if the URL names one.
+        host: String,
         /// The HTTP library's error, without the URL.
         source: reqwest::Error,
     },
@@ -500,7 +517,7 @@ impl RegistryError {
     /// Whether the same request may succeed later without anybody changing anything.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Unavailable(_) | Self::Garbled { .. } => true,
+            Self::Unreachable { .. } | Self::Untrusted { .. } | Self::Unavailable(_) | Self::Garbled { .. } => true,
             Self::NotFound(_)
             | Self::Refused(_)
             | Self::Unauthorized(_)

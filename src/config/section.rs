@@ -169,6 +169,12 @@ impl Deref for Properties {
     }
 }
 
+impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Properties {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(properties: I) -> Self {
+        Self(properties.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
 impl fmt::Debug for Properties {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |(name, value)| (name, if guarantee::is_secret(name) { "[secret]" } else { value });

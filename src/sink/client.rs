@@ -1,17 +1,24 @@
 //! What every Kafka client of the connector shares: its settings, and where librdkafka's words go.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rdkafka::ClientContext;
 use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::ConsumerContext;
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use secrecy::ExposeSecret;
 
 use super::SinkError;
+use super::trouble::{self, Trouble, is_refusal};
 use crate::config;
+
+/// How many errors of one consumer are taken at a time.
+const NEWS_MAX: usize = 1_000;
+/// How long log lines of one consumer are taken at a time.
+const NEWS_WAIT: Duration = Duration::from_millis(1);
 
 /// The settings of any client: ours, then the user's.
 pub fn settings(kafka: &config::Kafka) -> Result<ClientConfig, SinkError> {
@@ -28,11 +35,18 @@ pub fn settings(kafka: &config::Kafka) -> Result<ClientConfig, SinkError> {
     // Broken connections are told by log lines alone: see `Context::breaks`.
     settings.set("log.connection.close", "true");
     if let Some(password) = &kafka.sasl_password {
-        let password = password.read().map_err(|error| SinkError::Refused(error.to_string()))?;
+        // It could be read at the start: a file that is away now is being replaced.
+        let password = password.read().map_err(|error| SinkError::Unavailable(error.to_string()))?;
         settings.set("sasl.password", password.expose_secret());
     }
     settings.set_log_level(RDKafkaLogLevel::Info);
     Ok(settings)
+}
+
+/// Hands librdkafka's log lines and errors to the context of a consumer that reads nothing.
+pub fn take_news(consumer: &BaseConsumer<Context>) {
+    // A poll takes log lines until its time is over, and returns with each error.
+    let _ = (0..NEWS_MAX).take_while(|_| consumer.poll(NEWS_WAIT).is_some()).count();
 }
 
 /// What librdkafka thinks of the settings, without their values, which its own words repeat.
@@ -42,46 +56,14 @@ pub fn refused(error: KafkaError) -> SinkError {
             format!("kafka.properties: librdkafka has no property {name}")
         }
         KafkaError::ClientConfig(_, _, name, _) => format!("kafka.properties: librdkafka refuses the value of {name}"),
+        KafkaError::ClientCreation(words) => match words.split_once(" failed: ") {
+            Some((name, why)) if name.starts_with("ssl.") && !name.contains(' ') => format!(
+                "kafka.properties: what {name} names cannot be used ({why}): it must be a PEM file that this user may read, and a key must be that of its certificate"
+            ),
+            _ => format!("kafka.properties: {words}"),
+        },
         other => format!("kafka.properties: {other}"),
     })
-}
-
-/// The newest trouble that a client had with its brokers, shared with whoever reports it.
-#[derive(Clone, Debug, Default)]
-pub struct Trouble(Arc<Mutex<Option<(RDKafkaErrorCode, String)>>>);
-
-impl Trouble {
-    /// The newest trouble in librdkafka's words, and its code.
-    pub fn newest(&self) -> Option<(RDKafkaErrorCode, String)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// `what`, and the newest trouble behind it where there is one.
-    pub fn explain(&self, what: &str) -> String {
-        match self.newest() {
-            Some((_, reason)) => format!("{what}: {reason}"),
-            None => what.to_owned(),
-        }
-    }
-
-    /// Whether the brokers refuse what we may do, which no waiting mends. A failed authentication is
-    /// none: librdkafka calls time-outs of starting brokers so, too.
-    pub fn is_refusal(&self) -> bool {
-        self.newest().is_some_and(|(code, _)| is_refusal(code))
-    }
-
-    fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    fn set(&self, code: RDKafkaErrorCode, reason: &str) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((code, reason.to_owned()));
-    }
-}
-
-/// Whether an answer means that this user may not, which no waiting mends.
-pub fn is_refusal(code: RDKafkaErrorCode) -> bool {
-    matches!(code, RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed)
 }
 
 /// Takes librdkafka's log lines and errors.
@@ -107,6 +89,11 @@ impl Context {
         self.breaks.load(Ordering::Acquire)
     }
 
+    fn tell(&self, code: RDKafkaErrorCode, words: &str) {
+        self.trouble.set(code, words);
+        self.shared.set(code, words);
+    }
+
     /// The brokers have done as asked, whatever was before.
     pub fn relieved(&self) {
         self.trouble.clear();
@@ -115,7 +102,10 @@ impl Context {
 
     /// What failed, with the newest trouble behind it, as the error that this trouble makes it.
     pub fn failed(&self, what: &str) -> SinkError {
-        let sentence = self.trouble.explain(what);
+        self.as_error(self.trouble.explain(what))
+    }
+
+    fn as_error(&self, sentence: String) -> SinkError {
         if self.trouble.is_refusal() { SinkError::Refused(sentence) } else { SinkError::Unavailable(sentence) }
     }
 
@@ -124,7 +114,7 @@ impl Context {
         if let Some(code) = error.rdkafka_error_code().filter(|code| is_refusal(*code)) {
             return SinkError::Refused(format!("Kafka does not let this user ask ({code})"));
         }
-        self.failed(&format!("Kafka does not answer ({error})"))
+        self.as_error(self.trouble.explain_silence(error))
     }
 }
 
@@ -136,6 +126,9 @@ impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         if is_break(facility, message) {
             self.breaks.fetch_add(1, Ordering::AcqRel);
+        }
+        if let Some(code) = trouble::logged(facility, message) {
+            self.tell(code, message);
         }
         tracing::debug!(target: "librdkafka", ?level, facility, "{message}");
     }
@@ -149,10 +142,7 @@ impl ClientContext for Context {
             None | Some(PartitionEOF | GroupAuthorizationFailed) => {}
             // The sum of what was told before, which says more.
             Some(RDKafkaErrorCode::AllBrokersDown) if self.trouble.newest().is_some() => {}
-            Some(code) => {
-                self.trouble.set(code, reason);
-                self.shared.set(code, reason);
-            }
+            Some(code) => self.tell(code, reason),
         }
     }
 
@@ -177,7 +167,6 @@ fn is_break(facility: &str, message: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rdkafka::consumer::BaseConsumer;
 
     #[test]
     fn only_a_connection_in_use_can_break() {

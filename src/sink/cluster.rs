@@ -13,10 +13,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::oneshot;
 
-use super::client::{self, Context, Trouble};
+use super::client::{self, Context};
 use super::committed::KafkaReader;
 use super::producer::{self, KafkaProducer};
 use super::topics::Topics;
+use super::trouble::{self, Trouble};
 use super::{Cluster, Destination, Ends, SinkError, Stretch};
 use crate::config;
 use crate::core::journal::Delivery;
@@ -29,10 +30,6 @@ const SETTLE_WAIT_MAX: Duration = Duration::from_secs(10);
 const SETTLE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the consumers are polled while nobody asks.
 const IDLE_POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// How many errors of one consumer are taken at a time.
-const NEWS_MAX: usize = 1_000;
-/// How long log lines of one consumer are taken at a time.
-const NEWS_WAIT: Duration = Duration::from_millis(1);
 
 /// A real cluster.
 pub struct KafkaCluster {
@@ -47,14 +44,14 @@ impl KafkaCluster {
     /// A cluster with these topics; its clients connect in their own time.
     pub fn new(kafka: &config::Kafka, topics: Topics) -> Result<Self, SinkError> {
         let trouble = Trouble::default();
-        let askers = Askers {
-            committed: asker(kafka, "read_committed", &trouble)?,
-            uncommitted: asker(kafka, "read_uncommitted", &trouble)?,
-        };
+        let askers = Askers::new(kafka, &trouble)?;
         let (questions, asked) = mpsc::channel::<Question>();
         thread::Builder::new()
             .name("kafka-questions".to_owned())
-            .spawn(move || askers.answer(&asked))
+            .spawn({
+                let (kafka, trouble) = (kafka.clone(), trouble.clone());
+                move || askers.answer(&asked, &kafka, &trouble)
+            })
             .map_err(|error| SinkError::Unavailable(format!("questions to Kafka need a thread: {error}")))?;
         // Derived, so that nobody can configure two connectors to write one journal side by side.
         let transactional_id = format!("{}.0", topics.journal.name);
@@ -119,7 +116,7 @@ impl Cluster for KafkaCluster {
     }
 
     fn trouble(&self) -> Option<String> {
-        self.trouble.newest().map(|(_, reason)| reason)
+        self.trouble.newest()
     }
 
     fn message_bytes_max(&self, destination: Destination) -> usize {
@@ -146,11 +143,21 @@ struct Askers {
 }
 
 impl Askers {
+    fn new(kafka: &config::Kafka, trouble: &Trouble) -> Result<Self, SinkError> {
+        Ok(Self {
+            committed: asker(kafka, "read_committed", trouble)?,
+            uncommitted: asker(kafka, "read_uncommitted", trouble)?,
+        })
+    }
+
     /// Answers until nobody can ask any more.
-    fn answer(self, questions: &mpsc::Receiver<Question>) {
+    fn answer(mut self, questions: &mpsc::Receiver<Question>, kafka: &config::Kafka, trouble: &Trouble) {
         loop {
             match questions.recv_timeout(IDLE_POLL_INTERVAL) {
-                Ok(question) => question(&self),
+                Ok(question) => {
+                    self.renew_if_kept_out(kafka, trouble);
+                    question(&self);
+                }
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
@@ -158,12 +165,22 @@ impl Askers {
         }
     }
 
+    /// Makes consumers anew that cannot get in: librdkafka keeps the password and the certificates that it was
+    /// given, whatever is in their files by now.
+    fn renew_if_kept_out(&mut self, kafka: &config::Kafka, trouble: &Trouble) {
+        if ![&self.committed, &self.uncommitted].iter().any(|consumer| consumer.context().trouble.is_kept_out()) {
+            return;
+        }
+        match Self::new(kafka, trouble) {
+            Ok(renewed) => *self = renewed,
+            // They are tried as they are until their files are there again.
+            Err(error) => tracing::debug!("no new clients to ask Kafka: {error}"),
+        }
+    }
+
     /// Hands librdkafka's log lines and errors to the contexts.
     fn take_news(&self) {
-        for consumer in [&self.committed, &self.uncommitted] {
-            // A poll takes log lines until its time is over, and returns with each error.
-            let _ = (0..NEWS_MAX).take_while(|_| consumer.poll(NEWS_WAIT).is_some()).count();
-        }
+        [&self.committed, &self.uncommitted].into_iter().for_each(client::take_news);
     }
 
     fn ends(&self, topic: &str) -> Result<Vec<Ends>, SinkError> {
@@ -212,8 +229,8 @@ impl Askers {
         };
         match found.error().map(RDKafkaErrorCode::from) {
             None => Ok(found.partitions().iter().map(|partition| partition.id()).collect()),
-            Some(code) if client::is_refusal(code) => Err(Unsettled::Failed(SinkError::Refused(format!(
-                "topic {topic}: Kafka does not let this user read it: grant DESCRIBE and READ on it"
+            Some(code) if trouble::is_refusal(code) => Err(Unsettled::Failed(SinkError::Refused(format!(
+                "topic {topic}: Kafka does not let this user read it: grant READ on it"
             )))),
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Err(Unsettled::For(
                 SinkError::Refused(format!("topic {topic} does not exist any more: was it deleted?")),

@@ -32,7 +32,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
 use super::client::{self, Context};
-use super::{Place, Reader, SinkError, StoredRecord, Stretch};
+use super::{Place, Reader, SinkError, StoredRecord, Stretch, trouble};
 use crate::core::time::UtcMillis;
 
 /// How long one question to the brokers may take.
@@ -276,8 +276,8 @@ impl Reading {
     fn endure(&self, consumer: &Consuming, error: KafkaError) -> Result<(), Stop> {
         use RDKafkaErrorCode::{AutoOffsetReset, OffsetOutOfRange};
         match error.rdkafka_error_code() {
-            Some(code) if client::is_refusal(code) => Err(Stop::Failed(SinkError::Refused(format!(
-                "topic {}: Kafka does not let this user read it ({code}): grant DESCRIBE and READ on it",
+            Some(code) if trouble::is_refusal(code) => Err(Stop::Failed(SinkError::Refused(format!(
+                "topic {}: Kafka does not let this user read it ({code}): grant READ on it",
                 self.topic
             )))),
             Some(AutoOffsetReset | OffsetOutOfRange) => Err(Stop::Failed(SinkError::Unavailable(format!(

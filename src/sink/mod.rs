@@ -10,6 +10,7 @@ mod committed;
 mod producer;
 pub mod reader;
 pub mod topics;
+mod trouble;
 
 use std::future::Future;
 

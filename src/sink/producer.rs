@@ -20,7 +20,8 @@ use tokio::sync::{Notify, oneshot};
 
 use super::client::{self, Context};
 use super::topics::Topics;
-use super::{Destination, Message, Packing, Place, Producer, ProducerError, SinkError};
+use super::trouble::Trouble;
+use super::{Destination, Message, Packing, Place, Producer, ProducerError, SinkError, trouble};
 use crate::config;
 use crate::core::dead_letter::Reason;
 use crate::hooks;
@@ -34,6 +35,13 @@ const BATCH_BYTES_MAX: usize = 1_000_000;
 /// How long to wait for company before a record batch is sent. Every transaction waits for its last
 /// record, and all are enqueued at once: waiting 1 ms or 5 ms made 5,000 records no faster.
 const LINGER_MS: &str = "0";
+/// What a user may set otherwise.
+const DEFAULTS: [(&str, &str); 4] = [
+    ("compression.type", "zstd"),
+    ("linger.ms", LINGER_MS),
+    ("queue.buffering.max.messages", QUEUED_MESSAGES_MAX),
+    ("queue.buffering.max.kbytes", QUEUED_KIB_MAX),
+];
 /// How long to wait for room in librdkafka's queue before looking again.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
 
@@ -46,6 +54,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const CALL_STUCK_SECONDS: u32 = 60;
 /// How long librdkafka may take to hand over what it has received, once every report is in.
 const QUIET_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How often, and how often in a row, a producer is found kept out before it is given up: half a minute.
+const KEPT_OUT_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const KEPT_OUT_LOOKS: u32 = 6;
 const QUIET_POLL_INTERVAL: Duration = Duration::from_micros(100);
 
 type Client = ThreadedProducer<Reports>;
@@ -56,14 +67,12 @@ pub(super) fn settings(
     topics: &Topics,
     transactional_id: Option<&str>,
 ) -> Result<ClientConfig, SinkError> {
-    let mut settings = ClientConfig::new();
-    settings
-        .set("compression.type", "zstd")
-        .set("linger.ms", LINGER_MS)
-        .set("queue.buffering.max.messages", QUEUED_MESSAGES_MAX)
-        .set("queue.buffering.max.kbytes", QUEUED_KIB_MAX);
-    for (name, value) in client::settings(kafka)?.config_map() {
-        settings.set(name, value);
+    let mut settings = client::settings(kafka)?;
+    // Not the other way round: a map of settings that is copied has lost its passwords, which rdkafka hides.
+    for (name, value) in DEFAULTS {
+        if settings.get(name).is_none() {
+            settings.set(name, value);
+        }
     }
     settings
         .set("enable.idempotence", "true")
@@ -173,7 +182,13 @@ impl KafkaProducer {
         // A producer that takes one message no more takes none.
         messages.for_each(|(position, _)| reports.report(position, Err(RDKafkaErrorCode::PurgeQueue)));
 
-        let outcomes = reports.all().await;
+        let outcomes = tokio::select! {
+            outcomes = reports.all() => outcomes,
+            () = kept_out(&self.client.context().client.trouble) => {
+                let what = format!("Kafka lets this producer in no more, and owes it {} messages", batch.len());
+                return Err(ProducerError::Doubtful(self.client.context().client.failed(&what)));
+            }
+        };
         let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
         if failed == 0 {
             self.client.context().client.relieved();
@@ -339,7 +354,7 @@ fn init_failed(context: &Context, id: &str, code: Option<RDKafkaErrorCode>, erro
     };
     match code {
         Some(TransactionalIdAuthorizationFailed) => SinkError::NoTransactions(format!(
-            "Kafka does not let this user write with the transactional id {id}: grant WRITE and DESCRIBE on it, or set kafka.delivery to at-least-once"
+            "Kafka does not let this user write with the transactional id {id}: grant WRITE on it, or set kafka.delivery to at-least-once"
         )),
         Some(code @ (UnsupportedFeature | UnsupportedVersion | UnsupportedForMessageFormat | NotImplemented)) => {
             SinkError::NoTransactions(format!(
@@ -350,7 +365,7 @@ fn init_failed(context: &Context, id: &str, code: Option<RDKafkaErrorCode>, erro
             "Kafka takes no transactions of {} s: raise the brokers' transaction.max.timeout.ms",
             TRANSACTION_TIMEOUT.as_secs()
         )),
-        Some(code) if client::is_refusal(code) => SinkError::Refused(format!(
+        Some(code) if trouble::is_refusal(code) => SinkError::Refused(format!(
             "Kafka does not let this user write ({code}): grant WRITE on the connector's topics and IDEMPOTENT_WRITE on the cluster"
         )),
         _ => context.failed(&format!("no producer could be started ({error})")),
@@ -386,6 +401,16 @@ fn check_breaks(client: &Client, breaks_before: u64) -> Result<(), ProducerError
     Err(ProducerError::Doubtful(SinkError::Unavailable(what.to_owned())))
 }
 
+/// Returns when a producer has not got in for as long as no starting broker takes: with the password that is in
+/// its file by now a new one might. Without a transaction nothing else would end the wait for reports.
+async fn kept_out(trouble: &Trouble) {
+    let mut looks = 0;
+    while looks < KEPT_OUT_LOOKS {
+        tokio::time::sleep(KEPT_OUT_LOOK_INTERVAL).await;
+        looks = if trouble.is_kept_out() { looks + 1 } else { 0 };
+    }
+}
+
 /// Waits until librdkafka holds nothing, neither messages nor news.
 fn is_quiet(client: &Client) -> bool {
     let start = Instant::now();
@@ -415,8 +440,12 @@ fn failure(client: &Client, what: &str, code: Option<RDKafkaErrorCode>) -> Produ
 }
 
 fn doubt(client: &Client, code: Option<RDKafkaErrorCode>, what: &str) -> SinkError {
-    if code.is_some_and(is_lasting) {
-        return SinkError::Refused(what.to_owned());
+    match code {
+        Some(code) if trouble::is_refusal(code) => {
+            return SinkError::Refused(format!("{what}: grant WRITE on the connector's topics"));
+        }
+        Some(code) if is_lasting(code) => return SinkError::Refused(what.to_owned()),
+        _ => {}
     }
     client.context().client.failed(what)
 }
@@ -467,8 +496,7 @@ fn content_fault(code: RDKafkaErrorCode) -> Option<Reason> {
 
 /// Refusals that only an operator can mend.
 fn is_lasting(code: RDKafkaErrorCode) -> bool {
-    client::is_refusal(code)
-        || matches!(code, RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition)
+    matches!(code, RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition)
 }
 
 /// The delivery reports of one batch.
@@ -608,6 +636,37 @@ mod tests {
         assert_eq!(settings.get("message.max.bytes"), Some("7000000"));
         assert_eq!(settings.get("message.timeout.ms"), Some("0"));
         assert_eq!(settings.get("transactional.id"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_producer_is_given_up_that_is_kept_out_for_longer_than_brokers_take_to_start() {
+        let trouble = Trouble::default();
+        let refused = || {
+            trouble.set(RDKafkaErrorCode::Authentication, "ssl://b:9092/1: SASL authentication error: no (after 1ms)")
+        };
+        let waited = async |long| tokio::time::timeout(long, kept_out(&trouble)).await.is_ok();
+        assert!(!waited(Duration::from_secs(3600)).await, "nothing keeps it out");
+        refused();
+        assert!(!waited(Duration::from_secs(20)).await, "not for long");
+        assert!(waited(Duration::from_secs(60)).await);
+        trouble.clear();
+        assert!(!waited(Duration::from_secs(3600)).await, "it got in");
+    }
+
+    #[test]
+    fn a_user_s_settings_and_secrets_come_before_the_defaults() {
+        let mut kafka = kafka("localhost");
+        kafka.sasl_password = config::Secret::value("kafka.sasl_password".to_owned(), "hunter2");
+        kafka.properties = config::Properties::from_iter([("linger.ms", "7"), ("ssl.key.password", "swordfish")]);
+        let settings = settings(&kafka, &topics(), None).unwrap();
+        for (name, expected) in [
+            ("sasl.password", "hunter2"),
+            ("ssl.key.password", "swordfish"),
+            ("linger.ms", "7"),
+            ("compression.type", "zstd"),
+        ] {
+            assert_eq!(settings.get(name), Some(expected), "{name}");
+        }
     }
 
     #[test]

@@ -6,13 +6,13 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, StreamConsumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Message as _, OwnedMessage};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::SinkError;
 use super::client::{self, Context};
+use super::{SinkError, trouble};
 use crate::config;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,6 +28,7 @@ pub enum From {
 
 /// A consumer of all partitions of a topic.
 pub struct TopicReader {
+    topic: String,
     consumer: StreamConsumer<Context>,
     context: Context,
     partitions: usize,
@@ -48,8 +49,14 @@ impl TopicReader {
         let context = Context::default();
         let consumer: StreamConsumer<Context> =
             StreamConsumer::from_config_and_context(&settings, context.clone()).map_err(client::refused)?;
-        let unavailable = |error| context.unanswered(&error);
-        let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).map_err(unavailable)?;
+        // Asked by a consumer of its own, whose news can be taken while nothing is read.
+        let asker: BaseConsumer<Context> =
+            BaseConsumer::from_config_and_context(&settings, context.clone()).map_err(client::refused)?;
+        let unavailable = |error| {
+            client::take_news(&asker);
+            context.unanswered(&error)
+        };
+        let metadata = asker.fetch_metadata(Some(topic), TIMEOUT).map_err(unavailable)?;
         let partitions: Vec<i32> =
             metadata.topics().iter().flat_map(|topic| topic.partitions()).map(|partition| partition.id()).collect();
         if partitions.is_empty() {
@@ -60,14 +67,12 @@ impl TopicReader {
             let start = match from {
                 From::Beginning => Offset::Beginning,
                 // Resolved now: a record that comes while the consumer connects must not be missed.
-                From::End => {
-                    Offset::Offset(consumer.fetch_watermarks(topic, *partition, TIMEOUT).map_err(unavailable)?.1)
-                }
+                From::End => Offset::Offset(asker.fetch_watermarks(topic, *partition, TIMEOUT).map_err(unavailable)?.1),
             };
             assignment.add_partition_offset(topic, *partition, start).map_err(unavailable)?;
         }
         consumer.assign(&assignment).map_err(unavailable)?;
-        Ok(Self { consumer, context, partitions: partitions.len(), at_end: HashSet::new() })
+        Ok(Self { topic: topic.to_owned(), consumer, context, partitions: partitions.len(), at_end: HashSet::new() })
     }
 
     /// The next record, whenever it comes; `None` each time the ends of all partitions are reached.
@@ -83,8 +88,14 @@ impl TopicReader {
                         return Ok(None);
                     }
                 }
-                Err(error) if self.context.trouble.is_refusal() => {
-                    return Err(SinkError::Refused(self.context.trouble.explain(&error.to_string())));
+                Err(error)
+                    if self.context.trouble.is_refusal()
+                        || error.rdkafka_error_code().is_some_and(trouble::is_refusal) =>
+                {
+                    return Err(SinkError::Refused(format!(
+                        "topic {}: Kafka does not let this user read it: grant READ on it",
+                        self.topic
+                    )));
                 }
                 // librdkafka reconnects by itself.
                 Err(error) => tracing::debug!(%error, "waiting for Kafka"),

@@ -12,7 +12,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::client::{self, Context};
-use super::{Destination, SinkError};
+use super::{Destination, SinkError, trouble};
 use crate::config;
 use crate::core::time::UtcMillis;
 
@@ -28,6 +28,10 @@ const MESSAGE_BYTES_MAX: usize = 1_048_588;
 
 /// How long one question to the brokers may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a new topic that says nothing of its settings is taken for one that is not there yet, and no longer
+/// for one whose settings this user may not read.
+const SILENT_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// How often to look whether a new topic is shown as it was created.
 const CREATED_POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -223,14 +227,16 @@ impl TopicAdmin {
 
     /// How many partitions a topic has; `None` when it does not exist. Blocks for up to ten seconds.
     pub fn partitions(&self, name: &str) -> Result<Option<usize>, SinkError> {
-        let metadata =
-            self.metadata.fetch_metadata(Some(name), TIMEOUT).map_err(|error| self.context.unanswered(&error))?;
+        let metadata = self.metadata.fetch_metadata(Some(name), TIMEOUT).map_err(|error| {
+            client::take_news(&self.metadata);
+            self.context.unanswered(&error)
+        })?;
         let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else { return Ok(None) };
         match topic.error().map(RDKafkaErrorCode::from) {
             None => Ok(Some(topic.partitions().len())),
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(None),
             Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Err(SinkError::Refused(format!(
-                "topic {name}: Kafka does not let this user see it: grant DESCRIBE and WRITE on it"
+                "topic {name}: Kafka does not let this user see it: grant READ, WRITE and DESCRIBE_CONFIGS on it, and CREATE where it is not there yet"
             ))),
             Some(code) => Err(SinkError::Unavailable(format!("topic {name}: {code}"))),
         }
@@ -276,7 +282,7 @@ impl TopicAdmin {
         loop {
             let shown = self.settings(name).await;
             let is_settled = match &shown {
-                Ok(None) => true,
+                Ok(None) => start.elapsed() > SILENT_WAIT_MAX,
                 Ok(Some(shown)) => {
                     settings_of(destination, kafka).iter().all(|(key, value)| text(shown, key) == Some(value))
                 }
@@ -363,8 +369,8 @@ impl TopicAdmin {
         Ok(topic)
     }
 
-    /// A topic's settings; `None` when this user may not read them. Anything else unknown is an error,
-    /// since it is not the same as good: a compacted topic would lose legs.
+    /// A topic's settings; `None` when there are none to be seen, as where this user may not read them. Anything
+    /// else unknown is an error, since it is not the same as good: a compacted topic would lose legs.
     async fn settings(&self, name: &str) -> Result<Option<ConfigResource>, SinkError> {
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
         let described = self.admin.describe_configs([&ResourceSpecifier::Topic(name)], &options).await;
@@ -372,8 +378,9 @@ impl TopicAdmin {
             Err(SinkError::Unavailable(format!("topic {name}: its settings cannot be read: {why}")))
         };
         match described.map(|results| results.into_iter().next()) {
-            Ok(Some(Ok(settings))) => Ok(Some(settings)),
-            Ok(Some(Err(code))) if client::is_refusal(code) => Ok(None),
+            // rdkafka drops the brokers' refusal, which leaves a topic without any setting.
+            Ok(Some(Ok(settings))) => Ok(Some(settings).filter(|settings| !settings.entries.is_empty())),
+            Ok(Some(Err(code))) if trouble::is_refusal(code) => Ok(None),
             Ok(Some(Err(code))) => unknown(&code),
             Ok(None) => unknown(&"Kafka describes none"),
             Err(error) => unknown(&error),

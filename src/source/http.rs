@@ -66,9 +66,11 @@ impl Api {
         if let Some(path) = &settings.ca_file {
             let pem = std::fs::read(path)
                 .map_err(|error| ClientError::CaFile(format!("cannot read {}: {error}", path.display())))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
-                .map_err(|_| ClientError::CaFile(format!("{} holds no PEM certificates", path.display())))?;
-            builder = certificates.into_iter().fold(builder, reqwest::ClientBuilder::add_root_certificate);
+            let certificates = match reqwest::Certificate::from_pem_bundle(&pem) {
+                Ok(certificates) if !certificates.is_empty() => certificates,
+                _ => return Err(ClientError::CaFile(format!("{} holds no PEM certificates", path.display()))),
+            };
+            builder = builder.tls_certs_merge(certificates);
         }
         let http = builder.build().map_err(|error| ClientError::Build(causes(&error)))?;
         let budget = Mutex::new(Budget::new(settings.requests_per_minute, Duration::ZERO));
@@ -214,8 +216,12 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 fn transport(error: reqwest::Error) -> SourceError {
+    let error = error.without_url();
+    let causes = causes(&error);
     let what = if error.is_timeout() {
         "the source did not answer within source.request_timeout"
+    } else if causes.contains(UNTRUSTED) {
+        "the source's certificate is not trusted: if a proxy opens TLS, or the authority is your own, name its certificate (a PEM file) in source.ca_file"
     } else if error.is_connect() {
         "cannot connect to the source (check source.base_url, name resolution, proxy and firewall)"
     } else if error.is_body() || error.is_decode() {
@@ -223,8 +229,11 @@ fn transport(error: reqwest::Error) -> SourceError {
     } else {
         "the connection to the source broke (if this lasts: network, proxy, or the API itself)"
     };
-    SourceError::unreachable(format!("{what}: {}", causes(&error.without_url())))
+    SourceError::unreachable(format!("{what}: {causes}"))
 }
+
+/// How the TLS library begins whatever it says of a certificate that it refuses.
+const UNTRUSTED: &str = "invalid peer certificate";
 
 /// The innermost causes, which name the fault; the outer ones only repeat that a request failed.
 fn causes(error: &dyn std::error::Error) -> String {

@@ -18,6 +18,9 @@
 //! | `status_page`, `browser` | what an operator sees of each state: the page, in a browser, the command, the log |
 //! | `secrecy` | that nothing that is logged, shown or said holds a secret or anything of a row |
 //! | `downstream` | the example of a consumer, which tells quiet phones from an API or a connector that is down |
+//! | `secured` | a Kafka with TLS, SCRAM and client certificates; what keeps the connector out, and how it gets in again |
+//! | `https` | TLS to the source and the schema registry, by an authority of one's own |
+//! | `allowed` | the least that a user of Kafka must be allowed, and what is said where it is not |
 //! | `soak` | kills at random, for as long as one likes |
 //! | `watch` | for how long readers wait for what is in a topic |
 //! | `arrivals` | how fresh live legs are when a consumer has them |
@@ -28,6 +31,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod allowed;
 mod arrivals;
 mod audit;
 mod backfill;
@@ -39,12 +43,14 @@ mod days_late;
 mod dead_letters;
 mod downstream;
 mod faults;
+mod https;
 mod late;
 mod long_past;
 mod ownership;
 mod records;
 mod rig;
 mod secrecy;
+mod secured;
 mod soak;
 mod state;
 mod status_page;

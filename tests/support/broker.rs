@@ -55,10 +55,21 @@ const PROBE_WAIT_MAX: Duration = Duration::from_secs(5);
 const PORT_ATTEMPTS: usize = 3;
 const HEAP_MB_MAX: u32 = 512;
 
+/// What a broker has beside what all have.
+#[derive(Clone, Debug, Default)]
+pub struct Extras {
+    /// More listeners for clients, by the names of their security protocols.
+    pub listeners: &'static [&'static str],
+    /// More settings.
+    pub settings: Vec<(String, String)>,
+}
+
 /// One broker: its data, and while it runs its process.
 pub struct Broker {
     /// Where clients find it, `host:port`.
     pub bootstrap: String,
+    /// Where they find its further listeners, in the order of `Extras::listeners`.
+    pub further: Vec<String>,
     directory: PathBuf,
     log: PathBuf,
     leash: Option<Leash>,
@@ -66,10 +77,10 @@ pub struct Broker {
 
 impl Broker {
     /// A new broker with a fresh data directory, ready for clients.
-    pub fn create() -> Result<Self, String> {
+    pub fn create(extras: &Extras) -> Result<Self, String> {
         let mut attempt = 1;
         loop {
-            let mut broker = Self::prepare()?;
+            let mut broker = Self::prepare(extras)?;
             match broker.start() {
                 Ok(()) => return Ok(broker),
                 Err(_) if attempt < PORT_ATTEMPTS && broker.port_was_taken() => attempt += 1,
@@ -78,33 +89,35 @@ impl Broker {
         }
     }
 
-    fn prepare() -> Result<Self, String> {
+    fn prepare(extras: &Extras) -> Result<Self, String> {
         let directory = directories::scratch("broker")?;
-        let (clients, controller) = (ports::free()?, ports::free()?);
-        let bootstrap = format!("127.0.0.1:{clients}");
-        let broker = Self { bootstrap, directory, log: directories::log_file("broker")?, leash: None };
-        let properties = broker.properties(controller);
+        let address = || ports::free().map(|port| format!("127.0.0.1:{port}"));
+        let (bootstrap, controller) = (address()?, address()?);
+        let further = extras.listeners.iter().map(|_| address()).collect::<Result<_, _>>()?;
+        let broker = Self { bootstrap, further, directory, log: directories::log_file("broker")?, leash: None };
+        let properties = broker.properties(&controller, extras);
         let path = broker.properties_path();
         fs::write(&path, properties).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         broker.format()?;
         Ok(broker)
     }
 
-    fn properties(&self, controller: u16) -> String {
-        let Self { bootstrap, .. } = self;
+    fn properties(&self, controller: &str, extras: &Extras) -> String {
+        let Self { bootstrap, further, .. } = self;
         let data = self.directory.join("data");
+        let further = extras.listeners.iter().zip(further).map(|(name, address)| format!(",{name}://{address}"));
         let mut properties = format!(
             "process.roles=broker,controller\n\
              node.id=1\n\
-             controller.quorum.voters=1@127.0.0.1:{controller}\n\
+             controller.quorum.voters=1@{controller}\n\
              controller.listener.names=CONTROLLER\n\
-             listeners=PLAINTEXT://{bootstrap},CONTROLLER://127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://{bootstrap},CONTROLLER://{controller}{}\n\
              log.dirs={}\n",
+            further.collect::<String>(),
             data.display()
         );
-        for (name, value) in SETTINGS {
-            properties.push_str(&format!("{name}={value}\n"));
-        }
+        let settings = SETTINGS.iter().map(|(name, value)| format!("{name}={value}\n"));
+        properties.extend(settings.chain(extras.settings.iter().map(|(name, value)| format!("{name}={value}\n"))));
         properties
     }
 

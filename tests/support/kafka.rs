@@ -6,7 +6,7 @@
 use std::env;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::broker::{self, Broker};
+use super::broker::{self, Broker, Extras};
 use super::container::Container;
 
 const SERVERS_VARIABLE: &str = "CALL_LEGS_TEST_KAFKA";
@@ -64,7 +64,7 @@ impl Kafka {
             }
             Err(reason) => reason,
         };
-        match Broker::create() {
+        match Broker::create(&Extras::default()) {
             Ok(broker) => {
                 Ok(Self { bootstrap: broker.bootstrap.clone(), provider: Provider::Shared { _broker: broker } })
             }
@@ -80,13 +80,25 @@ impl Kafka {
     /// when it is dropped.
     #[track_caller]
     pub fn start_private() -> Self {
-        match Broker::create() {
-            Ok(broker) => Self { bootstrap: broker.bootstrap.clone(), provider: Provider::Private(Mutex::new(broker)) },
-            Err(error) => panic!(
+        match Self::private_with(&Extras::default()) {
+            Ok((kafka, _)) => kafka,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The same with more listeners and settings, and where those listeners are.
+    ///
+    /// # Errors
+    /// In one sentence, what is missing.
+    pub fn private_with(extras: &Extras) -> Result<(Self, Vec<String>), String> {
+        let broker = Broker::create(extras).map_err(|error| {
+            format!(
                 "no private Kafka broker for this test: {error}; it needs a JDK (17 or later) and Maven (Debian: \
                  default-jdk-headless maven)"
-            ),
-        }
+            )
+        })?;
+        let (bootstrap, further) = (broker.bootstrap.clone(), broker.further.clone());
+        Ok((Self { bootstrap, provider: Provider::Private(Mutex::new(broker)) }, further))
     }
 
     /// The bootstrap servers, the same before and after a restart.

@@ -5,6 +5,8 @@
 //! |---|---|
 //! | `kafka::kafka()` | `CALL_LEGS_TEST_KAFKA` (bootstrap servers); Docker, if its daemon answers; Kafka's jars from Maven Central |
 //! | `kafka::Kafka::start_private()` | Kafka's jars: a broker of the test's own, which it may kill, stop, pause and start again |
+//! | `secured::Secured::start()` | Kafka's jars: a broker with TLS, SCRAM, client certificates and an authorizer |
+//! | `tls_front::start()` | TLS before a server that speaks none |
 //! | `registry::registry()` | `CALL_LEGS_TEST_REGISTRY` (base URL); Apicurio Registry from Maven Central |
 //! | `read_topic::read_topic_with_java()` | `ReadTopic.java`: what a consumer that shares no code with us finds in a topic |
 //! | `example::abandoned_calls()` | Kafka's jars: the program of `config/examples`, compiled and run |
@@ -18,6 +20,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary compiles this module and uses its own part of it")]
 
 mod broker;
+pub mod certificates;
 mod container;
 mod directories;
 pub mod example;
@@ -27,3 +30,5 @@ mod maven;
 mod ports;
 pub mod read_topic;
 pub mod registry;
+pub mod secured;
+pub mod tls_front;

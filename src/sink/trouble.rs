@@ -1,0 +1,226 @@
+//! What a client's newest trouble with its brokers was, as a sentence for an operator.
+//!
+//! librdkafka tells of a connection that does not come about by words alone, the same words for a year. Those
+//! behind which a setting stands are known here, and answered with what to do; all others are passed on. No
+//! word of it holds a secret: librdkafka repeats none.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+/// The newest trouble that a client had with its brokers, shared with whoever reports it.
+#[derive(Clone, Debug, Default)]
+pub struct Trouble(Arc<Mutex<Option<Known>>>);
+
+/// A trouble as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Known {
+    code: RDKafkaErrorCode,
+    sentence: String,
+    /// Whether the sentence says what to do, and stands for itself.
+    is_advice: bool,
+}
+
+impl Trouble {
+    /// The newest trouble.
+    pub fn newest(&self) -> Option<String> {
+        self.known().map(|known| known.sentence)
+    }
+
+    /// `what`, and the newest trouble behind it where there is one.
+    pub fn explain(&self, what: &str) -> String {
+        match self.known() {
+            Some(known) => format!("{what}: {}", known.sentence),
+            None => what.to_owned(),
+        }
+    }
+
+    /// Why a question was not answered: the trouble alone, where it says what to do.
+    pub fn explain_silence(&self, error: &KafkaError) -> String {
+        match self.known() {
+            Some(known) if known.is_advice => known.sentence,
+            Some(known) => format!("Kafka does not answer: {}", known.sentence),
+            None => format!("Kafka does not answer ({error})"),
+        }
+    }
+
+    /// Whether the brokers refuse what we may do, which no waiting mends. A failed authentication is
+    /// none: librdkafka calls time-outs of starting brokers so, too.
+    pub fn is_refusal(&self) -> bool {
+        self.known().is_some_and(|known| is_refusal(known.code))
+    }
+
+    /// Whether the client cannot get in, which one with newer secrets or certificates might. Brokers that are
+    /// merely gone keep nobody out.
+    pub fn is_kept_out(&self) -> bool {
+        self.known().is_some_and(|known| {
+            known.is_advice && known.code != RDKafkaErrorCode::AllBrokersDown && !is_refusal(known.code)
+        })
+    }
+
+    /// Forgets it: the brokers have done as asked.
+    pub fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Takes librdkafka's words for the newest trouble.
+    pub fn set(&self, code: RDKafkaErrorCode, words: &str) {
+        let Words { broker, what } = Words::of(words);
+        let advice = advice(broker, what);
+        let is_advice = advice.is_some();
+        let sentence = advice.unwrap_or_else(|| match broker {
+            "" => what.to_owned(),
+            broker => format!("{broker}: {what}"),
+        });
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Known { code, sentence, is_advice });
+    }
+
+    fn known(&self) -> Option<Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Whether an answer means that this user may not, which no waiting mends.
+pub(super) fn is_refusal(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed)
+}
+
+/// The trouble behind a log line of which librdkafka makes no error: a topic that may not be written to within a
+/// transaction.
+pub(super) fn logged(facility: &str, message: &str) -> Option<RDKafkaErrorCode> {
+    (facility == "ADDPARTS" && message.contains("Topic authorization failed"))
+        .then_some(RDKafkaErrorCode::TopicAuthorizationFailed)
+}
+
+/// What librdkafka says of a broker, without what changes from time to time.
+///
+/// ```text
+/// [thrd:…]: sasl_ssl://kafka-1:9093/bootstrap: SSL handshake failed: … (after 9ms in state SSL_HANDSHAKE)
+///                      └── broker ─┘           └─────── what ───────┘
+/// ```
+struct Words<'a> {
+    broker: &'a str,
+    what: &'a str,
+}
+
+impl<'a> Words<'a> {
+    fn of(words: &'a str) -> Self {
+        let what = words.rsplit_once(" (after ").map_or(words, |(what, _)| what);
+        let what = match what.split_once("]: ") {
+            Some((thread, rest)) if thread.starts_with("[thrd:") => rest,
+            _ => what,
+        };
+        let Some((name, said)) = what.split_once(": ").filter(|(name, _)| name.contains('/')) else {
+            return Self { broker: "", what };
+        };
+        let name = name.split_once("://").map_or(name, |(_, name)| name);
+        Self { broker: name.split('/').next().unwrap_or(name), what: said }
+    }
+}
+
+/// What to do, where a setting of ours or of the brokers stands behind the words.
+fn advice(broker: &str, what: &str) -> Option<String> {
+    let says = |words: &str| what.contains(words);
+    if let Some((topic, _)) = what.strip_prefix("Failed to add partition \"").and_then(|rest| rest.split_once('"')) {
+        return Some(format!("topic {topic}: Kafka does not let this user write to it: grant WRITE on it"));
+    }
+    if says("SASL authentication error") {
+        return Some(format!(
+            "Kafka at {broker} refuses the user ({}): check kafka.properties.sasl.username, kafka.properties.sasl.mechanism and the password in kafka.sasl_password_file",
+            last(what)
+        ));
+    }
+    if says("mechanism handshake failed") {
+        return Some(format!(
+            "Kafka at {broker} does not take this SASL mechanism ({}): change kafka.properties.sasl.mechanism",
+            last(what)
+        ));
+    }
+    if says("certificate verify failed") {
+        return Some(format!(
+            "the certificate of Kafka at {broker} is not trusted: it is signed by an unknown authority, is for another name, or has expired. Name a PEM file with the authority in kafka.properties.ssl.ca.location"
+        ));
+    }
+    if says("SSL alert number") {
+        return Some(format!(
+            "Kafka at {broker} refuses this client's certificate, or misses it ({}): name a certificate that it trusts in kafka.properties.ssl.certificate.location, and its key in kafka.properties.ssl.key.location",
+            what.rsplit("::").next().unwrap_or(what)
+        ));
+    }
+    if says("PLAINTEXT broker listener?") {
+        return Some(format!(
+            "Kafka at {broker} closes the connection ({what}): check kafka.properties.security.protocol, and the port"
+        ));
+    }
+    // Nothing more is said where brokers close a connection that speaks no TLS to them.
+    if says("brokers are down") {
+        return Some(
+            "Kafka closes every connection without a word: if it goes on, check kafka.properties.security.protocol, and the ports in kafka.bootstrap_servers"
+                .to_owned(),
+        );
+    }
+    None
+}
+
+/// The last part of a chain of causes.
+fn last(what: &str) -> &str {
+    what.split_once(": ").map_or(what, |(_, cause)| cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(code: RDKafkaErrorCode, words: &str) -> String {
+        let trouble = Trouble::default();
+        trouble.set(code, words);
+        trouble.explain_silence(&KafkaError::Canceled)
+    }
+
+    #[test]
+    fn words_are_told_with_their_broker_and_without_what_changes() {
+        for (words, expected) in [
+            (
+                "ssl://nonesuch.invalid:9092/bootstrap: Failed to resolve 'nonesuch.invalid:9092': Name or service not known (after 1ms in state CONNECT, 1 identical error(s) suppressed)",
+                "Kafka does not answer: nonesuch.invalid:9092: Failed to resolve 'nonesuch.invalid:9092': Name or service not known",
+            ),
+            (
+                "kafka-1:9092/1: Connect to ipv4#10.0.0.1:9092 failed: Connection refused (after 0ms in state CONNECT)",
+                "Kafka does not answer: kafka-1:9092: Connect to ipv4#10.0.0.1:9092 failed: Connection refused",
+            ),
+            ("something: else", "Kafka does not answer: something: else"),
+        ] {
+            assert_eq!(told(RDKafkaErrorCode::BrokerTransportFailure, words), expected);
+        }
+        assert!(!told(RDKafkaErrorCode::BrokerTransportFailure, "something").contains("check"));
+    }
+
+    #[test]
+    fn a_topic_that_may_not_be_written_to_is_a_refusal_and_nothing_that_keeps_out() {
+        let line = "[thrd:TxnCoordinator]: TxnCoordinator/1: Failed to add partition \"legs\" [0] to transaction: Broker: Topic authorization failed";
+        let code = logged("ADDPARTS", line).unwrap();
+        let trouble = Trouble::default();
+        trouble.set(code, line);
+        assert!(trouble.is_refusal() && !trouble.is_kept_out());
+        assert_eq!(
+            trouble.explain("nothing is published"),
+            "nothing is published: topic legs: Kafka does not let this user write to it: grant WRITE on it"
+        );
+        assert!(logged("FAIL", line).is_none());
+    }
+
+    #[test]
+    fn who_is_kept_out_may_get_in_with_a_newer_secret() {
+        let trouble = Trouble::default();
+        assert!(!trouble.is_kept_out());
+        trouble.set(
+            RDKafkaErrorCode::Authentication,
+            "sasl_ssl://kafka-1:9093/1: SASL authentication error: Authentication failed (after 9ms in state AUTH_REQ)",
+        );
+        assert!(trouble.is_kept_out() && !trouble.is_refusal());
+        trouble.set(RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down");
+        assert!(!trouble.is_kept_out());
+        trouble.clear();
+        assert!(!trouble.is_kept_out());
+    }
+}
