@@ -213,7 +213,6 @@ impl<C: Cluster, V: View> Owner<C, V> {
             };
             match owned {
                 Ok(()) => {
-                    self.gets_on();
                     let now = self.clock.now();
                     self.status.update(|status| {
                         status.role = Role::Owner;
@@ -249,7 +248,8 @@ impl<C: Cluster, V: View> Owner<C, V> {
         }
     }
 
-    fn gets_on(&mut self) {
+    /// Takes note that a commit came through, or that the journal was read: owning it alone proves little.
+    pub(super) fn gets_on(&mut self) {
         self.failures = 0;
         if let Some(Streak { failures, lasted }) = self.repeated.works() {
             tracing::info!(failures, lasted_s = lasted.as_secs(), "it gets on again");

@@ -176,6 +176,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
             self.follower.apply(written).await?;
         }
         self.session = Some(session);
+        self.gets_on();
         Ok(())
     }
 
