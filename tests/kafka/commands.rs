@@ -11,6 +11,7 @@ use rdkafka::config::ClientConfig;
 
 use super::rig::{Rig, sandbox_settings};
 use super::support::kafka::kafka;
+use super::support::registry::registry;
 
 fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -94,6 +95,42 @@ async fn check_warns_of_what_is_probably_not_meant_and_of_a_port_that_another_pr
         assert!(said.contains(line), "{line} in\n{said}");
     }
     answering.join().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_tells_whether_the_registry_takes_the_schema() {
+    let url = registry().url();
+    let mut rig = Rig::new(
+        small_sandbox().await,
+        kafka().bootstrap(),
+        &["avro.framing = \"confluent\"", &format!("avro.schema_registry_url = {url:?}")],
+    );
+    let subject = format!("{}-value", rig.topic);
+    let checked = rig.run(&["check"]);
+    assert!(checked.status.success(), "{}", text(&checked));
+    assert!(text(&checked).contains(&format!("subject {subject} will take our schema")), "{}", text(&checked));
+
+    rig.set("avro.register", "false");
+    let checked = rig.run(&["check"]);
+    assert_eq!(checked.status.code(), Some(4), "{}", text(&checked));
+    assert!(text(&checked).contains("register it with call-legs schema --register"), "{}", text(&checked));
+    rig.set("avro.register", "true");
+
+    // Another leg, which no reader of ours could read.
+    let client = reqwest::Client::new();
+    let other =
+        r#"{"type":"record","name":"CallLeg","namespace":"call_legs","fields":[{"name":"callId","type":"int"}]}"#;
+    for (method, path, body) in [
+        ("POST", format!("subjects/{subject}/versions"), serde_json::json!({ "schema": other })),
+        ("PUT", format!("config/{subject}"), serde_json::json!({ "compatibility": "FULL" })),
+    ] {
+        let request = client.request(method.parse().unwrap(), format!("{url}/{path}")).body(body.to_string());
+        let answer = request.header("Content-Type", "application/json").send().await.unwrap();
+        assert!(answer.status().is_success(), "{path}: {}", answer.text().await.unwrap());
+    }
+    let checked = rig.run(&["check"]);
+    assert_eq!(checked.status.code(), Some(4), "{}", text(&checked));
+    assert!(text(&checked).contains(&format!("subject {subject} refuses our schema: ")), "{}", text(&checked));
 }
 
 #[tokio::test(flavor = "multi_thread")]

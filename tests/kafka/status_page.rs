@@ -1,11 +1,13 @@
 //! What an operator sees at three in the morning: each state is named by the page, by `status` and by the log.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::time::Duration;
 
 use call_legs::sandbox::dataset::DatasetSettings;
 use call_legs::sandbox::{Sandbox, Settings};
 
-use super::browser::{Screen, look};
+use super::browser::{Screen, document, look};
 use super::rig::{Rig, sandbox_settings};
 use super::support::kafka::Kafka;
 
@@ -90,9 +92,28 @@ async fn each_state_is_named_by_the_page_by_status_and_by_the_log() {
     .await;
     rig.shows(&Expected { name: "kafka-down", sentence, exit: 7, logged: "polls wait" }).await;
 
+    let page = rig.page("/").await.unwrap().1;
     drop(daemon);
+    let old = document(&served_once(page));
+    assert!(old.contains("the connector is down, or cannot be reached from here"), "{old}");
+
     let output = rig.run(&["status"]);
     assert_eq!(output.status.code(), Some(7));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("nobody listens there: the connector is down"), "{said}");
+}
+
+/// Where a page is served once, and nobody listens afterwards.
+fn served_once(page: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        drop(listener);
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n", page.len());
+        // Chromium sends its request in one piece.
+        let _ = stream.read(&mut [0; 4096]);
+        stream.write_all(format!("{head}Connection: close\r\n\r\n{page}").as_bytes()).unwrap();
+    });
+    url
 }
