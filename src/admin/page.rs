@@ -2,9 +2,13 @@
 //!
 //! It replaces its own content every few seconds, and says so when nobody answers any more. Drawings are in `drawing`.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use sha2::{Digest, Sha256};
 
 use super::drawing;
 use crate::core::dead_letter::Reason;
@@ -17,8 +21,19 @@ use crate::telemetry::words::{Level, clock, length};
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// The whole document; its style and script carry `nonce`, which the answer's policy names.
-pub(super) fn page(snapshot: &Snapshot, nonce: &str) -> String {
+/// What the page's answer allows: its own style and script by their hashes, and nothing else. The page reads itself again,
+/// so both must stay allowed in every later answer.
+pub(super) static POLICY: LazyLock<String> = LazyLock::new(|| {
+    let hash = |text: &str| STANDARD.encode(Sha256::digest(text));
+    format!(
+        "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        hash(STYLE),
+        hash(SCRIPT)
+    )
+});
+
+/// The whole document.
+pub(super) fn page(snapshot: &Snapshot) -> String {
     let headline = &snapshot.headline;
     let document = html! {
         (DOCTYPE)
@@ -30,7 +45,7 @@ pub(super) fn page(snapshot: &Snapshot, nonce: &str) -> String {
                 noscript { meta http-equiv="refresh" content="5"; }
                 title { (mark(headline.level)) " call-legs on " (snapshot.host) }
                 link rel="icon" href=(icon(headline.level));
-                style nonce=(nonce) { (PreEscaped(STYLE)) }
+                style { (PreEscaped(STYLE)) }
             }
             body {
                 p #silent .headline role="alert" hidden {}
@@ -44,7 +59,7 @@ pub(super) fn page(snapshot: &Snapshot, nonce: &str) -> String {
                         a href="metrics" { "metrics" } " · " a href="readyz" { "readyz" } " · " a href="healthz" { "healthz" }
                     }
                 }
-                script nonce=(nonce) { (PreEscaped(SCRIPT)) }
+                script { (PreEscaped(SCRIPT)) }
             }
         }
     };
@@ -278,7 +293,7 @@ mod tests {
 
     #[test]
     fn shows_what_an_operator_looks_for() {
-        let page = page(&snapshot(|_| {}), "n0");
+        let page = page(&snapshot(|_| {}));
         for part in [
             "All legs up to 14:31:10 UTC are in the topic. Last poll 40 s ago, 12 new.",
             "acme-east",
@@ -295,21 +310,18 @@ mod tests {
 
     #[test]
     fn what_others_wrote_is_text_and_no_markup() {
-        let page = page(
-            &snapshot(|status| {
-                status.units.values_mut().for_each(|unit| {
-                    unit.state = UnitState::SourceAuth;
-                    unit.detail = "<script>alert(1)</script>".to_owned();
-                });
-            }),
-            "n0",
-        );
+        let page = page(&snapshot(|status| {
+            status.units.values_mut().for_each(|unit| {
+                unit.state = UnitState::SourceAuth;
+                unit.detail = "<script>alert(1)</script>".to_owned();
+            });
+        }));
         assert!(page.contains("&lt;script&gt;alert(1)") && !page.contains("<script>alert"));
     }
 
     #[test]
     fn nothing_is_fetched_from_elsewhere() {
-        let page = page(&snapshot(|_| {}), "n0");
+        let page = page(&snapshot(|_| {}));
         let links = page.split(['"', '\'']).filter(|part| part.contains("//") && part.starts_with("http"));
         assert_eq!(links.collect::<Vec<_>>(), ["http://www.w3.org/2000/svg"], "the name of SVG is no address");
     }
