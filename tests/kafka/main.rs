@@ -16,6 +16,7 @@
 //! | `dashboard` | every panel of the dashboard, and the alert rules, by a Prometheus that watches a run |
 //! | `commands` | `check`, `tail`, `schema`, the exit codes, health and readiness, the log level |
 //! | `status_page`, `browser` | what an operator sees of each state: the page, in a browser, the command, the log |
+//! | `otlp` | traces and metrics as a collector gets them, and one that goes away |
 //! | `soak` | kills at random, for as long as one likes |
 //! | `watch` | for how long readers wait for what is in a topic |
 //! | `arrivals` | how fresh live legs are when a consumer has them |
@@ -38,6 +39,7 @@ mod dead_letters;
 mod faults;
 mod late;
 mod long_past;
+mod otlp;
 mod ownership;
 mod records;
 mod rig;
