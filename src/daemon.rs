@@ -29,14 +29,15 @@ use crate::sink::topics::{self, Topic, TopicAdmin, Topics};
 use crate::sink::{KafkaCluster, SinkError};
 use crate::source::Api;
 use crate::store::{Instance, SledView, StateLock, StoreError, Token};
+use crate::telemetry::otlp::Otlp;
 use crate::telemetry::snapshot::Process;
 use crate::telemetry::{Metrics, Repeated, StatusBoard, Streak, Targets};
 
 /// Between attempts to reach what is needed at the start.
 const START_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
 
-/// How long transactions under way may take after the signal to stop; ending takes a second more, and a container
-/// is killed after ten.
+/// How long transactions under way may take after the signal to stop; ending takes a second more, telling a collector of it
+/// another one at most, and a container is killed after ten.
 const STOP_GRACE: Duration = Duration::from_secs(8);
 
 /// Connecting to the registry, and a whole request to it.
@@ -72,11 +73,12 @@ pub enum TopicCheck {
     Assume,
 }
 
-/// Runs the connector until `stop`, or until something ends it.
+/// Runs the connector until `stop`, or until something ends it. What it does is told by `otlp`, where there is one.
 pub async fn run(
     config: Config,
     topics: TopicCheck,
     status: StatusBoard,
+    otlp: Option<&mut Otlp>,
     stop: CancellationToken,
 ) -> Result<(), Ended> {
     status.update(|status| status.waiting_for = Some("connecting to Kafka".to_owned()));
@@ -104,6 +106,9 @@ pub async fn run(
         targets,
         settings: config.settings().to_vec(),
     };
+    if let Some(otlp) = otlp {
+        otlp.start(&process, Arc::clone(&metrics), status.clone());
+    }
     let (orders, ordered) = mpsc::channel(ORDERS_WAITING_MAX);
     let keys = Keys { owner: token, looking: config.admin.token.clone() };
     let (status_shown, shown) = (status.clone(), Arc::clone(&metrics));

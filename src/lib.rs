@@ -13,6 +13,7 @@
 //!                 │   stand by ─▶ take over ─┴─ fold ◀──────────────────────── sink ◀── journal
 //!                 └──────────────────────────────────────────────────────────┘
 //!   clock, telemetry (metrics, status, logs) ──▶ admin port ◀── operators' orders
+//!                └─ metrics, traces ─▶ a collector, where one is configured
 //! ```
 //!
 //! # Where to find what
@@ -26,7 +27,7 @@
 //! | [`store`] | the view of the journal in sled; the state directory's lock, number and token |
 //! | [`codec`] | Avro: schemas, encoding, framing, the schema registry, decoding for `tail`; the journal's and the feed's bytes |
 //! | [`audit`] | the API and the topic compared leg by leg, for the command |
-//! | [`telemetry`], [`admin`] | metrics, status, logs; the port that shows them and takes orders |
+//! | [`telemetry`], [`admin`] | metrics, status, logs, traces; the port that shows them and takes orders |
 //! | [`config`] | file and environment, checked as a whole |
 //! | [`daemon`], [`cli`], [`error`] | the parts put together, the commands, the exit codes |
 //! | [`sandbox`] | the simulated API, for the demo and the tests |
@@ -44,7 +45,7 @@
 //! - Adapters know [`core`] and their own library, never one another. JSON of the API stays in `source::wire`,
 //!   librdkafka in [`sink`], sled in [`store`], `apache_avro` in [`codec`].
 //! - Every row ends in exactly one of the counts of [`core::dedupe::Counts`], a replayed dead letter in one more.
-//! - No log line, error or page holds a secret, or anything of a row.
+//! - No log line, error, page or span holds a secret, or anything of a row.
 //! - Nothing but the commands and the tests knows [`sandbox`].
 //!
 //! # A leg's way

@@ -60,7 +60,7 @@ pub(super) struct DemoArgs {
 }
 
 pub(super) async fn run(arguments: DemoArgs, interrupted: CancellationToken) -> Result<(), Ended> {
-    logging::start("warn", config::LogFormat::Text);
+    logging::start("warn", config::LogFormat::Text, None);
     let api = Sandbox::start(sandbox_settings(&arguments))
         .await
         .context("the sandbox cannot be started")
@@ -82,7 +82,7 @@ pub(super) async fn run(arguments: DemoArgs, interrupted: CancellationToken) -> 
     let stop = interrupted.child_token();
     let check = if embedded.is_some() { TopicCheck::Assume } else { TopicCheck::Ensure };
     let kafka = config.kafka.clone();
-    let connector = tokio::spawn(daemon::run(config, check, status.clone(), stop.clone()));
+    let connector = tokio::spawn(daemon::run(config, check, status.clone(), None, stop.clone()));
     let ended = show(&arguments, kafka, &status, &stop, connector).await;
     api.stop().await;
     ended

@@ -12,7 +12,7 @@ use super::reader::Reader;
 use super::rule;
 use super::section::{
     Admin, Avro, Credentials, DeadLetter, Delivery, Framing, Freshness, Kafka, Log, LogFormat, MessageTimestamp,
-    Policy, Poll, Properties, Registry, Revisions, Source, State, TimeBasis,
+    Policy, Poll, Properties, Registry, Revisions, Source, State, Telemetry, TimeBasis,
 };
 use crate::core::planner::Sweep;
 
@@ -29,6 +29,7 @@ pub(super) struct Sections {
     pub(super) state: State,
     pub(super) admin: Admin,
     pub(super) log: Log,
+    pub(super) telemetry: Telemetry,
 }
 
 /// Reads every key; `None` when a problem was noted.
@@ -44,6 +45,7 @@ pub(super) fn sections(r: &mut Reader) -> Option<Sections> {
     let state = state(r);
     let admin = admin(r);
     let log = log(r);
+    let telemetry = telemetry(r);
     if let (Some(source), Some(poll)) = (&source, &poll) {
         overlap_covers_connect_time(r, source, poll);
     }
@@ -66,6 +68,7 @@ pub(super) fn sections(r: &mut Reader) -> Option<Sections> {
         state: state?,
         admin: admin?,
         log: log?,
+        telemetry: telemetry?,
     })
 }
 
@@ -414,6 +417,11 @@ fn log(r: &mut Reader) -> Option<Log> {
         r.warning("log.level", "names a module and no level: everything else is silent");
     }
     Some(Log { level: level?, format: format? })
+}
+
+fn telemetry(r: &mut Reader) -> Option<Telemetry> {
+    let otlp_endpoint = r.optional("telemetry.otlp_endpoint", rule::base_url());
+    Some(Telemetry { otlp_endpoint: otlp_endpoint? })
 }
 
 /// Whether `directives` are bare names only, none of them a level's: legal, and mostly a misspelt level.

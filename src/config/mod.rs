@@ -35,7 +35,7 @@ pub use reader::Setting;
 pub use secret::Secret;
 pub use section::{
     Admin, Avro, Credentials, DeadLetter, Delivery, Framing, Freshness, Kafka, Log, LogFormat, MessageTimestamp,
-    Policy, Poll, Properties, Registry, Revisions, Source, State, TimeBasis,
+    Policy, Poll, Properties, Registry, Revisions, Source, State, Telemetry, TimeBasis,
 };
 pub use start_from::{HISTORY_MAX, Start, StartFrom};
 
@@ -69,6 +69,8 @@ pub struct Config {
     pub admin: Admin,
     /// What is logged, and how.
     pub log: Log,
+    /// Where traces and metrics go besides.
+    pub telemetry: Telemetry,
     settings: Vec<Setting>,
     warnings: Vec<String>,
 }
@@ -103,8 +105,20 @@ impl Config {
         let mut reader = Reader::new(merged, problems);
         let sections = keys::sections(&mut reader);
         let (settings, warnings) = reader.finish().map_err(ConfigError::new)?;
-        let Some(Sections { source, poll, sweeps, freshness, policy, dead_letter, kafka, avro, state, admin, log }) =
-            sections
+        let Some(Sections {
+            source,
+            poll,
+            sweeps,
+            freshness,
+            policy,
+            dead_letter,
+            kafka,
+            avro,
+            state,
+            admin,
+            log,
+            telemetry,
+        }) = sections
         else {
             return Err(ConfigError::from("the configuration could not be read".to_owned()));
         };
@@ -120,6 +134,7 @@ impl Config {
             state,
             admin,
             log,
+            telemetry,
             settings,
             warnings,
         })

@@ -158,20 +158,29 @@ fn bytes(text: &str) -> Option<u64> {
 pub(super) fn source_url() -> Rule<Url> {
     let must = "be an https:// URL (http:// to this machine only) without user, query or fragment";
     Rule::new(must, |text| {
-        let mut url = plain_url(text)?;
-        if url.scheme() != "https" && !is_loopback(&url) {
-            return None;
-        }
-        if !url.path().ends_with('/') {
-            url.set_path(&format!("{}/", url.path()));
-        }
-        Some(url)
+        let url = plain_url(text)?;
+        (url.scheme() == "https" || is_loopback(&url)).then(|| ending_in_slash(url))
     })
 }
 
+/// A URL to which paths are appended, with a slash at its end so that `join` does so.
+pub(super) fn base_url() -> Rule<Url> {
+    Rule::new(PLAIN_URL, |text| plain_url(text).map(ending_in_slash))
+}
+
+fn ending_in_slash(mut url: Url) -> Url {
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    url
+}
+
+/// What [`plain_url`] takes. Whatever else a URL may hold could be a secret, and is shown.
+const PLAIN_URL: &str = "be an http:// or https:// URL without user, query or fragment";
+
 /// The schema registry's URL. Credentials have keys of their own, where they are treated as secrets.
 pub(super) fn registry_url() -> Rule<Url> {
-    Rule::new("be an http:// or https:// URL without user, query or fragment", plain_url)
+    Rule::new(PLAIN_URL, plain_url)
 }
 
 fn plain_url(text: &str) -> Option<Url> {
@@ -341,6 +350,18 @@ mod tests {
     }
 
     #[test]
+    fn base_urls() {
+        accepts(
+            base_url(),
+            &["http://collector:4318", "https://otlp.example/a/"],
+            &["collector:4318", "grpc://collector:4317", "http://a:b@collector", "http://a@collector", "http://c/?k=v"],
+        );
+        let joined = |base: &str| base_url().read(base).unwrap().join("v1/traces").unwrap().to_string();
+        assert_eq!(joined("http://collector:4318"), "http://collector:4318/v1/traces");
+        assert_eq!(joined("https://otlp.example/a"), "https://otlp.example/a/v1/traces");
+    }
+
+    #[test]
     fn topics() {
         let longest = "x".repeat(237);
         let too_long = "x".repeat(238);
@@ -385,7 +406,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_upsets_a_rule(text in ".{0,40}") {
-            let _ = (source_url().read(&text), registry_url().read(&text), topic().read(&text), listen().read(&text));
+            let _ = (source_url().read(&text), base_url().read(&text), registry_url().read(&text), topic().read(&text), listen().read(&text));
             let _ = (duration("1s", "1d").read(&text), size("1B", "1GB").read(&text), start_from().read(&text));
             let _ = (log_level().read(&text), time_zone().read(&text), is_broker(&text), flag().read(&text));
         }

@@ -266,3 +266,10 @@ pub enum LogFormat {
     /// One JSON object a line.
     Json,
 }
+
+/// `[telemetry]`: where traces and metrics go besides.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    /// An OpenTelemetry collector that takes OTLP over HTTP, with a slash at its end; without one nothing is sent.
+    pub otlp_endpoint: Option<Url>,
+}

@@ -15,6 +15,7 @@ use super::batch::Sightings;
 use super::fault::Fault;
 use super::publisher::Publisher;
 use super::reader::{Ended, Pass, ReadError, WindowReader};
+use super::stage::{root, traced};
 use super::transaction::Draft;
 use crate::core::dedupe::Counts;
 use crate::core::journal::{Backfill, BackfillState, Nonce, Record, UnitProgress};
@@ -103,6 +104,19 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
             return self.finish_if_covered(&unit, &backfill).await;
         };
         let window = Window::new(hole.start, hole.start.plus(*span).min(hole.end));
+        let trace = root!("backfill", unit = self.reader.unit, %window);
+        traced(trace, self.read_window(window, &unit, &backfill, span, (of, counts))).await.map(|()| true)
+    }
+
+    /// Reads a window and has it covered, or finds out that it is to be halved.
+    async fn read_window(
+        &self,
+        window: Window,
+        unit: &UnitProgress,
+        backfill: &Backfill,
+        span: &mut Duration,
+        (of, counts): (&mut Option<Nonce>, &mut Counts),
+    ) -> Result<(), ReadError> {
         if of.replace(backfill.id) != Some(backfill.id) {
             *counts = Counts::default();
         }
@@ -119,7 +133,7 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
             Ended::TooManyRows => {
                 *span = (window.length() / 2).max(SPAN_MIN);
                 tracing::debug!(unit = self.reader.unit, %window, "a window of a backfill is halved");
-                return Ok(true);
+                return Ok(());
             }
             Ended::Broken(fault) => {
                 return Err(
@@ -145,7 +159,7 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
             return Err(ReadError::Replaced);
         }
         tracing::debug!(unit = self.reader.unit, %window, rows, published = counts.published, "a window was backfilled");
-        Ok(true)
+        Ok(())
     }
 
     async fn finish_if_covered(&self, unit: &UnitProgress, backfill: &Backfill) -> Result<bool, ReadError> {

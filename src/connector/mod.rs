@@ -30,6 +30,7 @@
 //! | `dead_letters`, `survey`, `replay` | dead letters: told of, parsed again, published |
 //! | `follower` | the journal read and folded, the view kept up to date |
 //! | `fault` | every reason not to go on, and what follows from it |
+//! | `stage` | the stages as spans of a trace |
 
 mod backfiller;
 mod batch;
@@ -46,6 +47,7 @@ mod poller;
 mod publisher;
 mod reader;
 mod replay;
+mod stage;
 mod survey;
 mod sweeper;
 mod takeover;

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::claim;
 use super::fault::{Fault, JournalFault};
 use super::follower::Follower;
+use super::stage::{root, traced};
 use super::transaction::{CommitError, Draft, PageDraft, status_message};
 use crate::clock::Clock;
 use crate::codec::{FeedEncoder, Framing};
@@ -207,11 +208,11 @@ impl<C: Cluster, V: View> Owner<C, V> {
     /// Makes sure that there is a session, by taking over where there is none; however long it takes.
     pub(super) async fn own(&mut self) -> Result<(), Fault> {
         while self.session.is_none() {
-            let owned = match self.take_over().await {
-                Ok(session) => self.adopt(session).await,
-                Err(fault) => Err(fault),
+            let recovering = async {
+                let session = self.take_over().await?;
+                self.adopt(session).await
             };
-            match owned {
+            match traced(root!("recover"), recovering).await {
                 Ok(()) => {
                     let now = self.clock.now();
                     self.status.update(|status| {

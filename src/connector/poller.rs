@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::Span;
+use tracing::field::Empty;
 
 use super::batch::Sightings;
 use super::fault::Fault;
 use super::first_progress;
 use super::reader::{Ended, Pass, ReadError, WindowReader, state_of};
+use super::stage::{count, root, stage, traced};
 use crate::config::StartFrom;
 use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
@@ -41,6 +44,19 @@ enum PollEnd {
     Held(UnitState, String),
 }
 
+impl PollEnd {
+    /// In a word, as metrics have it.
+    const fn result(&self) -> &'static str {
+        match self {
+            Self::Whole => "ok",
+            Self::Held(UnitState::ClockSkew, _) => "clock_skew",
+            Self::Held(UnitState::SourceInvalid, _) => "invalid",
+            Self::Held(UnitState::SourceTimeZone, _) => "time_zone",
+            Self::Held(..) => "incomplete",
+        }
+    }
+}
+
 impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
     /// Polls until told to stop.
     pub(super) async fn run(self) -> Result<(), Fault> {
@@ -49,8 +65,10 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
             let started = Instant::now();
             let mut counts = Counts::default();
             let live = self.reader.traffic.begin_live();
-            let ended = self.poll(&mut counts).await;
+            let span = root!("poll", unit = self.reader.unit, result = Empty, rows = Empty, published = Empty);
+            let ended = traced(span.clone(), self.poll(&mut counts)).await;
             drop(live);
+            note_trace(span, &ended, counts);
             let pause = match ended {
                 Ok(end) => {
                     failures = 0;
@@ -83,7 +101,8 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
         self.reader.log_in().await?;
         let UnitProgress { generation, mut progress, .. } = self.started().await?;
         let bound = bound(self.reader.earlier_now(self.reader.clock.now()));
-        let mut cycle = Cycle::plan(&progress, bound, self.reader.pace.window_max);
+        let mut cycle = stage!("plan", unit = self.reader.unit, from = %progress.final_to, to = %bound)
+            .in_scope(|| Cycle::plan(&progress, bound, self.reader.pace.window_max));
         let mut held = None;
         let mut contradiction: Option<(Window, Contradiction)> = None;
         let mut failed: Option<SourceError> = None;
@@ -168,7 +187,8 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
 
     /// Shows, counts and logs how a poll ended.
     fn report_end(&self, end: PollEnd, counts: Counts, progress: Option<&Progress>, took: Duration) {
-        let result = match end {
+        let result = end.result();
+        match end {
             PollEnd::Whole => {
                 if let Some(Streak { failures, lasted }) = self.reader.trouble().works() {
                     let lasted_s = lasted.as_secs();
@@ -177,21 +197,14 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
                 self.reader.show(UnitState::Ok, "");
                 let now = self.reader.clock.now();
                 self.reader.status.update_unit(&self.reader.unit, |status| status.last_poll_ok = Some(now));
-                "ok"
             }
             PollEnd::Held(state, detail) => {
                 if let Some(Streak { failures, .. }) = self.reader.trouble().failed(state.as_str()) {
                     tracing::warn!(unit = self.reader.unit, failures, "{detail}");
                 }
                 self.reader.show(state, &detail);
-                match state {
-                    UnitState::ClockSkew => "clock_skew",
-                    UnitState::SourceInvalid => "invalid",
-                    UnitState::SourceTimeZone => "time_zone",
-                    _ => "incomplete",
-                }
             }
-        };
+        }
         self.note_poll(result, counts, took);
         tracing::info!(
             unit = self.reader.unit,
@@ -239,6 +252,18 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
         };
         self.reader.status.note(&self.reader.unit, |recent| recent.note_poll(poll));
     }
+}
+
+/// Ends the span of a poll.
+fn note_trace(span: Span, ended: &Result<PollEnd, ReadError>, counts: Counts) {
+    let result = match ended {
+        Ok(end) => Some(end.result()),
+        Err(ReadError::Source(error)) => Some(error.failure.as_str()),
+        Err(ReadError::Replaced | ReadError::Fault(_)) => None,
+    };
+    span.record("result", result);
+    span.record("rows", count(counts.fetched()));
+    span.record("published", count(counts.published));
 }
 
 fn describe_held(held: u64) -> String {

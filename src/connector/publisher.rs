@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::field::Empty;
 
 use super::batch::{Batch, Read, Sightings};
 use super::fault::Fault;
 use super::hourly::SeenHours;
 use super::order::Order;
 use super::owner::{Decision, Owner};
+use super::stage::{count, stage, traced};
 use super::transaction::{CommitError, Draft, PAGE_ENTRIES_MAX};
 use crate::clock::Clock;
 use crate::codec::{Framing, LegEncoder};
@@ -366,13 +368,34 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         read: Read<'_>,
         sightings: &mut Sightings,
     ) -> Result<Counts, Fault> {
+        let (unit, window, rows_given) = (read.unit, read.piece.window, count(rows.len()));
+        let span = stage!("publish", unit, %window, rows = rows_given, published = Empty);
+        let published = traced(span.clone(), self.publish_until_known(rows, read, sightings)).await;
+        if let Ok(counts) = &published {
+            span.record("published", count(counts.published));
+        }
+        published
+    }
+
+    async fn publish_until_known(
+        &mut self,
+        rows: &[&[u8]],
+        read: Read<'_>,
+        sightings: &mut Sightings,
+    ) -> Result<Counts, Fault> {
         // By row: not even the dead letters take it.
         let mut unburied = BTreeSet::new();
         let mut packing = Packing::Shared;
         let started = Instant::now();
         loop {
             self.owner.own().await?;
-            let batch = match self.batch(rows, read, &unburied).await {
+            let span = stage!("classify", unit = read.unit, rows = count(rows.len()), messages = Empty);
+            let classified = traced(span.clone(), self.batch(rows, read, &unburied)).await;
+            if let Ok(batch) = &classified {
+                span.record("messages", count(batch.messages.len()));
+            }
+            drop(span);
+            let batch = match classified {
                 Ok(batch) => batch,
                 Err(fault) => {
                     self.owner.recover_from(fault).await?;
@@ -413,7 +436,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                         // One acknowledgement a record must fit into a transaction's time.
                         let mut counts = Counts::default();
                         for part in rows.chunks(ALONE_MAX) {
-                            counts += Box::pin(self.publish(part, read, sightings)).await?;
+                            counts += Box::pin(self.publish_until_known(part, read, sightings)).await?;
                         }
                         return Ok(counts);
                     }

@@ -10,11 +10,13 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
 
 use super::Pace;
 use super::batch::{Read, Sightings};
 use super::fault::Fault;
 use super::publisher::Publisher;
+use super::stage::{count, stage, traced};
 use crate::clock::Clock;
 use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
@@ -271,6 +273,20 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
 
     /// One page, however often it has to be asked for within reason.
     async fn fetch(&self, bounds: &QueryBounds, cursor: Option<&str>, is_live: bool) -> Result<Page, ReadError> {
+        let span = stage!("fetch", unit = self.unit, window = %bounds.asked, rows = Empty);
+        let fetched = traced(span.clone(), self.fetch_patiently(bounds, cursor, is_live)).await;
+        if let Ok(page) = &fetched {
+            span.record("rows", count(page.len()));
+        }
+        fetched
+    }
+
+    async fn fetch_patiently(
+        &self,
+        bounds: &QueryBounds,
+        cursor: Option<&str>,
+        is_live: bool,
+    ) -> Result<Page, ReadError> {
         let mut attempts = 0;
         loop {
             if !is_live {

@@ -14,10 +14,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::Span;
+use tracing::field::Empty;
 
 use super::batch::Sightings;
 use super::fault::Fault;
 use super::reader::{Ended, Pass, ReadError, WindowReader};
+use super::stage::{count, root, stage, traced};
 use crate::core::dedupe::Counts;
 use crate::core::hours::{Agreement, Compared, Hour, HourCounts};
 use crate::core::identity::KeyHash;
@@ -50,7 +53,11 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
             held_back.retain(|_, until| Instant::now() < *until);
             let due = self.due(&held_back).await;
             let swept = match &due {
-                Some((unit, sweep)) => self.sweep(unit, *sweep).await,
+                Some((unit, sweep)) => {
+                    let back = humantime::format_duration(sweep.lookback);
+                    let span = root!("sweep", unit = self.reader.unit, %back, rows = Empty, published = Empty);
+                    traced(span, self.sweep(unit, *sweep)).await
+                }
                 None => Ok(()),
             };
             match swept {
@@ -95,10 +102,13 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
     async fn sweep(&self, unit: &UnitProgress, sweep: Sweep) -> Result<(), ReadError> {
         let (now, started) = (self.reader.clock.now(), Instant::now());
         let mut sums = Sums::default();
-        let pieces = sweep_pieces(&unit.progress, sweep.lookback, self.reader.pace.window_max);
+        let pieces = stage!("plan", unit = self.reader.unit)
+            .in_scope(|| sweep_pieces(&unit.progress, sweep.lookback, self.reader.pace.window_max));
         for pieces in pieces.chunk_by(|a, b| Hour::of(a.window.start) == Hour::of(b.window.start)) {
             self.sweep_hour(unit.generation, pieces, &mut sums).await?;
         }
+        Span::current().record("rows", count(sums.counts.fetched()));
+        Span::current().record("published", count(sums.counts.published));
         if let Some((window, found)) = sums.contradiction {
             // All its rows were published; what the API may have kept back is found by the sweep that agrees with us.
             let detail = self.reader.describe_contradiction(window, found);

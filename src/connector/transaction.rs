@@ -9,6 +9,7 @@
 use super::fault::Fault;
 use super::hourly::SeenHours;
 use super::owner::{Owner, Session};
+use super::stage::{count, stage, traced};
 use crate::codec::{FeedEncoder, Framing};
 use crate::core::coverage::Coverage;
 use crate::core::dead_letter::Reason;
@@ -147,6 +148,11 @@ impl<C: Cluster, V: View> Owner<C, V> {
     /// An error leaves no session. After [`Fault::Doubtful`] the draft may be committed or not: the
     /// caller takes over, which tells, and looks again.
     pub(super) async fn commit(&mut self, draft: Draft<'_>) -> Result<(), CommitError> {
+        let (messages, pages) = (count(draft.messages.len()), count(draft.pages.len()));
+        traced(stage!("commit", messages, pages), self.transact(draft)).await
+    }
+
+    async fn transact(&mut self, draft: Draft<'_>) -> Result<(), CommitError> {
         let Some(mut session) = self.session.take() else {
             return Err(Fault::Doubtful("no session".to_owned()).into());
         };

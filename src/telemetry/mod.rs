@@ -1,11 +1,12 @@
 //! What the connector tells about itself: metrics, the status that health and readiness are read
-//! from, and logs. Nothing here decides anything, and nothing here ever holds personal data.
+//! from, logs, and what a collector gets of them. Nothing here decides anything, and nothing here ever holds personal data.
 
 mod catalogue;
 pub mod freshness;
 pub mod labels;
 pub mod logging;
 pub mod metrics;
+pub mod otlp;
 pub mod recent;
 pub mod repeated;
 pub mod snapshot;

@@ -21,6 +21,7 @@
 //! | `secured` | a Kafka with TLS, SCRAM and client certificates; what keeps the connector out, and how it gets in again |
 //! | `https` | TLS to the source and the schema registry, by an authority of one's own |
 //! | `allowed` | the least that a user of Kafka must be allowed, and what is said where it is not |
+//! | `otlp` | traces and metrics as a collector gets them, and one that goes away |
 //! | `soak` | kills at random, for as long as one likes |
 //! | `watch` | for how long readers wait for what is in a topic |
 //! | `arrivals` | how fresh live legs are when a consumer has them |
@@ -46,6 +47,7 @@ mod faults;
 mod https;
 mod late;
 mod long_past;
+mod otlp;
 mod ownership;
 mod records;
 mod rig;

@@ -64,6 +64,7 @@ const CONTRACT: &[&str] = &[
     "admin.token_file",
     "log.level",
     "log.format",
+    "telemetry.otlp_endpoint",
 ];
 
 /// What the example leaves to the operator.

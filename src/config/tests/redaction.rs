@@ -145,6 +145,7 @@ fn the_effective_settings_are_complete_and_in_the_documented_order() {
             "admin.token = not set",
             "log.level = info",
             "log.format = text",
+            "telemetry.otlp_endpoint = not set",
         ]
     );
 }
