@@ -25,6 +25,7 @@ use crate::error::{Ended, Exit, OrExit};
 use crate::sink::topics::{self, Topic, TopicAdmin};
 use crate::sink::{Destination, SinkError};
 use crate::source::{Api, Source};
+use crate::telemetry::otlp::Otlp;
 
 /// The window of the request that is tried for each unit.
 const TRIED_WINDOW: Duration = Duration::from_secs(600);
@@ -63,6 +64,7 @@ pub(super) async fn run(path: &Path) -> Result<(), Ended> {
     check_source(&config, &mut findings).await?;
     check_kafka(&config, &mut findings).await?;
     check_registry(&config, &mut findings).await?;
+    check_collector(&config, &mut findings).await?;
     match findings.first_failure {
         None => Ok(()),
         Some(exit) => Err(anyhow!("{} of the checks failed", findings.failures)).or_exit(exit),
@@ -213,5 +215,14 @@ async fn check_registry(config: &Config, findings: &mut Findings) -> Result<(), 
             format!("subject {subject} refuses our schema: {}", reasons.join("; ")),
         ),
         Err(error) => findings.fail(Exit::Sink, "schema registry", format!("{:#}", anyhow!(error))),
+    }
+}
+
+/// No leg waits for it, so it fails nothing.
+async fn check_collector(config: &Config, findings: &mut Findings) -> Result<(), Ended> {
+    let Some(endpoint) = &config.telemetry.otlp_endpoint else { return Ok(()) };
+    match Otlp::new(endpoint.clone()).or_exit(Exit::Usage)?.probe().await {
+        Ok(()) => findings.ok("collector", "takes traces"),
+        Err(why) => findings.warn("collector", format!("telemetry.otlp_endpoint: {why}; legs do not wait for it")),
     }
 }

@@ -135,6 +135,12 @@ fn holds(body: &[u8], text: &str) -> bool {
     body.windows(text.len()).any(|found| found == text.as_bytes())
 }
 
+fn checked(rig: &Rig) -> String {
+    let checked = rig.run(&["check"]);
+    assert!(checked.status.success(), "a collector fails nothing: {checked:?}");
+    String::from_utf8_lossy(&checked.stdout).into_owned()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_gets_every_stage_and_every_metric_and_holds_up_nothing() {
     let mut settings = sandbox_settings(300, HOUR * 3);
@@ -150,6 +156,8 @@ async fn a_collector_gets_every_stage_and_every_metric_and_holds_up_nothing() {
     let rig = Rig::new(Sandbox::start(settings).await.unwrap(), kafka().bootstrap(), &keys);
     let sent = Sent::default();
     let collector = Collector::start(&address, &sent);
+    rig.until("word of check that it takes traces", async || checked(&rig).contains("ok    collector: takes traces"))
+        .await;
     let daemon = rig.start_with_its_own_log_level();
     rig.polled_whole(1).await;
     let backfilled = rig.run(&["backfill", "--from", "now-4h", "--to", "now"]);
@@ -164,6 +172,8 @@ async fn a_collector_gets_every_stage_and_every_metric_and_holds_up_nothing() {
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     drop(collector);
     let gone = Instant::now();
+    let said = checked(&rig);
+    assert!(said.contains("warn  collector: telemetry.otlp_endpoint: it cannot be reached"), "{said}");
     rig.until("a word about the collector", async || rig.log().contains("telemetry.otlp_endpoint")).await;
     rig.polled_whole(4).await;
     let published_without = rig.true_identities();

@@ -62,6 +62,14 @@ impl Otlp {
         Ok(Self { http, endpoint, provider, batches: Some(batches), dropped, stop, sending: None })
     }
 
+    /// Sends a request without traces, which changes nothing.
+    ///
+    /// # Errors
+    /// Why the collector does not take it, in words.
+    pub async fn probe(&self) -> Result<(), String> {
+        sender::probe(&self.http, &self.endpoint).await
+    }
+
     /// What makes spans of this way.
     pub fn tracer(&self) -> SdkTracer {
         self.provider.tracer(env!("CARGO_PKG_NAME"))

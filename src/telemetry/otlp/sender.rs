@@ -149,7 +149,7 @@ impl Sender {
         let spans = batch.len() as u64;
         let resource = ResourceAttributesWithSchema { attributes: Attributes(self.resource.clone()), schema_url: None };
         let request = ExportTraceServiceRequest { resource_spans: group_spans_by_resource_and_scope(batch, &resource) };
-        let sent = self.post(TRACES_PATH, request.encode_to_vec()).await;
+        let sent = post(&self.http, &self.endpoint, TRACES_PATH, request.encode_to_vec()).await;
         self.note(sent, spans);
     }
 
@@ -158,16 +158,8 @@ impl Sender {
         let resource = Resource { attributes: self.resource.clone(), ..Resource::default() };
         let (from, at) = (self.started_at, SystemClock.now());
         let request = metrics::request(&page, self.metrics.descriptions(), resource, from, at);
-        let sent = self.post(METRICS_PATH, request.encode_to_vec()).await;
+        let sent = post(&self.http, &self.endpoint, METRICS_PATH, request.encode_to_vec()).await;
         self.note(sent, 0);
-    }
-
-    async fn post(&self, path: &str, body: Vec<u8>) -> Result<(), Trouble> {
-        // The endpoint ends in a slash, and both paths are constants that join to it, so the fallback is never taken.
-        let url = self.endpoint.join(path).unwrap_or_else(|_| self.endpoint.clone());
-        let request = self.http.post(url).header(CONTENT_TYPE, "application/x-protobuf").body(body);
-        let status = request.send().await?.status();
-        if status.is_success() { Ok(()) } else { Err(Trouble::Refused(status)) }
     }
 
     /// Takes note of how a request ended that held so many spans, and tells of it where that is news.
@@ -197,4 +189,18 @@ impl Sender {
             );
         }
     }
+}
+
+async fn post(http: &reqwest::Client, endpoint: &Url, path: &str, body: Vec<u8>) -> Result<(), Trouble> {
+    // The endpoint ends in a slash, and both paths are constants that join to it, so the fallback is never taken.
+    let url = endpoint.join(path).unwrap_or_else(|_| endpoint.clone());
+    let request = http.post(url).header(CONTENT_TYPE, "application/x-protobuf").body(body);
+    let status = request.send().await?.status();
+    if status.is_success() { Ok(()) } else { Err(Trouble::Refused(status)) }
+}
+
+/// Whether the collector takes traces: a request without any, as the answer why not.
+pub(super) async fn probe(http: &reqwest::Client, endpoint: &Url) -> Result<(), String> {
+    let nothing = ExportTraceServiceRequest::default().encode_to_vec();
+    post(http, endpoint, TRACES_PATH, nothing).await.map_err(|trouble| trouble.to_string())
 }
