@@ -55,7 +55,7 @@ pub(super) fn legs(minutes: &[MinuteNote]) -> Markup {
         (bars(minutes, most as f64, |minute| minute.published as f64, |_| "bar", None, |minute| {
             format!("{}: {} legs", clock(minute.from, now), minute.published)
         }))
-        p .faint { (all) " legs in the hour, at most " (most) " a minute" }
+        p .faint { (all) " legs, at most " (most) " a minute" }
     }
 }
 
@@ -78,7 +78,7 @@ pub(super) fn freshness(minutes: &[MinuteNote], objective_ms: u64) -> Markup {
         p .faint {
             @match slowest {
                 Some(slowest) => { "slowest " (words(slowest)) },
-                None => "no leg in the hour",
+                None => "no leg",
             }
             ", objective " (words(objective_ms)) " (dashed)"
         }
@@ -147,7 +147,7 @@ pub(super) fn coverage(unit: &UnitSnapshot, backfills: &[BackfillStatus], now: U
             @if let (Some(from), Some(to)) = (unit.final_to, unit.complete_to) { (part(&Window::new(from, to), "once")) }
         }
         p .faint {
-            (length(read)) " of the " (length(all.length())) " since " (clock(oldest, now)) " read for good; the newest is read once more"
+            (length(read)) " of the " (length(all.length())) " since " (clock(oldest, now)) " read; the newest of it is read once more"
             @if !asked.is_empty() { "; a backfill reads what is marked" }
         }
     }

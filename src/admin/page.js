@@ -12,11 +12,13 @@ async function refresh() {
     document.title = next.title;
     document.querySelector("link[rel=icon]").replaceWith(next.querySelector("link[rel=icon]"));
     document.getElementById("silent").hidden = true;
+    document.body.classList.remove("old");
     heard = new Date();
   } catch {
     const silent = document.getElementById("silent");
     silent.textContent = `No answer since ${heard.toISOString().slice(11, 19)} UTC: the connector is down, or cannot be reached from here. What is below is old.`;
     silent.hidden = false;
+    document.body.classList.add("old");
   }
   setTimeout(refresh, EVERY_MS);
 }

@@ -18,6 +18,9 @@ use crate::telemetry::snapshot::{RoleShown, Snapshot, UnitSnapshot};
 use crate::telemetry::status::BackfillStatus;
 use crate::telemetry::words::{Level, clock, length};
 
+/// What the drawings of minutes span.
+const HOUR: Duration = Duration::from_secs(3600);
+
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
@@ -88,7 +91,12 @@ fn unit_card(snapshot: &Snapshot, unit: &UnitSnapshot) -> Markup {
         (true, ..) => Level::Good,
         _ => Level::Bad,
     };
-    let time = |at: Option<UtcMillis>| at.map_or_else(|| "not yet".to_owned(), |at| clock(at, snapshot.at));
+    let time = |at: Option<UtcMillis>| {
+        at.map_or_else(|| "none since this process started".to_owned(), |at| clock(at, snapshot.at))
+    };
+    // What was published before this instance did is not known to it.
+    let since = snapshot.owner_since.filter(|since| snapshot.at.since(*since) < HOUR);
+    let hour = since.map_or_else(|| "newest hour".to_owned(), |since| format!("since {}", clock(since, snapshot.at)));
     let ago =
         |at: Option<UtcMillis>| at.map(|at| format!(" ({} ago)", length(snapshot.at.since(at)))).unwrap_or_default();
     html! {
@@ -100,6 +108,7 @@ fn unit_card(snapshot: &Snapshot, unit: &UnitSnapshot) -> Markup {
                 @if let Some(since) = unit.since { span .faint { "since " (clock(since, snapshot.at)) } }
             }
             @if !unit.detail.is_empty() { p .detail { (unit.detail) } }
+            @if !unit.repeating.is_empty() { p .faint { "A request is repeated: " (unit.repeating) } }
             dl .facts {
                 (fact("Complete up to: read once", &format!("{}{}", time(unit.complete_to), ago(unit.complete_to))))
                 (fact("Final up to: read again", &format!("{}{}", time(unit.final_to), ago(unit.final_to))))
@@ -111,7 +120,7 @@ fn unit_card(snapshot: &Snapshot, unit: &UnitSnapshot) -> Markup {
             h3 { "Newest polls" }
             (drawing::polls(&unit.polls, snapshot.at))
             div .charts {
-                div { h3 { "Legs a minute, newest hour" } (drawing::legs(&unit.minutes)) }
+                div { h3 { "Legs a minute, " (hour) } (drawing::legs(&unit.minutes)) }
                 div {
                     h3 { "Slowest leg of each minute, from disconnect to Kafka" }
                     (drawing::freshness(&unit.minutes, snapshot.freshness_objective_ms))
@@ -150,7 +159,8 @@ fn overlap(snapshot: &Snapshot, unit: &UnitSnapshot) -> String {
 
 fn hours(unit: &UnitSnapshot) -> String {
     match (unit.hours_fewer, unit.hours_more) {
-        (0, 0) => "none differs".to_owned(),
+        (0, 0) if unit.hours_compared == 0 => "none yet".to_owned(),
+        (0, 0) => format!("{}, none differs", unit.hours_compared),
         (fewer, more) => {
             format!("{fewer} show fewer legs than were published, {more} show more: audit names them")
         }
@@ -186,7 +196,7 @@ fn rows(unit: &UnitSnapshot) -> Markup {
 fn dead_letters(unit: &UnitSnapshot) -> Markup {
     html! {
         @if !unit.dead_letters.is_empty() {
-            h3 { "Dead letters since this process started" }
+            h3 { "Dead letters since this process started; call-legs dead-letters list tells of all" }
             div .scroll {
                 table {
                     tr { th { "code" } th { "because" } th .number { "letters" } }
@@ -206,8 +216,8 @@ fn dead_letters(unit: &UnitSnapshot) -> Markup {
 fn instance(snapshot: &Snapshot) -> Markup {
     let at = |at: UtcMillis| clock(at, snapshot.at);
     let role = match (snapshot.role, snapshot.owner_since, &snapshot.publisher) {
-        (RoleShown::Owner, Some(since), _) => format!("publishes since {}", at(since)),
-        (RoleShown::Owner, None, _) => "publishes".to_owned(),
+        (RoleShown::Owner, Some(since), _) => format!("owns the journal since {}", at(since)),
+        (RoleShown::Owner, None, _) => "owns the journal".to_owned(),
         (RoleShown::StandingBy, _, Some(publisher)) => {
             format!("stands by; {} publishes, its admin port is {}", publisher.host, publisher.admin)
         }
@@ -301,7 +311,7 @@ mod tests {
             "30 min; 45 s finds 99.9 % (25 % sure, 7 legs)",
             "1 show fewer legs than were published",
             "exactly-once",
-            "publishes since 13:31:10 UTC",
+            "owns the journal since 13:31:10 UTC",
             "from file /run/secrets/password",
         ] {
             assert!(page.contains(part), "{part} in\n{page}");

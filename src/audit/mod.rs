@@ -173,7 +173,7 @@ impl Question {
         }
         if window.end > settled {
             return Err(AuditError::Period(format!(
-                "--to: {} lies after {settled}, up to where the source has settled (now less poll.settle): give an earlier one",
+                "--to: {} lies after {settled}, up to where the source has settled (now less poll.settle): give an earlier one, such as now-5m",
                 window.end
             )));
         }

@@ -148,8 +148,12 @@ async fn list(
     }
     codes.iter().try_for_each(|(code, of)| {
         let Summary { letters, replayed, truncated } = of;
-        print_line(&format!("{code}: {letters} dead letters, {replayed} of them replayed, {truncated} cut short"))
-    })
+        let why = Reason::from_code(code).map(|reason| format!(": {reason}")).unwrap_or_default();
+        print_line(&format!("{code}: {letters} dead letters, {replayed} of them replayed, {truncated} cut short{why}"))
+    })?;
+    print_line(
+        "The rows are in the dead-letter topic, as they came. If the API is wrong, tell 8x8; if the topic or this version was, mend that, then call-legs dead-letters replay",
+    )
 }
 
 fn code(letter: &DeadLetter) -> &'static str {
@@ -160,7 +164,7 @@ fn state(letter: &DeadLetter, is_replayed: bool) -> &'static str {
     match (&letter.unit, is_replayed) {
         (None, _) => "another connector's",
         (Some(_), true) => "replayed",
-        (Some(_), false) => "as before",
+        (Some(_), false) => "not replayed",
     }
 }
 

@@ -148,6 +148,11 @@ async fn unless_stopped(
 }
 
 fn fail(ended: &Ended) -> ExitCode {
+    // Whoever read the output has seen enough.
+    let pipe = ended.error.downcast_ref::<io::Error>();
+    if pipe.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
     // The one place where a chain of causes is printed; where not even that works, the code remains.
     let _ = writeln!(io::stderr(), "call-legs: {:#}", ended.error);
     ended.exit.into()

@@ -1,19 +1,30 @@
 //! `status`: the running connector's snapshot, as its status page shows it, in a terminal.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::Args;
+use rdkafka::message::Message;
 use reqwest::Client;
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 use url::Url;
 
 use super::owner::url_of;
 use super::{load, print_line};
 use crate::admin::STATUS;
-use crate::config::Secret;
+use crate::clock::{Clock, SystemClock};
+use crate::codec::{Decoder, schema};
+use crate::config::{Config, Secret};
+use crate::core::feed::{BEATS_MISSED_MAX, state};
+use crate::core::time::UtcMillis;
+use crate::daemon;
 use crate::error::{Ended, Exit, OrExit};
+use crate::sink::reader::{From, TopicReader};
+use crate::sink::topics;
 use crate::telemetry::recent::PollNote;
 use crate::telemetry::snapshot::{RoleShown, Snapshot, UnitSnapshot};
 use crate::telemetry::words::{clock, length};
@@ -50,13 +61,21 @@ pub(super) async fn run(arguments: StatusArgs) -> Result<(), Ended> {
     let config = arguments.config.as_deref().map(load).transpose()?;
     let configured = config.as_ref().map(|config| url_of(config.admin.listen));
     let url = arguments.url.map(|url| url.to_string()).or(configured).unwrap_or_else(|| URL.to_owned());
-    let secret = match (config, arguments.token_file) {
-        (Some(config), _) => config.admin.token,
+    let secret = match (&config, arguments.token_file) {
+        (Some(config), _) => config.admin.token.clone(),
         (None, Some(path)) => Some(Secret::file("--token-file".to_owned(), path)),
         (None, None) => None,
     };
     let token = secret.map(|secret| secret.read()).transpose().or_exit(Exit::Usage)?;
-    let (json, snapshot) = fetch(&url, token).await?;
+    let (json, snapshot) = match fetch(&url, token).await {
+        Ok(answer) => answer,
+        Err(ended) => {
+            if let Some(config) = config.filter(|_| ended.exit == Exit::NotReady && !arguments.json) {
+                told_last(&config).await?.iter().try_for_each(|line| print_line(line))?;
+            }
+            return Err(ended);
+        }
+    };
     if arguments.json {
         print_line(&json)?;
     } else {
@@ -80,7 +99,7 @@ pub(super) async fn fetch(url: &str, token: Option<SecretString>) -> Result<(Str
         let why = if error.is_timeout() { "answers in time" } else { "listens" };
         anyhow!(
             "{url}: nobody {why} there: the connector is down, or its admin port is elsewhere (admin.listen, --url). \
-             What it told last is in Kafka: call-legs tail --status --from-beginning --until-end"
+             What it told last is in the status topic, which status --config FILE reads"
         )
     });
     let answer = answer.or_exit(Exit::NotReady)?;
@@ -96,10 +115,49 @@ pub(super) async fn fetch(url: &str, token: Option<SecretString>) -> Result<(Str
     Ok((json, snapshot))
 }
 
+/// What the connector told last in the status topic, a line a unit; of this and any other instance.
+async fn told_last(config: &Config) -> Result<Vec<String>, Ended> {
+    let registry = config.avro.framing.registry().map(daemon::registry).transpose().or_exit(Exit::Usage)?;
+    let decoder = Decoder::new(schema::status(), registry.map(Arc::new));
+    let (kafka, topic) = (config.kafka.clone(), topics::status(&config.kafka.topic));
+    let opened = tokio::task::spawn_blocking(move || TopicReader::open(&kafka, &topic, From::Beginning)).await;
+    let Ok(Ok(mut reader)) = opened else {
+        return Ok(vec!["The status topic cannot be read, either: call-legs check says why".to_owned()]);
+    };
+    let mut newest = BTreeMap::new();
+    while let Some(message) = reader.next().await.or_exit(Exit::Sink)? {
+        let status = decoder.decode(message.payload().unwrap_or_default()).await.or_exit(Exit::Sink)?;
+        newest.insert(status["unit"].as_str().unwrap_or_default().to_owned(), status);
+    }
+    let now = SystemClock.now();
+    Ok(newest.iter().map(|(unit, status)| told(unit, status, now)).collect())
+}
+
+fn told(unit: &str, status: &Value, now: UtcMillis) -> String {
+    let at = |field: &str| UtcMillis::new(status[field].as_i64().unwrap_or_default());
+    let silent = now.since(at("at"));
+    let beat = Duration::from_millis(status["nextBeatMs"].as_u64().unwrap_or_default());
+    let text = |field: &str| status[field].as_str().unwrap_or("?").to_owned();
+    let what = if text("state") == state::STOPPED {
+        "was stopped on purpose".to_owned()
+    } else if silent > beat * BEATS_MISSED_MAX {
+        format!("is down: it was {} when it told last", text("state"))
+    } else {
+        format!("is {}: another instance is at work", text("state"))
+    };
+    format!(
+        "Unit {unit} {what}, by {} {} ago ({}), complete to {}",
+        text("host"),
+        length(silent),
+        clock(at("at"), now),
+        clock(at("completeTo"), now)
+    )
+}
+
 fn describe(snapshot: &Snapshot) -> Vec<String> {
     let at = |at| clock(at, snapshot.at);
     let role = match (snapshot.role, snapshot.owner_since, &snapshot.publisher) {
-        (RoleShown::Owner, Some(since), _) => format!("publishes since {}", at(since)),
+        (RoleShown::Owner, Some(since), _) => format!("owns the journal since {}", at(since)),
         (RoleShown::StandingBy, _, Some(publisher)) => {
             format!("stands by for {}, whose admin port is {}", publisher.host, publisher.admin)
         }
@@ -133,9 +191,10 @@ fn describe_unit(snapshot: &Snapshot, unit: &UnitSnapshot) -> Vec<String> {
         None => "not yet".to_owned(),
     };
     let since = unit.since.map(|since| format!(" since {}", clock(since, snapshot.at))).unwrap_or_default();
+    let state = if snapshot.is_kafka_slow() { "waits for Kafka" } else { &unit.state };
     let detail = if unit.detail.is_empty() { String::new() } else { format!(": {}", unit.detail) };
     let mut lines = vec![
-        format!("unit {}: {}{since}{detail}", unit.unit, unit.state),
+        format!("unit {}: {state}{since}{detail}", unit.unit),
         format!("  complete to  {}", time(unit.complete_to)),
         format!("  final to     {}", time(unit.final_to)),
         format!("  last poll ok {}", time(unit.last_poll_ok)),
@@ -155,13 +214,20 @@ fn describe_unit(snapshot: &Snapshot, unit: &UnitSnapshot) -> Vec<String> {
             unit.lateness.samples
         ));
     }
+    if !unit.repeating.is_empty() {
+        lines.push(format!("  repeats      {}", unit.repeating));
+    }
     if unit.hours_fewer + unit.hours_more > 0 {
         lines.push(format!(
             "  hours        {} of which the API shows fewer legs than were published, {} more: audit names them",
             unit.hours_fewer, unit.hours_more
         ));
     }
-    lines.extend(unit.dead_letters.iter().map(|(code, count)| format!("  dead letters {count} {code}")));
+    lines.extend(
+        unit.dead_letters
+            .iter()
+            .map(|(code, count)| format!("  dead letters {count} {code} since this process started")),
+    );
     lines
 }
 
@@ -196,7 +262,7 @@ mod tests {
             lines,
             [
                 "All legs up to 14:31:10 UTC are in the topic. Last poll 40 s ago, 12 new.",
-                "host-a publishes since 13:31:10 UTC, exactly-once, version 0.1.0, at 14:32:50 UTC",
+                "host-a owns the journal since 13:31:10 UTC, exactly-once, version 0.1.0, at 14:32:50 UTC",
                 "",
                 "unit acme-east: ok since 13:32:50 UTC",
                 "  complete to  14:31:10 UTC (100 s ago)",
@@ -207,7 +273,7 @@ mod tests {
                 "  late         2 found by the overlap, 1 by sweeps",
                 "  overlap      30 min; 45 s finds 99.9 % of all legs (25 % sure, from 7 legs)",
                 "  hours        1 of which the API shows fewer legs than were published, 0 more: audit names them",
-                "  dead letters 1 call-id-unusable",
+                "  dead letters 1 call-id-unusable since this process started",
             ]
         );
     }

@@ -270,6 +270,7 @@ mod tests {
             "source_auth",
             "source_rate_limited",
             "source_incomplete",
+            "source_empty",
             "source_invalid",
             "source_time_zone",
             "clock_skew",

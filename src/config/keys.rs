@@ -414,7 +414,7 @@ fn log(r: &mut Reader) -> Option<Log> {
     let format =
         r.or_default("log.format", "text", rule::one_of([("text", LogFormat::Text), ("json", LogFormat::Json)]));
     if level.as_ref().is_some_and(|level| names_no_level(level)) {
-        r.warning("log.level", "names a module and no level: everything else is silent");
+        r.problem("log.level", "names no level: off, error, warn, info, debug or trace, or module=level");
     }
     Some(Log { level: level?, format: format? })
 }

@@ -61,6 +61,8 @@ pub(super) struct Batch {
     pub(super) lateness: Lateness,
     /// Why rows are buried that were not before.
     pub(super) buried: Vec<Reason>,
+    /// Why the first row is held that is.
+    pub(super) held_for: Option<Reason>,
     /// Every row, by its leg's identity or its own hash.
     pub(super) seen: Vec<KeyHash>,
     /// How many dead rows the unit may have after these.
@@ -88,6 +90,8 @@ pub(super) struct Sightings {
     pub(super) rows: HashSet<KeyHash>,
     /// Dead rows that were held back.
     pub(super) held: u64,
+    /// Why the first of them is dead.
+    pub(super) held_for: Option<Reason>,
     /// Of a sweep, the unit's own legs that were published.
     pub(super) legs: HashSet<KeyHash>,
     /// A row that contradicts our idea of the zone; it is a leg like others.
@@ -98,6 +102,7 @@ impl Sightings {
     pub(super) fn take(&mut self, batch: &Batch) {
         self.rows.extend(&batch.seen);
         self.held += batch.counts.held;
+        self.held_for = self.held_for.or(batch.held_for);
         self.legs.extend(&batch.swept);
         self.contradiction = self.contradiction.or(batch.contradiction);
     }
@@ -128,6 +133,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             disconnected: Vec::new(),
             lateness: Lateness::default(),
             buried: Vec::new(),
+            held_for: None,
             seen: Vec::with_capacity(rows.len()),
             budget: self.budget(read),
             swept: Vec::new(),
@@ -348,6 +354,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         for ((key, stored), dead) in keys.into_iter().zip(stored).zip(dead) {
             if stored.is_none() && dead.reason.is_the_rows() && batch.budget.is_exceeded() {
                 batch.counts.held += 1;
+                batch.held_for.get_or_insert(dead.reason);
                 continue;
             }
             batch.counts.dead += 1;

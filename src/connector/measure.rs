@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::batch::{Batch, Read};
 use super::publisher::Publisher;
+use crate::core::dead_letter::Reason;
 use crate::core::dedupe::Counts;
 use crate::core::hours::Agreement;
 use crate::core::journal::UnitProgress;
@@ -65,6 +66,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             counts: unit.counts,
             coverage: unit.progress.coverage.windows().to_vec(),
             out_offsets: self.owner.session.as_ref().map(|session| session.out_offsets.clone()).unwrap_or_default(),
+            hours_compared: hours().filter(|agreement| *agreement != Agreement::NotCompared).count() as u64,
             hours_differing: (differing(Agreement::Fewer), differing(Agreement::More)),
             recommended: unit.lateness.recommend(self.terms.delays.settle),
             lateness: unit.lateness,
@@ -113,6 +115,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         self.note_counts(read.unit, batch.counts);
         self.note_late(&batch.lateness, read.unit);
         let Some(started) = started else { return };
+        self.tell_of_dead_letters(read.unit, &batch.buried);
         self.metrics.publish_duration.observe(started.elapsed().as_secs_f64());
         let committed = self.clock.now();
         let legs = self.awaited(batch, read, committed);
@@ -125,6 +128,20 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             recent.note_published(committed, batch.counts.published, legs.iter().map(LegTimes::freshness));
             batch.buried.iter().for_each(|reason| recent.note_dead_letter(reason.code()));
         });
+    }
+
+    /// Tells of new dead letters, with the reason of the first.
+    fn tell_of_dead_letters(&mut self, unit: &str, buried: &[Reason]) {
+        let Some(reason) = buried.first() else { return };
+        if self.dead_told.entry(unit.to_owned()).or_default().failed("dead").is_some() {
+            let (letters, code) = (buried.len(), reason.code());
+            tracing::warn!(
+                unit,
+                letters,
+                code,
+                "rows are no legs and went to the dead letters: {reason}; call-legs dead-letters list tells of all"
+            );
+        }
     }
 
     /// A batch's legs that were awaited, and when what became of them.

@@ -253,7 +253,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
     pub(super) fn gets_on(&mut self) {
         self.failures = 0;
         if let Some(Streak { failures, lasted }) = self.repeated.works() {
-            tracing::info!(failures, lasted_s = lasted.as_secs(), "it gets on again");
+            tracing::info!(failures, lasted_s = lasted.as_secs(), "the journal is written again");
         }
     }
 
@@ -285,7 +285,11 @@ impl<C: Cluster, V: View> Owner<C, V> {
             tracing::info!(again_in_ms = pause.as_millis(), "starting over from the journal: {what}");
         } else if self.repeated.failed(kind).is_some() {
             let (failures, again_in_s) = (self.failures, pause.as_secs());
-            tracing::warn!(failures, again_in_s, "it does not get on, polls wait, and it starts over again: {what}");
+            tracing::warn!(
+                failures,
+                again_in_s,
+                "the journal cannot be written: polls wait, nothing is lost, and it is tried again: {what}"
+            );
         }
         self.status.update(|status| status.sink_trouble = Some(what));
         self.pause(pause).await

@@ -12,6 +12,7 @@ use super::first_progress;
 use super::reader::{Ended, Pass, ReadError, WindowReader, state_of};
 use super::stage::{count, root, stage, traced};
 use crate::config::StartFrom;
+use crate::core::dead_letter::Reason;
 use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
 use crate::core::leg::How;
@@ -29,6 +30,9 @@ use crate::telemetry::status::UnitState;
 
 /// How often a long poll says how far it has come.
 const CATCHING_UP_TOLD: Duration = Duration::from_secs(30);
+
+/// A leg or two may have been taken back; that all of these were is less likely than that the API shows nothing.
+const TELLING_LEGS: u64 = 5;
 
 /// Polls one unit.
 pub(super) struct Poller<S, C: Cluster, V> {
@@ -129,7 +133,16 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
                     held.get_or_insert((UnitState::SourceIncomplete, detail));
                 }
                 Ok(_) if pass.sightings.held > 0 => {
-                    held.get_or_insert((UnitState::SourceInvalid, describe_held(pass.sightings.held)));
+                    held.get_or_insert((
+                        UnitState::SourceInvalid,
+                        describe_held(pass.sightings.held, pass.sightings.held_for),
+                    ));
+                }
+                Ok(_)
+                    if pass.sightings.rows.is_empty()
+                        && let Some(known) = self.known_within(piece.window).await =>
+                {
+                    held.get_or_insert((UnitState::SourceEmpty, describe_empty(piece.window, known)));
                 }
                 Ok(_) if self.reader.clocks_differ() => {
                     held.get_or_insert((UnitState::ClockSkew, self.reader.describe_skew()));
@@ -170,6 +183,13 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
             }
         }
         Ok(held.map_or(PollEnd::Whole, |(state, detail)| PollEnd::Held(state, detail)))
+    }
+
+    /// How many legs were published of a window, where they are so many that an API without any is not believed.
+    async fn known_within(&self, window: Window) -> Option<u64> {
+        let publisher = self.reader.publisher.lock().await;
+        let known = publisher.ledger().entries_within(&self.reader.unit, window);
+        (known >= TELLING_LEGS).then_some(known)
     }
 
     /// The unit's progress; one that was never read is begun, and at once, so that "now-24h" means the first start's now.
@@ -266,9 +286,17 @@ fn note_trace(span: Span, ended: &Result<PollEnd, ReadError>, counts: Counts) {
     span.record("published", count(counts.published));
 }
 
-fn describe_held(held: u64) -> String {
+fn describe_empty(window: Window, known: u64) -> String {
     format!(
-        "too many rows cannot be legs ({held} in one window, beyond dead_letter.max_ratio): they are held back and read again, \
-         legs are published, the watermarks wait; look whether the API has changed, or raise dead_letter.max_ratio to bury them"
+        "the source shows no row of window {window}, of which {known} were published: it has lost them, or shows nothing at all, and then new ones neither; \
+         the watermarks wait until it shows something. If they are gone for good, call-legs state accept goes on"
+    )
+}
+
+fn describe_held(held: u64, because: Option<Reason>) -> String {
+    let because = because.map(|reason| format!(", the first because {reason}")).unwrap_or_default();
+    format!(
+        "too many of the newest rows cannot be legs, more than dead_letter.max_ratio allows: {held} of this window are held back{because}. \
+         They are read again, legs are published, the watermarks wait; look whether the API has changed, or raise dead_letter.max_ratio to bury them"
     )
 }

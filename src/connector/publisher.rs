@@ -31,7 +31,7 @@ use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::{Delays, Progress};
 use crate::sink::{Cluster, Destination, Packing};
 use crate::store::View;
-use crate::telemetry::{Metrics, StatusBoard};
+use crate::telemetry::{Metrics, Repeated, StatusBoard};
 
 /// When a transaction counts as overdue; a broker's restart takes about as long.
 const OVERDUE_AFTER: Duration = Duration::from_secs(10);
@@ -95,6 +95,8 @@ pub(super) struct Publisher<C: Cluster, V> {
     pub(super) refused: HashMap<KeyHash, (Reason, Instant)>,
     /// By unit, polls and other reads apart: how many of the newest rows were dead.
     pub(super) budgets: HashMap<(String, bool), Budget>,
+    /// By unit: dead letters, which are told ever less often while they go on coming.
+    pub(super) dead_told: BTreeMap<String, Repeated>,
     /// When it was said of a unit that its legs come near the overlap's edge.
     pub(super) warned: BTreeMap<String, Instant>,
     /// Since when it owns the journal for an operator's order only: nothing polls then, and that is on purpose.
@@ -122,6 +124,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             uncommitted: BTreeMap::new(),
             refused: HashMap::new(),
             budgets: HashMap::new(),
+            dead_told: BTreeMap::new(),
             warned: BTreeMap::new(),
             for_an_order_since: None,
             has_begun: false,

@@ -186,7 +186,7 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
             // Rows that move from page to page are seen twice, and may hide others that were not seen at all.
             Ok((_, Some(total))) if (pass.sightings.rows.len() as u64) < total => {
                 let rows = pass.sightings.rows.len();
-                tracing::info!(unit = self.unit, %window, rows, total, "rows came twice: reading the window again");
+                tracing::debug!(unit = self.unit, %window, rows, total, "the API gave rows twice: reading the window again");
             }
             Err(ReadError::Source(error)) if error.recovery == Recovery::Reread => {
                 tracing::info!(unit = self.unit, %window, %error, "reading the window again");
@@ -299,7 +299,10 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
             let answer = self.until_stopped(self.source.fetch(&self.unit, bounds, cursor)).await?;
             self.note_request(answer.as_ref().map_or_else(|error| error.failure.as_str(), |_| "ok"), sent);
             match answer {
-                Ok(page) => return Ok(page),
+                Ok(page) => {
+                    self.status.update_unit(&self.unit, |status| status.repeating.clear());
+                    return Ok(page);
+                }
                 Err(error) => self.pause_or_give_up(error, attempts, is_live).await?,
             }
         }
@@ -338,6 +341,7 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
             self.show(state_of(error.failure), &error.to_string());
         } else {
             tracing::debug!(unit = self.unit, %error, attempts, pause_ms = pause.as_millis(), "the request is sent again");
+            self.status.update_unit(&self.unit, |status| status.repeating = error.to_string());
         }
         self.until_stopped(tokio::time::sleep(pause)).await
     }
@@ -396,7 +400,10 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
     /// Shows how the unit is.
     pub(super) fn show(&self, state: UnitState, detail: &str) {
         let now = self.clock.now();
-        self.status.update_unit(&self.unit, |status| status.enter(state, detail, now));
+        self.status.update_unit(&self.unit, |status| {
+            status.enter(state, detail, now);
+            status.repeating.clear();
+        });
     }
 
     fn note_request(&self, result: &'static str, sent: Instant) {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hours::{ComparedDay, Day, Hour, HourCounts, UnitHours};
 use super::journal::{Backfill, Chain, ChangeKind, Claim, Genesis, Nonce, OutOffsets, Page, Record, Seq, UnitProgress};
-use super::time::UtcMillis;
+use super::time::{UtcMillis, Window};
 use super::watermark::Progress;
 use crate::hooks::{self, Mutant};
 
@@ -118,6 +118,18 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// How many rows of a window were published or buried for a unit, and can be expected to be shown still: of pages that
+    /// lie in it whole, and since an operator has accepted other settings of the source.
+    pub fn entries_within(&self, unit: &str, window: Window) -> u64 {
+        let Some(known) = self.head.units.get(unit) else { return 0 };
+        let accepted = known.change.as_ref().filter(|change| change.what == ChangeKind::Accepted);
+        let from = accepted.map_or(window.start, |change| change.at.max(window.start));
+        let is_within = |page: &&PageMeta| {
+            page.unit == unit && page.generation == known.generation && from <= page.first && page.last < window.end
+        };
+        self.pages.values().filter(is_within).map(|page| u64::from(page.entries)).sum()
+    }
+
     /// Takes in the record at `offset`. Records must come in the journal's order.
     pub fn take(&mut self, offset: i64, record: &Record) -> Result<(), Inconsistency> {
         match record {

@@ -69,7 +69,7 @@ pub struct SandboxArgs {
     /// empty and slow. Or single kinds, such as 429=5%,cut=2%,garbage=1%. Besides the above there
     /// are: expired (the token is refused), short (a page lacks rows), loop (a page repeats its
     /// cursor), drift (a page shows the next one's first row in place of its own last, so that one
-    /// comes twice and one not at all), zone (a page's time texts are in a zone that was not asked
+    /// comes twice and one not at all), blank (an answer without any row), zone (a page's time texts are in a zone that was not asked
     /// for), outage (eight requests in a row are reset) and garbage (a share of the rows, not of the requests, is
     /// rubbish; half of it is mended within ten minutes).
     #[arg(long, value_name = "MIX", default_value = "0%")]

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::api::{Api, Request, Response, wrong_token};
 use super::dice::Dice;
-use super::lies::{drifted, looped, moved, shortened};
+use super::lies::{blanked, drifted, looped, moved, shortened};
 pub use super::mix::{FaultMix, FaultMixError, Kind, ShareError, parse_share};
 use crate::core::time::UtcMillis;
 
@@ -161,6 +161,7 @@ fn exchange(kind: Kind, mut dice: Dice, api: &Api, now: UtcMillis, request: &Req
         Kind::Short => Outcome::Answer(shortened(&mut dice, &api.answer(now, request))?),
         Kind::Loop => Outcome::Answer(looped(request, &api.answer(now, request))?),
         Kind::Drift => Outcome::Answer(drifted(api, now, request)?),
+        Kind::Blank => Outcome::Answer(blanked(&api.answer(now, request))?),
         Kind::Zone => Outcome::Answer(moved(&api.answer(now, request))?),
     };
     Some(promptly(outcome))

@@ -50,6 +50,14 @@ pub(super) fn shortened(dice: &mut Dice, response: &Response) -> Option<Response
     Some(page.response())
 }
 
+/// The page of a period without any row.
+pub(super) fn blanked(response: &Response) -> Option<Response> {
+    let mut page: Page<'_> = serde_json::from_str(response.text()).ok()?;
+    (page.meta.total, page.meta.scroll_id) = (0, "No Data");
+    page.data.clear();
+    Some(page.response())
+}
+
 /// The page with the cursor that it was asked with; on the first page there is none to repeat.
 pub(super) fn looped(request: &Request, response: &Response) -> Option<Response> {
     let mut page: Page<'_> = serde_json::from_str(response.text()).ok()?;

@@ -34,6 +34,8 @@ pub enum Kind {
     /// The texts of a page's times are written an hour ahead of the zone that was asked for, with the
     /// offset that goes with it: the same instants, by other rules for the zone.
     Zone,
+    /// An answer without any row, as if there had never been one.
+    Blank,
     /// A row is rubbish. A share of the rows, not of the requests.
     Garbage,
     /// Connections are reset for eight requests in a row.
@@ -42,7 +44,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::TooMany,
         Self::ServerError,
         Self::Unavailable,
@@ -56,6 +58,7 @@ impl Kind {
         Self::Loop,
         Self::Drift,
         Self::Zone,
+        Self::Blank,
         Self::Garbage,
         Self::Outage,
     ];
@@ -88,6 +91,7 @@ impl Kind {
             Self::Loop => "loop",
             Self::Drift => "drift",
             Self::Zone => "zone",
+            Self::Blank => "blank",
             Self::Garbage => "garbage",
             Self::Outage => "outage",
         }
@@ -95,7 +99,7 @@ impl Kind {
 
     /// Whether it only makes sense for an answer with rows.
     pub(super) const fn needs_report(self) -> bool {
-        matches!(self, Self::Expired | Self::Short | Self::Loop | Self::Drift | Self::Zone)
+        matches!(self, Self::Expired | Self::Short | Self::Loop | Self::Drift | Self::Zone | Self::Blank)
     }
 }
 

@@ -187,6 +187,9 @@ pub fn greeting(sandbox: &Sandbox) -> String {
          password = {password:?}\n\
          pbx_ids = {pbxes:?}\n\
          \n\
+         Started again it makes other legs under the same call IDs, which a connector that goes on takes for known\n\
+         ones: give it another --seed then.\n\
+         \n\
          Press Ctrl-C to stop.\n",
         names = pbxes.join(", "),
         now = sandbox.now(),

@@ -20,9 +20,10 @@ pub const BY_OVERLAP: &str = "overlap";
 pub const BY_SWEEP: &str = "sweep";
 
 /// How a poll ends.
-pub const POLL_RESULTS: [&str; 9] = [
+pub const POLL_RESULTS: [&str; 10] = [
     "ok",
     "incomplete",
+    "empty",
     "invalid",
     "time_zone",
     "clock_skew",

@@ -27,7 +27,7 @@ pub struct Level(reload::Handle<EnvFilter, Registry>);
 impl Level {
     /// Logs from `level` on, which the configuration has checked; one that fails here all the same changes nothing.
     pub fn set(&self, level: &str) {
-        let set = EnvFilter::try_new(level).map_err(|error| error.to_string());
+        let set = EnvFilter::try_new(directives(level)).map_err(|error| error.to_string());
         let set = set.and_then(|filter| self.0.reload(filter).map_err(|error| error.to_string()));
         if let Err(error) = set {
             tracing::warn!(error, "the log level stays as it was");
@@ -52,7 +52,7 @@ fn subscriber(
     tracer: Option<SdkTracer>,
 ) -> (impl Subscriber + Send + Sync + 'static, Level) {
     // The configuration has checked the level; a filter that fails here all the same logs at INFO.
-    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_new(directives(level)).unwrap_or_else(|_| EnvFilter::new("info"));
     let (filter, handle) = reload::Layer::new(filter);
     let lines = fmt::layer().with_writer(writer).with_target(false).with_ansi(is_terminal);
     let lines = match format {
@@ -62,6 +62,14 @@ fn subscriber(
     let lines = lines.with_filter(of(|metadata: &Metadata<'_>| metadata.is_event(), LevelFilter::TRACE).and(filter));
     let subscriber = tracing_subscriber::registry().with(lines).with(spans(tracer));
     (subscriber, Level(handle))
+}
+
+/// A level alone is this crate's from `debug` on: the libraries' lines would bury ours.
+fn directives(level: &str) -> &str {
+    match level.trim() {
+        "debug" => "info,call_legs=debug",
+        _ => level,
+    }
 }
 
 /// Our own spans, and none of their events: lines are for the log.

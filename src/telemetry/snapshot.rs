@@ -130,6 +130,8 @@ pub struct UnitSnapshot {
     pub since: Option<UtcMillis>,
     /// What an operator should know about a state that is not good.
     pub detail: String,
+    /// Why a request is being repeated, while one is.
+    pub repeating: String,
     /// Increased by each rewind.
     pub generation: u32,
     /// The soft watermark.
@@ -148,6 +150,8 @@ pub struct UnitSnapshot {
     pub hours_fewer: u64,
     /// And more.
     pub hours_more: u64,
+    /// Whole hours that a sweep has compared.
+    pub hours_compared: u64,
     /// What was read and published completely, oldest first.
     pub coverage: Vec<Window>,
     /// The newest polls, oldest first.
@@ -274,6 +278,7 @@ impl UnitSnapshot {
             good: unit.state.is_good(),
             since: unit.since,
             detail: unit.detail,
+            repeating: unit.repeating,
             generation: journaled.generation,
             complete_to: unit.complete_to,
             final_to: unit.final_to,
@@ -295,6 +300,7 @@ impl UnitSnapshot {
             },
             hours_fewer: journaled.hours_differing.0,
             hours_more: journaled.hours_differing.1,
+            hours_compared: journaled.hours_compared,
             coverage: journaled.coverage.clone(),
             minutes: recent.hour(at),
             polls: recent.polls.into(),
@@ -349,6 +355,7 @@ pub(crate) mod tests {
             lateness: Lateness { buckets: vec![3, 4], by_overlap: 2, by_sweep: 1, ..Lateness::default() },
             recommended: Some(Recommendation { overlap: Duration::from_secs(45), confidence: 0.25 }),
             hours_differing: (1, 0),
+            hours_compared: 5,
         };
         let unit = UnitStatus {
             state: UnitState::Ok,

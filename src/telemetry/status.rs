@@ -36,6 +36,8 @@ pub enum UnitState {
     SourceRateLimited,
     /// The newest poll could not read its window whole: the watermarks wait.
     SourceIncomplete,
+    /// The newest poll found nothing where legs were published: the watermarks wait.
+    SourceEmpty,
     /// Too many rows cannot be legs: they are held back, the watermarks wait.
     SourceInvalid,
     /// The rows' zoned texts contradict our idea of the time zone: legs are published, the watermarks wait.
@@ -46,7 +48,7 @@ pub enum UnitState {
 
 impl UnitState {
     /// All there are.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Starting,
         Self::Ok,
         Self::CatchingUp,
@@ -54,6 +56,7 @@ impl UnitState {
         Self::SourceAuth,
         Self::SourceRateLimited,
         Self::SourceIncomplete,
+        Self::SourceEmpty,
         Self::SourceInvalid,
         Self::SourceTimeZone,
         Self::ClockSkew,
@@ -69,6 +72,7 @@ impl UnitState {
             Self::SourceAuth => "source_auth",
             Self::SourceRateLimited => "source_rate_limited",
             Self::SourceIncomplete => "source_incomplete",
+            Self::SourceEmpty => "source_empty",
             Self::SourceInvalid => "source_invalid",
             Self::SourceTimeZone => "source_time_zone",
             Self::ClockSkew => "clock_skew",
@@ -96,6 +100,8 @@ pub struct UnitStatus {
     pub since: Option<UtcMillis>,
     /// What an operator should know about a state that is not good.
     pub detail: String,
+    /// Why a request is being repeated, while one is.
+    pub repeating: String,
     /// The soft watermark.
     pub complete_to: Option<UtcMillis>,
     /// The hard watermark.
@@ -136,6 +142,8 @@ pub struct Journaled {
     pub recommended: Option<Recommendation>,
     /// Whole hours of which a sweep has seen fewer legs than were published, and more.
     pub hours_differing: (u64, u64),
+    /// Whole hours that a sweep has compared.
+    pub hours_compared: u64,
 }
 
 /// How a backfill is.

@@ -65,7 +65,9 @@ pub(super) fn headline(snapshot: &Snapshot) -> Headline {
             let silence = Duration::from_millis(snapshot.next_beat_ms) * BEATS_MISSED_MAX;
             let owner = snapshot.publisher.as_ref().map_or("another instance", |publisher| &publisher.host);
             let takes_over = format!("takes over if that is silent for {}", length(silence));
-            return say(Level::Working, format!("Standing by: {owner} publishes. This instance {takes_over}."));
+            let admin =
+                snapshot.publisher.as_ref().map(|publisher| format!(" ({})", publisher.admin)).unwrap_or_default();
+            return say(Level::Working, format!("Standing by: {owner}{admin} publishes. This instance {takes_over}."));
         }
     }
     let up_to = up_to(snapshot);
@@ -88,7 +90,9 @@ pub(super) fn headline(snapshot: &Snapshot) -> Headline {
     let ago = snapshot.at.since(newest);
     let published: u64 = snapshot.units.iter().filter_map(|unit| unit.polls.last()).map(|poll| poll.published).sum();
     if ago > Duration::from_millis(snapshot.poll_interval_ms * POLLS_MISSED).max(POLL_SLOW) {
-        return say(Level::Working, format!("{up_to} No poll has ended for {}: one takes long.", length(ago)));
+        let repeating = snapshot.units.iter().find(|unit| !unit.repeating.is_empty());
+        let why = repeating.map_or("one takes long", |unit| &unit.repeating);
+        return say(Level::Working, format!("{up_to} No poll has ended for {}: {why}.", length(ago)));
     }
     say(Level::Good, format!("{up_to} Last poll {} ago, {published} new.", length(ago)))
 }
@@ -125,6 +129,9 @@ fn what(state: &str) -> &'static str {
         "source_auth" => "The 8x8 API refuses the connector: somebody has to act",
         "source_rate_limited" => "The 8x8 API asks for fewer requests",
         "source_incomplete" => "The 8x8 API's answers are not whole: legs are published, the watermarks wait",
+        "source_empty" => {
+            "The 8x8 API shows nothing where it had shown legs: quiet phones look otherwise, the watermarks wait"
+        }
         "source_invalid" => "Too many rows of the 8x8 API cannot be legs: they are held back, the watermarks wait",
         "source_time_zone" => {
             "The 8x8 API's times contradict source.time_zone: legs are published, the watermarks wait"
@@ -186,10 +193,11 @@ mod tests {
             )
         );
         assert_eq!(
-            said(|status| status.role = Role::StandingBy { owner: "host-b".to_owned(), admin: String::new() }),
+            said(|status| status.role = Role::StandingBy { owner: "host-b".to_owned(), admin: "host-b:1".to_owned() }),
             (
                 Level::Working,
-                "Standing by: host-b publishes. This instance takes over if that is silent for 30 s.".to_owned()
+                "Standing by: host-b (host-b:1) publishes. This instance takes over if that is silent for 30 s."
+                    .to_owned()
             )
         );
         assert_eq!(

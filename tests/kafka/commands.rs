@@ -80,14 +80,18 @@ async fn check_names_what_fails_with_its_exit_code_and_advice() {
 async fn check_warns_of_what_is_probably_not_meant_and_of_a_port_that_another_program_has() {
     let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let listen = format!("admin.listen = \"{}\"", taken.local_addr().unwrap());
-    let rig = Rig::new(small_sandbox().await, kafka().bootstrap(), &[&listen, "log.level = \"hyper\""]);
+    let rig = Rig::new(
+        small_sandbox().await,
+        kafka().bootstrap(),
+        &[&listen, "poll.interval = \"2s\"", "freshness.objective = \"1s\""],
+    );
     // Whoever has the port answers nothing.
     let answering = std::thread::spawn(move || drop(taken.accept()));
     let checked = rig.run(&["check"]);
     let said = text(&checked);
     assert_eq!(checked.status.code(), Some(2), "{said}");
     for line in [
-        "warn  configuration: log.level",
+        "warn  configuration: freshness.objective",
         "is open to the network without admin.token",
         "(Address already in use (os error 98)): name another address",
         "1 of the checks failed",

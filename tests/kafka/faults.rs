@@ -240,3 +240,28 @@ async fn a_flood_of_rubbish_is_held_back_until_it_is_allowed() {
     // Some rubbish is a leg all the same.
     assert!(rig.true_identities().iter().all(|leg| found.contains_key(leg)) && found.values().all(|times| *times == 1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_that_shows_nothing_any_more_is_not_taken_for_quiet_phones() {
+    let mut settings = sandbox_settings(600, Duration::from_secs(3600));
+    settings.dataset = DatasetSettings { rate: 10.0, ..settings.dataset };
+    let rig = Rig::new(Sandbox::start(settings).await.unwrap(), kafka().bootstrap(), &["poll.start_from = \"now-1h\""]);
+    let _daemon = rig.start();
+    rig.polled_whole(2).await;
+    rig.sandbox.faults().set_mix("blank=100%".parse().unwrap());
+    rig.until("word of every unit", async || {
+        rig.page("/readyz").await.is_some_and(|(_, page)| page.matches("source_empty").count() == 3)
+    })
+    .await;
+    let (_, page) = rig.page("/readyz").await.unwrap();
+    assert!(page.contains("the source shows no row of window"), "{page}");
+    // What comes meanwhile is found without a sweep, since the watermarks have waited.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    rig.sandbox.faults().set_mix("0%".parse().unwrap());
+    let expected = rig.true_identities();
+    rig.polled_whole(4).await;
+    assert_eq!(rig.page("/readyz").await.unwrap().0, 200);
+    let found = identities(kafka().bootstrap(), &rig.topic).await;
+    assert!(expected.iter().all(|leg| found.contains_key(leg)) && found.values().all(|times| *times == 1));
+    assert_eq!(rig.metric("call_legs_found_late_total", "by=\"sweep\"").await, 0.0);
+}

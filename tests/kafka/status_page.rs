@@ -75,7 +75,14 @@ async fn each_state_is_named_by_the_page_by_status_and_by_the_log() {
     let flooded = Rig::new(Sandbox::start(settings).await.unwrap(), broker.bootstrap(), &[]);
     let flood = flooded.start();
     let sentence = "Too many rows of the 8x8 API cannot be legs";
-    flooded.shows(&Expected { name: "dead-letters", sentence, exit: 7, logged: "too many rows cannot be legs" }).await;
+    flooded
+        .shows(&Expected {
+            name: "dead-letters",
+            sentence,
+            exit: 7,
+            logged: "too many of the newest rows cannot be legs",
+        })
+        .await;
     drop(flood);
 
     rig.sandbox.faults().set_outage(true);
@@ -101,6 +108,17 @@ async fn each_state_is_named_by_the_page_by_status_and_by_the_log() {
     assert_eq!(output.status.code(), Some(7));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("nobody listens there: the connector is down"), "{said}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("The status topic cannot be read, either"), "{said}");
+
+    broker.start();
+    let output = rig.run(&["status"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        said.lines().filter(|line| line.contains(" is down: it was ok when it told last, by ")).count(),
+        3,
+        "{said}"
+    );
 }
 
 /// Where a page is served once, and nobody listens afterwards.

@@ -261,10 +261,6 @@ fn what_is_probably_not_meant_is_warned_about() {
             "avro.schema_registry_url (from c.toml, line 1) is not https://: the registry's password travels in the clear",
         ),
         (
-            "log.level = \"inf\"",
-            "log.level (from c.toml, line 1) names a module and no level: everything else is silent",
-        ),
-        (
             "freshness.objective = \"119s\"",
             "freshness.objective (from c.toml, line 1) is shorter than poll.interval, for which a leg may have to wait: \
              it cannot be kept",

@@ -197,6 +197,10 @@ fn values_in_the_file() {
             "admin.listen (from c.toml, line 1) must be an IP address and a port such as \"127.0.0.1:9464\" or \"[::]:9464\"",
         ),
         (
+            "log.level = \"inf\"",
+            "log.level (from c.toml, line 1) names no level: off, error, warn, info, debug or trace, or module=level",
+        ),
+        (
             "log.level = \"call_legs=loud\"",
             "log.level (from c.toml, line 1) must be off, error, warn, info, debug, trace, or tracing filter directives such as \"info,rdkafka=debug\"",
         ),
