@@ -81,11 +81,7 @@ pub(super) async fn run(arguments: StatusArgs) -> Result<(), Ended> {
     } else {
         describe(&snapshot).iter().try_for_each(|line| print_line(line))?;
     }
-    if snapshot.ready {
-        Ok(())
-    } else {
-        Err(anyhow!("not ready: {}", snapshot.reasons.join("; "))).or_exit(Exit::NotReady)
-    }
+    if snapshot.ready { Ok(()) } else { Err(anyhow!("the connector is not ready")).or_exit(Exit::NotReady) }
 }
 
 /// The snapshot of whoever listens at `url`, and as it was sent.
@@ -168,7 +164,9 @@ fn describe(snapshot: &Snapshot) -> Vec<String> {
         snapshot.headline.sentence.clone(),
         format!("{} {}, {delivery}, version {}, at {}", snapshot.host, role, snapshot.version, at(snapshot.at)),
     ];
-    lines.extend(snapshot.reasons.iter().map(|reason| format!("not ready: {reason}")));
+    // What is a unit's stands with the unit.
+    let reasons = snapshot.reasons.iter().filter(|reason| !reason.starts_with("unit "));
+    lines.extend(reasons.map(|reason| format!("not ready: {reason}")));
     lines.extend(snapshot.kafka_trouble.iter().filter(|_| snapshot.ready).map(|trouble| format!("Kafka: {trouble}")));
     for unit in &snapshot.units {
         lines.push(String::new());
