@@ -34,8 +34,9 @@ pub struct Keys {
 
 /// Lets pass whoever shows the owner's token.
 pub(super) async fn orders(State(keys): State<Keys>, request: Request, next: Next) -> Response {
-    match shown(request.headers()) {
-        Some(token) if keys.owner.matches(&token) => next.run(request).await,
+    // Never what a browser keeps, and sends along with what any page makes it send.
+    match bearer(request.headers()) {
+        Some(token) if keys.owner.matches(token) => next.run(request).await,
         _ => (StatusCode::UNAUTHORIZED, ORDERS_TAKE).into_response(),
     }
 }
@@ -43,16 +44,20 @@ pub(super) async fn orders(State(keys): State<Keys>, request: Request, next: Nex
 /// Lets pass whoever may look.
 pub(super) async fn looking(State(keys): State<Keys>, request: Request, next: Next) -> Response {
     let Some(secret) = keys.looking else { return next.run(request).await };
-    let token = shown(request.headers());
-    if token.as_deref().is_some_and(|token| keys.owner.matches(token)) {
+    if bearer(request.headers()).is_some_and(|token| keys.owner.matches(token)) {
         return next.run(request).await;
     }
+    let token = shown(request.headers());
     // Read again each time, so that it can be replaced without a restart.
     let read = tokio::task::spawn_blocking(move || secret.read());
     let known = match read.await {
         Ok(Ok(known)) => known,
-        Ok(Err(error)) => return (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-        Err(error) => return (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        unreadable => {
+            // Why is for the log alone: whoever asks may be anybody.
+            let why = unreadable.map_or_else(|error| error.to_string(), |read| format!("{:?}", read.err()));
+            tracing::warn!("the admin port lets nobody look: {why}");
+            return (StatusCode::INTERNAL_SERVER_ERROR, "the token cannot be read: the log says why\n").into_response();
+        }
     };
     if token.is_some_and(|token| Token::is_same(known.expose_secret(), &token)) {
         return next.run(request).await;
@@ -60,12 +65,18 @@ pub(super) async fn looking(State(keys): State<Keys>, request: Request, next: Ne
     (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, CHALLENGE)], LOOKING_TAKES).into_response()
 }
 
-/// The token that a request shows.
+/// The token that a request bears.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The token that a request shows, in either way.
 fn shown(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, shown) = value.split_once(' ')?;
     match scheme.to_ascii_lowercase().as_str() {
-        "bearer" => Some(shown.trim().to_owned()),
+        "bearer" => bearer(headers).map(str::to_owned),
         "basic" => {
             let pair = String::from_utf8(STANDARD.decode(shown.trim()).ok()?).ok()?;
             pair.split_once(':').map(|(_, password)| password.to_owned())

@@ -228,6 +228,7 @@ fn instance(snapshot: &Snapshot) -> Markup {
         // One is always on its way.
         (_, None) if !snapshot.is_kafka_slow() => "acknowledges".to_owned(),
         (waiting, None) => format!("has owed an acknowledgement for {}", length(Duration::from_millis(waiting))),
+        (_, Some(trouble)) if !snapshot.is_kafka_slow() => trouble.clone(),
         (waiting, Some(trouble)) => {
             format!("has owed an acknowledgement for {}: {trouble}", length(Duration::from_millis(waiting)))
         }

@@ -35,6 +35,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where a daemon listens by default.
 const URL: &str = "http://127.0.0.1:9464";
 
+/// The status topic is compacted, and short.
+const TOPIC_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// So many of the newest minutes are drawn.
 const MINUTES_SHOWN: usize = 60;
 
@@ -71,7 +74,9 @@ pub(super) async fn run(arguments: StatusArgs) -> Result<(), Ended> {
         Ok(answer) => answer,
         Err(ended) => {
             if let Some(config) = config.filter(|_| ended.exit == Exit::NotReady && !arguments.json) {
-                told_last(&config).await?.iter().try_for_each(|line| print_line(line))?;
+                let told = tokio::time::timeout(TOPIC_TIMEOUT, told_last(&config)).await.ok().and_then(Result::ok);
+                let unread = || vec!["The status topic cannot be read, either: call-legs check says why".to_owned()];
+                told.unwrap_or_else(unread).iter().try_for_each(|line| print_line(line))?;
             }
             return Err(ended);
         }
@@ -117,9 +122,7 @@ async fn told_last(config: &Config) -> Result<Vec<String>, Ended> {
     let decoder = Decoder::new(schema::status(), registry.map(Arc::new));
     let (kafka, topic) = (config.kafka.clone(), topics::status(&config.kafka.topic));
     let opened = tokio::task::spawn_blocking(move || TopicReader::open(&kafka, &topic, From::Beginning)).await;
-    let Ok(Ok(mut reader)) = opened else {
-        return Ok(vec!["The status topic cannot be read, either: call-legs check says why".to_owned()]);
-    };
+    let mut reader = opened.or_exit(Exit::Internal)?.or_exit(Exit::Sink)?;
     let mut newest = BTreeMap::new();
     while let Some(message) = reader.next().await.or_exit(Exit::Sink)? {
         let status = decoder.decode(message.payload().unwrap_or_default()).await.or_exit(Exit::Sink)?;

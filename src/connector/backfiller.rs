@@ -26,6 +26,7 @@ use crate::sink::Cluster;
 use crate::source::{Source, SourceError};
 use crate::store::View;
 use crate::telemetry::status::BackfillStatus;
+use crate::telemetry::status::UnitState;
 use crate::telemetry::{Repeated, Streak};
 
 /// How often it looks for something to do.
@@ -66,7 +67,11 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
                         tracing::info!(unit = self.reader.unit, failures, lasted_s, "the backfill goes on");
                     }
                 }
-                Ok(false) => pause = LOOK_EVERY,
+                Ok(false) => {
+                    pause = LOOK_EVERY;
+                    // Whatever there was is done, or was taken back.
+                    let _ = repeated.works();
+                }
                 Err(ReadError::Replaced) => {}
                 Err(ReadError::Source(error)) => {
                     failures += 1;
@@ -86,6 +91,12 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Whether the unit's polls do not believe what the source shows.
+    fn shows_nothing(&self) -> bool {
+        let status = self.reader.status.read();
+        status.units.get(&self.reader.unit).is_some_and(|unit| unit.state == UnitState::SourceEmpty)
     }
 
     /// Reads the next window, if there is one; `false` when there is nothing to do for a while.
@@ -146,6 +157,11 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
             }
             Ended::Whole if let Some(found) = pass.sightings.contradiction => {
                 let what = self.reader.describe_contradiction(window, found);
+                return Err(SourceError::unreachable(what).into());
+            }
+            Ended::Whole if rows == 0 && self.shows_nothing() => {
+                let what =
+                    "the source shows nothing at present, where it had shown legs: a past without any is not believed";
                 return Err(SourceError::unreachable(what).into());
             }
             Ended::Whole => {}

@@ -133,7 +133,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     /// Tells of new dead letters, with the reason of the first.
     fn tell_of_dead_letters(&mut self, unit: &str, buried: &[Reason]) {
         let Some(reason) = buried.first() else { return };
-        if self.dead_told.entry(unit.to_owned()).or_default().failed("dead").is_some() {
+        if self.dead_told.entry(unit.to_owned()).or_default().failed(reason.code()).is_some() {
             let (letters, code) = (buried.len(), reason.code());
             tracing::warn!(
                 unit,

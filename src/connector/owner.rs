@@ -252,8 +252,9 @@ impl<C: Cluster, V: View> Owner<C, V> {
     /// Takes note that a commit came through, or that the journal was read: owning it alone proves little.
     pub(super) fn gets_on(&mut self) {
         self.failures = 0;
+        self.status.update(|status| status.sink_trouble = None);
         if let Some(Streak { failures, lasted }) = self.repeated.works() {
-            tracing::info!(failures, lasted_s = lasted.as_secs(), "the journal is written again");
+            tracing::info!(failures, lasted_s = lasted.as_secs(), "the journal can be used again");
         }
     }
 
@@ -288,7 +289,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
             tracing::warn!(
                 failures,
                 again_in_s,
-                "the journal cannot be written: polls wait, nothing is lost, and it is tried again: {what}"
+                "the journal cannot be used: polls wait, nothing is lost, and it is tried again: {what}"
             );
         }
         self.status.update(|status| status.sink_trouble = Some(what));

@@ -15,9 +15,10 @@ use crate::config::StartFrom;
 use crate::core::dead_letter::Reason;
 use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
+use crate::core::ledger::Ledger;
 use crate::core::leg::How;
 use crate::core::planner::{Cycle, bound};
-use crate::core::time::Window;
+use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::Progress;
 use crate::core::zone::Contradiction;
 use crate::sink::Cluster;
@@ -54,10 +55,52 @@ impl PollEnd {
         match self {
             Self::Whole => "ok",
             Self::Held(UnitState::ClockSkew, _) => "clock_skew",
+            Self::Held(UnitState::SourceEmpty, _) => "empty",
             Self::Held(UnitState::SourceInvalid, _) => "invalid",
             Self::Held(UnitState::SourceTimeZone, _) => "time_zone",
             Self::Held(..) => "incomplete",
         }
+    }
+}
+
+/// Windows of a poll that were read whole and without any row, though legs were published of them: quiet phones, or an
+/// API that shows nothing. A row in any window of the same poll tells them apart.
+#[derive(Default)]
+struct Unbelieved {
+    shows_rows: bool,
+    /// Legs that were published of them.
+    known: u64,
+    windows: Vec<(Window, UtcMillis)>,
+}
+
+impl Unbelieved {
+    /// Whether a window, read from `begun` on with so many rows, is not to be taken for read yet.
+    fn waits(&mut self, window: Window, begun: UtcMillis, rows: usize, ledger: &Ledger, unit: &str) -> bool {
+        self.shows_rows |= rows > 0;
+        if self.shows_rows {
+            return false;
+        }
+        self.known += ledger.published_within(unit, window);
+        let waits = self.known > 0;
+        if waits {
+            self.windows.push((window, begun));
+        }
+        waits
+    }
+
+    /// Those that are to be taken for read after all, oldest first.
+    fn believed(&mut self) -> impl Iterator<Item = (Window, UtcMillis)> + use<> {
+        std::mem::take(&mut self.windows).into_iter()
+    }
+
+    /// Why the poll is not believed, in words; `None` if it is.
+    fn describe(&self) -> Option<String> {
+        let first = self.windows.first().filter(|_| self.known >= TELLING_LEGS)?.0.start;
+        let known = self.known;
+        Some(format!(
+            "the source shows no row since {first}, and {known} legs of that time were published: it has lost them, or shows nothing at all, and then new \
+             ones neither; the watermarks wait until it shows something. If they are gone for good, call-legs state accept goes on"
+        ))
     }
 }
 
@@ -110,6 +153,7 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
         let mut held = None;
         let mut contradiction: Option<(Window, Contradiction)> = None;
         let mut failed: Option<SourceError> = None;
+        let mut unbelieved = Unbelieved::default();
         let mut is_anything_read = false;
         let mut told: Option<Instant> = None;
         while let Some(piece) = cycle.next_piece() {
@@ -138,12 +182,6 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
                         describe_held(pass.sightings.held, pass.sightings.held_for),
                     ));
                 }
-                Ok(_)
-                    if pass.sightings.rows.is_empty()
-                        && let Some(known) = self.known_within(piece.window).await =>
-                {
-                    held.get_or_insert((UnitState::SourceEmpty, describe_empty(piece.window, known)));
-                }
                 Ok(_) if self.reader.clocks_differ() => {
                     held.get_or_insert((UnitState::ClockSkew, self.reader.describe_skew()));
                 }
@@ -155,10 +193,16 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
                     // The answers have told the server's clock anew; the smaller reading counts.
                     let begun = begun_before.min(self.reader.earlier_now(begun_local)).floor_second();
                     let mut publisher = self.reader.publisher.lock().await;
-                    let advanced = publisher.advance(&self.reader.unit, generation, piece.window, begun).await?;
+                    let ledger = publisher.ledger();
+                    if unbelieved.waits(piece.window, begun, pass.sightings.rows.len(), ledger, &self.reader.unit) {
+                        continue;
+                    }
+                    for (window, begun) in unbelieved.believed().chain([(piece.window, begun)]) {
+                        let advanced = publisher.advance(&self.reader.unit, generation, window, begun).await?;
+                        let Some(advanced) = advanced else { return Err(ReadError::Replaced) };
+                        progress = advanced;
+                    }
                     drop(publisher);
-                    let Some(advanced) = advanced else { return Err(ReadError::Replaced) };
-                    progress = advanced;
                     // Only now, so that a unit with a hole or without a source never looks well in between.
                     if piece.how == How::CatchUp && held.is_none() && failed.is_none() {
                         self.reader.show(UnitState::CatchingUp, "");
@@ -174,6 +218,17 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
         if let Some(error) = failed {
             return Err(error.into());
         }
+        if let Some(detail) = unbelieved.describe() {
+            held.get_or_insert((UnitState::SourceEmpty, detail));
+        } else {
+            for (window, begun) in unbelieved.believed() {
+                let mut publisher = self.reader.publisher.lock().await;
+                let advanced = publisher.advance(&self.reader.unit, generation, window, begun).await?;
+                if advanced.is_none() {
+                    return Err(ReadError::Replaced);
+                }
+            }
+        }
         if !is_anything_read {
             // Asks all the same, so that a clock that went backwards is noticed.
             let just_now = Window::new(bound.minus(Duration::from_secs(1)), bound);
@@ -183,13 +238,6 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
             }
         }
         Ok(held.map_or(PollEnd::Whole, |(state, detail)| PollEnd::Held(state, detail)))
-    }
-
-    /// How many legs were published of a window, where they are so many that an API without any is not believed.
-    async fn known_within(&self, window: Window) -> Option<u64> {
-        let publisher = self.reader.publisher.lock().await;
-        let known = publisher.ledger().entries_within(&self.reader.unit, window);
-        (known >= TELLING_LEGS).then_some(known)
     }
 
     /// The unit's progress; one that was never read is begun, and at once, so that "now-24h" means the first start's now.
@@ -286,17 +334,95 @@ fn note_trace(span: Span, ended: &Result<PollEnd, ReadError>, counts: Counts) {
     span.record("published", count(counts.published));
 }
 
-fn describe_empty(window: Window, known: u64) -> String {
-    format!(
-        "the source shows no row of window {window}, of which {known} were published: it has lost them, or shows nothing at all, and then new ones neither; \
-         the watermarks wait until it shows something. If they are gone for good, call-legs state accept goes on"
-    )
-}
-
 fn describe_held(held: u64, because: Option<Reason>) -> String {
     let because = because.map(|reason| format!(", the first because {reason}")).unwrap_or_default();
     format!(
         "too many of the newest rows cannot be legs, more than dead_letter.max_ratio allows: {held} of this window are held back{because}. \
          They are read again, legs are published, the watermarks wait; look whether the API has changed, or raise dead_letter.max_ratio to bury them"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::journal::{Change, ChangeKind};
+    use crate::core::ledger::PageMeta;
+    use crate::core::watermark::Delays;
+
+    fn at(second: i64) -> UtcMillis {
+        UtcMillis::new(second * 1_000)
+    }
+
+    fn window(from: i64, to: i64) -> Window {
+        Window::new(at(from), at(to))
+    }
+
+    /// A ledger with pages of `acme`: first, last, published, generation.
+    fn ledger(pages: &[(i64, i64, u32, u32)], change: Option<Change>) -> Ledger {
+        let mut ledger = Ledger::default();
+        let delays = Delays { settle: Duration::ZERO, overlap: Duration::ZERO, horizon: Duration::ZERO };
+        let progress = Progress::starting_at(at(0), &delays);
+        let known = UnitProgress { generation: 1, change, ..UnitProgress::new("acme", progress, 0) };
+        ledger.head.units.insert("acme".to_owned(), known);
+        for (seq, &(first, last, published, generation)) in (1..).zip(pages) {
+            let (first, last, unit) = (at(first), at(last), "acme".to_owned());
+            let meta = PageMeta { unit, generation, first, last, entries: 100, published };
+            ledger.pages.insert((seq, None), meta);
+        }
+        ledger
+    }
+
+    #[test]
+    fn a_poll_without_a_row_is_not_believed_where_legs_are_known() {
+        let ledger = ledger(&[(10, 20, 3, 1), (110, 120, 2, 1)], None);
+        let mut unbelieved = Unbelieved::default();
+        assert!(unbelieved.waits(window(0, 100), at(300), 0, &ledger, "acme"));
+        assert!(unbelieved.describe().is_none(), "three may have been taken back");
+        assert!(unbelieved.waits(window(100, 200), at(300), 0, &ledger, "acme"));
+        assert!(unbelieved.waits(window(200, 300), at(300), 0, &ledger, "acme"), "nor what follows");
+        assert!(unbelieved.describe().unwrap().contains("5 legs"));
+    }
+
+    #[test]
+    fn a_row_anywhere_in_the_poll_makes_quiet_windows_quiet() {
+        let ledger = ledger(&[(10, 20, 30, 1)], None);
+        let mut unbelieved = Unbelieved::default();
+        assert!(unbelieved.waits(window(0, 100), at(300), 0, &ledger, "acme"));
+        assert!(!unbelieved.waits(window(100, 200), at(300), 1, &ledger, "acme"));
+        assert_eq!(unbelieved.believed().collect::<Vec<_>>(), [(window(0, 100), at(300))]);
+        assert!(!unbelieved.waits(window(200, 300), at(300), 0, &ledger, "acme"));
+        assert!(unbelieved.describe().is_none());
+    }
+
+    #[test]
+    fn only_legs_count_that_can_be_expected_to_be_shown() {
+        let is_doubted = |pages: &[_], change| {
+            let mut unbelieved = Unbelieved::default();
+            unbelieved.waits(window(0, 100), at(300), 0, &ledger(pages, change), "acme")
+        };
+        assert!(is_doubted(&[(10, 20, 9, 1)], None));
+        assert!(!is_doubted(&[], None), "a first read of quiet phones");
+        assert!(!is_doubted(&[(10, 20, 0, 1)], None), "dead rows, and changes of known legs");
+        assert!(!is_doubted(&[(10, 20, 9, 0)], None), "what a rewind has made void");
+        assert!(!is_doubted(&[(10, 100, 9, 1)], None), "beyond the window");
+        let accepted = |second| Some(Change { what: ChangeKind::Accepted, at: at(second) });
+        assert!(!is_doubted(&[(10, 20, 9, 1)], accepted(50)));
+        assert!(is_doubted(&[(10, 20, 9, 1)], accepted(5)));
+    }
+
+    #[test]
+    fn every_state_that_holds_has_a_result_of_its_own() {
+        use crate::telemetry::labels::POLL_RESULTS;
+        let results = [
+            (UnitState::SourceIncomplete, "incomplete"),
+            (UnitState::SourceEmpty, "empty"),
+            (UnitState::SourceInvalid, "invalid"),
+            (UnitState::SourceTimeZone, "time_zone"),
+            (UnitState::ClockSkew, "clock_skew"),
+        ];
+        for (state, expected) in results {
+            let result = PollEnd::Held(state, String::new()).result();
+            assert!(result == expected && POLL_RESULTS.contains(&result), "{state}: {result}");
+        }
+    }
 }

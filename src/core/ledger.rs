@@ -35,6 +35,23 @@ pub struct PageMeta {
     pub last: UtcMillis,
     /// How many entries it holds.
     pub entries: u32,
+    /// How many legs it published that no page before had.
+    pub published: u32,
+}
+
+impl PageMeta {
+    /// What is kept of a page.
+    pub fn of(page: &Page) -> Self {
+        let published: u64 = page.hours.0.values().map(|hour| hour.published).sum();
+        Self {
+            unit: page.unit.clone(),
+            generation: page.generation,
+            first: page.first,
+            last: page.last,
+            entries: u32::try_from(page.legs.len() + page.dead.len()).unwrap_or(u32::MAX),
+            published: u32::try_from(published).unwrap_or(u32::MAX),
+        }
+    }
 }
 
 /// Everything but the pages.
@@ -118,16 +135,16 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// How many rows of a window were published or buried for a unit, and can be expected to be shown still: of pages that
-    /// lie in it whole, and since an operator has accepted other settings of the source.
-    pub fn entries_within(&self, unit: &str, window: Window) -> u64 {
+    /// How many legs of a window were published for a unit, and can be expected to be shown still: of pages that lie in it
+    /// whole, and since an operator has accepted other settings of the source.
+    pub fn published_within(&self, unit: &str, window: Window) -> u64 {
         let Some(known) = self.head.units.get(unit) else { return 0 };
         let accepted = known.change.as_ref().filter(|change| change.what == ChangeKind::Accepted);
         let from = accepted.map_or(window.start, |change| change.at.max(window.start));
         let is_within = |page: &&PageMeta| {
             page.unit == unit && page.generation == known.generation && from <= page.first && page.last < window.end
         };
-        self.pages.values().filter(is_within).map(|page| u64::from(page.entries)).sum()
+        self.pages.values().filter(is_within).map(|page| u64::from(page.published)).sum()
     }
 
     /// Takes in the record at `offset`. Records must come in the journal's order.
@@ -190,14 +207,7 @@ impl Ledger {
         if !page.hours.0.is_empty() {
             self.head.hours.entry(page.unit.clone()).or_default().take_page(page.generation, &page.hours);
         }
-        let meta = PageMeta {
-            unit: page.unit.clone(),
-            generation: page.generation,
-            first: page.first,
-            last: page.last,
-            entries: u32::try_from(page.legs.len() + page.dead.len()).unwrap_or(u32::MAX),
-        };
-        self.pages.insert((page.seq, page.writer), meta);
+        self.pages.insert((page.seq, page.writer), PageMeta::of(page));
         Ok(())
     }
 

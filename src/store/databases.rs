@@ -40,7 +40,7 @@ use crate::core::journal::{Nonce, Page, Seq};
 use crate::core::ledger::{Head, Ledger, PageId, PageMeta};
 
 /// Increased when older files can no longer be read; they are then rebuilt from the journal.
-const LAYOUT: &[u8] = b"4";
+const LAYOUT: &[u8] = b"5";
 const LAYOUT_KEY: &[u8] = b"layout";
 const ID_KEY: &[u8] = b"id";
 const HEAD_KEY: &[u8] = b"head";
@@ -332,7 +332,7 @@ impl Databases {
                 }
             };
             by_slice.entry(start).or_default().push(page);
-            let meta = meta(page);
+            let meta = PageMeta::of(page);
             *coming.entry(start).or_default() += u64::from(meta.entries);
             metas.insert((page.seq, page.writer), meta);
         }
@@ -491,16 +491,6 @@ impl Databases {
             delete(&path).map_err(|error| self.refused("delete", &path, &error))?;
         }
         Ok(())
-    }
-}
-
-fn meta(page: &Page) -> PageMeta {
-    PageMeta {
-        unit: page.unit.clone(),
-        generation: page.generation,
-        first: page.first,
-        last: page.last,
-        entries: u32::try_from(page.legs.len() + page.dead.len()).unwrap_or(u32::MAX),
     }
 }
 

@@ -94,20 +94,21 @@ pub(super) fn page_id(key: &[u8]) -> Option<PageId> {
 
 /// What is kept of a page, under its key.
 pub(super) fn pack_meta(key: &[u8], meta: &PageMeta, unit: u16) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(34);
+    let mut bytes = Vec::with_capacity(38);
     bytes.extend_from_slice(&unit.to_be_bytes());
     bytes.extend_from_slice(&meta.generation.to_be_bytes());
     bytes.extend_from_slice(&meta.first.as_millis().to_be_bytes());
     bytes.extend_from_slice(&meta.last.as_millis().to_be_bytes());
     bytes.extend_from_slice(&meta.entries.to_be_bytes());
+    bytes.extend_from_slice(&meta.published.to_be_bytes());
     bytes.extend_from_slice(&check(key, &bytes).to_be_bytes());
     bytes
 }
 
 /// From its bytes; `None` when they are not what was written under this key.
 pub(super) fn unpack_meta(key: &[u8], bytes: &[u8], units: &[String]) -> Option<PageMeta> {
-    let bytes: &[u8; 34] = bytes.try_into().ok()?;
-    let (content, sum) = bytes.split_at(26);
+    let bytes: &[u8; 38] = bytes.try_into().ok()?;
+    let (content, sum) = bytes.split_at(30);
     if sum != check(key, content).to_be_bytes() {
         return None;
     }
@@ -117,6 +118,7 @@ pub(super) fn unpack_meta(key: &[u8], bytes: &[u8], units: &[String]) -> Option<
         first: UtcMillis::new(i64::from_be_bytes(content[6..14].try_into().ok()?)),
         last: UtcMillis::new(i64::from_be_bytes(content[14..22].try_into().ok()?)),
         entries: u32::from_be_bytes(content[22..26].try_into().ok()?),
+        published: u32::from_be_bytes(content[26..30].try_into().ok()?),
     })
 }
 
@@ -207,12 +209,12 @@ mod tests {
 
         #[test]
         fn a_meta_and_a_stamp_come_back(
-            unit in 0u16..3, generation: u32, first: i64, last: i64, entries: u32,
+            unit in 0u16..3, generation: u32, first: i64, last: i64, entries: u32, published: u32,
             offset: i64, chain: [u8; 16], count: u64, done: bool,
         ) {
             let units = ["a", "b", "c"].map(str::to_owned);
             let meta = PageMeta {
-                unit: units[usize::from(unit)].clone(), generation, entries,
+                unit: units[usize::from(unit)].clone(), generation, entries, published,
                 first: UtcMillis::new(first), last: UtcMillis::new(last),
             };
             let packed = pack_meta(b"key", &meta, unit);

@@ -1,6 +1,7 @@
 //! A failure that repeats is told at once, again when it becomes another one, then ever less often, and when it is over:
 //! a log that says the same every minute hides what else it says.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -26,34 +27,25 @@ pub struct Repeated(Option<Failing>);
 
 #[derive(Debug)]
 struct Failing {
-    kind: String,
     since: Instant,
     failures: u32,
-    told: Instant,
-    told_again_after: Duration,
+    /// By kind: when it was told last, and after how long it is told again.
+    told: BTreeMap<String, (Instant, Duration)>,
 }
 
 impl Repeated {
     /// Takes note of a failure of some kind; gives the streak if it is to be told now.
     pub fn failed(&mut self, kind: &str) -> Option<Streak> {
         let now = Instant::now();
-        let failing = self.0.get_or_insert_with(|| Failing {
-            kind: String::new(),
-            since: now,
-            failures: 0,
-            told: now,
-            told_again_after: Duration::ZERO,
-        });
+        let failing = self.0.get_or_insert_with(|| Failing { since: now, failures: 0, told: BTreeMap::new() });
         failing.failures += 1;
-        if failing.kind != kind {
-            kind.clone_into(&mut failing.kind);
-            failing.told_again_after = TOLD_AGAIN_FIRST;
-        } else if now.duration_since(failing.told) >= failing.told_again_after {
-            failing.told_again_after = (failing.told_again_after * 2).min(TOLD_AGAIN_MAX);
-        } else {
-            return None;
+        match failing.told.get_mut(kind) {
+            Some((told, again_after)) if now.duration_since(*told) >= *again_after => {
+                (*told, *again_after) = (now, (*again_after * 2).min(TOLD_AGAIN_MAX));
+            }
+            Some(_) => return None,
+            None => drop(failing.told.insert(kind.to_owned(), (now, TOLD_AGAIN_FIRST))),
         }
-        failing.told = now;
         Some(Streak { failures: failing.failures, lasted: now.duration_since(failing.since) })
     }
 
@@ -94,6 +86,7 @@ mod tests {
         assert!(repeated.failed("unreachable").is_none());
         assert_eq!(repeated.failed("refused").unwrap().failures, 3);
         assert!(repeated.failed("refused").is_none());
+        assert!(repeated.failed("unreachable").is_none(), "two that alternate are told once each");
         assert!(repeated.works().is_some());
         assert_eq!(repeated.failed("refused").unwrap().failures, 1);
     }

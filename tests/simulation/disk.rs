@@ -172,13 +172,7 @@ impl View for SimView {
 }
 
 fn write_page(files: &mut Files, page: &Page) {
-    let meta = PageMeta {
-        unit: page.unit.clone(),
-        generation: page.generation,
-        first: page.first,
-        last: page.last,
-        entries: u32::try_from(page.legs.len() + page.dead.len()).unwrap_or(u32::MAX),
-    };
+    let meta = PageMeta::of(page);
     files.pages.insert((page.seq, page.writer), meta);
     for entry in page.entries() {
         let new = Remembered { seen: entry.seen, seq: page.seq, unit: page.unit.clone(), generation: page.generation };
