@@ -110,7 +110,10 @@ async fn pages_that_do_not_add_up_are_published_and_hold_the_watermarks() {
             rig.page("/readyz").await.is_some_and(|(_, page)| page.matches("source_incomplete").count() == 3)
         })
         .await;
-        assert!(rig.metric("call_legs_rows_total", "result=\"published\"").await > 0.0, "what was read is published");
+        // The second time all that a loop shows may have been published before.
+        let published = rig.metric("call_legs_rows_total", "result=\"published\"").await;
+        let duplicate = rig.metric("call_legs_rows_total", "result=\"duplicate\"").await;
+        assert!(published > 0.0 || (fault == "loop" && duplicate > 0.0), "{fault}: what was read is published");
         assert_eq!(rig.whole_polls_of_all().await, 0.0, "{fault}: no window was whole");
         daemon.kill();
         std::fs::remove_dir_all(rig.state_dir().join("store")).unwrap();
