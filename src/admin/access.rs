@@ -1,8 +1,8 @@
 //! Access: who may look, and who may order.
 //!
-//! Orders change what is published, so they take the owner's token, which lies in the state directory. Where
-//! `admin.token` is set, looking takes that token or the owner's; probes take none. A browser has no other way to show a
-//! token than HTTP Basic: there it is the password, of any user.
+//! Orders change what is published, so they take the owner's token, which lies in the state directory, and take it as a
+//! bearer token only. Where `admin.token` is set, looking takes that token, or the owner's as bearer; probes take none. A
+//! browser has no other way to show a token than HTTP Basic: there `admin.token` is the password, of any user.
 
 use std::sync::Arc;
 

@@ -78,8 +78,7 @@ fn top(snapshot: &Snapshot) -> Markup {
                 @if snapshot.ready { "Ready" } @else { "Not ready" }
                 ", at " (clock(snapshot.at, snapshot.at)) " on " (snapshot.host)
             }
-            // What is a unit's stands with the unit.
-            @let reasons: Vec<&String> = snapshot.reasons.iter().filter(|reason| !reason.starts_with("unit ")).collect();
+            @let reasons: Vec<&String> = snapshot.own_reasons().collect();
             @if !reasons.is_empty() { ul { @for reason in reasons { li { (reason) } } } }
         }
     }

@@ -1,4 +1,5 @@
-//! `status`: the running connector's snapshot, as its status page shows it, in a terminal.
+//! `status`: the running connector's snapshot, as its status page shows it, in a terminal; where nobody answers, what the
+//! connector told last in the status topic.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -167,9 +168,7 @@ fn describe(snapshot: &Snapshot) -> Vec<String> {
         snapshot.headline.sentence.clone(),
         format!("{} {}, {delivery}, version {}, at {}", snapshot.host, role, snapshot.version, at(snapshot.at)),
     ];
-    // What is a unit's stands with the unit.
-    let reasons = snapshot.reasons.iter().filter(|reason| !reason.starts_with("unit "));
-    lines.extend(reasons.map(|reason| format!("not ready: {reason}")));
+    lines.extend(snapshot.own_reasons().map(|reason| format!("not ready: {reason}")));
     lines.extend(snapshot.kafka_trouble.iter().filter(|_| snapshot.ready).map(|trouble| format!("Kafka: {trouble}")));
     for unit in &snapshot.units {
         lines.push(String::new());

@@ -67,6 +67,7 @@ impl PollEnd {
 /// API that shows nothing. A row in any window of the same poll tells them apart.
 #[derive(Default)]
 struct Unbelieved {
+    /// Whether any window of the poll had a row, also one that was not read whole.
     shows_rows: bool,
     /// Legs that were published of them.
     known: u64,
@@ -74,9 +75,8 @@ struct Unbelieved {
 }
 
 impl Unbelieved {
-    /// Whether a window, read from `begun` on with so many rows, is not to be taken for read yet.
-    fn waits(&mut self, window: Window, begun: UtcMillis, rows: usize, ledger: &Ledger, unit: &str) -> bool {
-        self.shows_rows |= rows > 0;
+    /// Whether a window, read whole from `begun` on, is not to be taken for read yet.
+    fn waits(&mut self, window: Window, begun: UtcMillis, ledger: &Ledger, unit: &str) -> bool {
         if self.shows_rows {
             return false;
         }
@@ -163,6 +163,7 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
             let mut pass = Pass { piece, generation, rows_max: None, counts, sightings: Sightings::default() };
             let read = self.reader.read(&mut pass).await;
             // What follows is in doubt, too, whether or not its rows say so.
+            unbelieved.shows_rows |= !pass.sightings.rows.is_empty();
             contradiction = contradiction.or(pass.sightings.contradiction.map(|found| (piece.window, found)));
             match read {
                 Err(ReadError::Source(error)) if error.recovery != Recovery::Refused && failed.is_none() => {
@@ -192,17 +193,14 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
                 Ok(_) => {
                     // The answers have told the server's clock anew; the smaller reading counts.
                     let begun = begun_before.min(self.reader.earlier_now(begun_local)).floor_second();
-                    let mut publisher = self.reader.publisher.lock().await;
-                    let ledger = publisher.ledger();
-                    if unbelieved.waits(piece.window, begun, pass.sightings.rows.len(), ledger, &self.reader.unit) {
+                    let publisher = self.reader.publisher.lock().await;
+                    let waits = unbelieved.waits(piece.window, begun, publisher.ledger(), &self.reader.unit);
+                    drop(publisher);
+                    if waits {
                         continue;
                     }
-                    for (window, begun) in unbelieved.believed().chain([(piece.window, begun)]) {
-                        let advanced = publisher.advance(&self.reader.unit, generation, window, begun).await?;
-                        let Some(advanced) = advanced else { return Err(ReadError::Replaced) };
-                        progress = advanced;
-                    }
-                    drop(publisher);
+                    let windows = unbelieved.believed().chain([(piece.window, begun)]);
+                    progress = self.advance(generation, windows).await?.unwrap_or(progress);
                     // Only now, so that a unit with a hole or without a source never looks well in between.
                     if piece.how == How::CatchUp && held.is_none() && failed.is_none() {
                         self.reader.show(UnitState::CatchingUp, "");
@@ -221,13 +219,7 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
         if let Some(detail) = unbelieved.describe() {
             held.get_or_insert((UnitState::SourceEmpty, detail));
         } else {
-            for (window, begun) in unbelieved.believed() {
-                let mut publisher = self.reader.publisher.lock().await;
-                let advanced = publisher.advance(&self.reader.unit, generation, window, begun).await?;
-                if advanced.is_none() {
-                    return Err(ReadError::Replaced);
-                }
-            }
+            self.advance(generation, unbelieved.believed()).await?;
         }
         if !is_anything_read {
             // Asks all the same, so that a clock that went backwards is noticed.
@@ -238,6 +230,21 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
             }
         }
         Ok(held.map_or(PollEnd::Whole, |(state, detail)| PollEnd::Held(state, detail)))
+    }
+
+    /// Takes windows for read, each from the beginning of its read on; gives the unit's progress if there were any.
+    async fn advance(
+        &self,
+        generation: u32,
+        windows: impl Iterator<Item = (Window, UtcMillis)>,
+    ) -> Result<Option<Progress>, ReadError> {
+        let mut progress = None;
+        for (window, begun) in windows {
+            let mut publisher = self.reader.publisher.lock().await;
+            let advanced = publisher.advance(&self.reader.unit, generation, window, begun).await?;
+            progress = Some(advanced.ok_or(ReadError::Replaced)?);
+        }
+        Ok(progress)
     }
 
     /// The unit's progress; one that was never read is begun, and at once, so that "now-24h" means the first start's now.
@@ -376,10 +383,10 @@ mod tests {
     fn a_poll_without_a_row_is_not_believed_where_legs_are_known() {
         let ledger = ledger(&[(10, 20, 3, 1), (110, 120, 2, 1)], None);
         let mut unbelieved = Unbelieved::default();
-        assert!(unbelieved.waits(window(0, 100), at(300), 0, &ledger, "acme"));
+        assert!(unbelieved.waits(window(0, 100), at(300), &ledger, "acme"));
         assert!(unbelieved.describe().is_none(), "three may have been taken back");
-        assert!(unbelieved.waits(window(100, 200), at(300), 0, &ledger, "acme"));
-        assert!(unbelieved.waits(window(200, 300), at(300), 0, &ledger, "acme"), "nor what follows");
+        assert!(unbelieved.waits(window(100, 200), at(300), &ledger, "acme"));
+        assert!(unbelieved.waits(window(200, 300), at(300), &ledger, "acme"), "nor what follows");
         assert!(unbelieved.describe().unwrap().contains("5 legs"));
     }
 
@@ -387,10 +394,11 @@ mod tests {
     fn a_row_anywhere_in_the_poll_makes_quiet_windows_quiet() {
         let ledger = ledger(&[(10, 20, 30, 1)], None);
         let mut unbelieved = Unbelieved::default();
-        assert!(unbelieved.waits(window(0, 100), at(300), 0, &ledger, "acme"));
-        assert!(!unbelieved.waits(window(100, 200), at(300), 1, &ledger, "acme"));
+        assert!(unbelieved.waits(window(0, 100), at(300), &ledger, "acme"));
+        unbelieved.shows_rows = true;
+        assert!(!unbelieved.waits(window(100, 200), at(300), &ledger, "acme"));
         assert_eq!(unbelieved.believed().collect::<Vec<_>>(), [(window(0, 100), at(300))]);
-        assert!(!unbelieved.waits(window(200, 300), at(300), 0, &ledger, "acme"));
+        assert!(!unbelieved.waits(window(200, 300), at(300), &ledger, "acme"));
         assert!(unbelieved.describe().is_none());
     }
 
@@ -398,7 +406,7 @@ mod tests {
     fn only_legs_count_that_can_be_expected_to_be_shown() {
         let is_doubted = |pages: &[_], change| {
             let mut unbelieved = Unbelieved::default();
-            unbelieved.waits(window(0, 100), at(300), 0, &ledger(pages, change), "acme")
+            unbelieved.waits(window(0, 100), at(300), &ledger(pages, change), "acme")
         };
         assert!(is_doubted(&[(10, 20, 9, 1)], None));
         assert!(!is_doubted(&[], None), "a first read of quiet phones");

@@ -1,5 +1,5 @@
-//! A failure that repeats is told at once, again when it becomes another one, then ever less often, and when it is over:
-//! a log that says the same every minute hides what else it says.
+//! A failure that repeats is told at once, each kind of it then ever less often, and when it is over: a log that says the
+//! same every minute hides what else it says.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

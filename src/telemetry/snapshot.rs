@@ -255,6 +255,11 @@ impl Snapshot {
         taken
     }
 
+    /// Why the instance is not ready, without what stands with its units.
+    pub fn own_reasons(&self) -> impl Iterator<Item = &String> {
+        self.reasons.iter().filter(|reason| !reason.starts_with("unit "))
+    }
+
     /// Whether Kafka takes longer than it does while all is well.
     pub fn is_kafka_slow(&self) -> bool {
         Duration::from_millis(self.kafka_waiting_ms) >= KAFKA_SLOW
