@@ -91,6 +91,8 @@ async fn each_state_is_named_by_the_page_by_status_and_by_the_log() {
 
     rig.sandbox.faults().set_outage(false);
     rig.until("well again", async || rig.sentence().await.starts_with("All legs up to ")).await;
+    // The page tells of a state at once, the status topic with the next transaction.
+    rig.polled_whole(2).await;
     broker.stop();
     let sentence = "Kafka has not acknowledged for ";
     rig.until("Kafka missed for half a minute", async || {
