@@ -24,6 +24,8 @@ mod values;
 #[cfg(test)]
 mod mock_registry;
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod sample;
 
 pub use decode::{DecodeError, Decoder};

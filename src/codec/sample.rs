@@ -73,9 +73,9 @@ pub(super) fn legs() -> impl Strategy<Value = Leg<'static>> {
         .enumerate()
         .map(|(position, field)| {
             let some = match field.kind {
-                Kind::Text => any::<String>().prop_map(|text| Value::Text(text.into())).boxed(),
-                Kind::Integer | Kind::Instant => any::<i64>().prop_map(Value::Integer).boxed(),
-                Kind::TextList => vec(any::<String>().prop_map(Cow::from), 0..4).prop_map(Value::TextList).boxed(),
+                Kind::Text => texts().prop_map(Value::Text).boxed(),
+                Kind::Integer | Kind::Instant => integers().prop_map(Value::Integer).boxed(),
+                Kind::TextList => vec(texts(), 0..4).prop_map(Value::TextList).boxed(),
             };
             match position {
                 position::CALL_ID | position::LEG_ID | position::DISCONNECTED_TIME => some,
@@ -84,7 +84,7 @@ pub(super) fn legs() -> impl Strategy<Value = Leg<'static>> {
             }
         })
         .collect::<Vec<_>>();
-    let extra = btree_map(any::<String>().prop_map(Cow::from), any::<String>().prop_map(Cow::from), 0..4);
+    let extra = btree_map(texts(), texts(), 0..4);
     (values, extra).prop_map(|(values, extra)| {
         let Value::Integer(disconnected) = values[position::DISCONNECTED_TIME] else { unreachable!() };
         Leg {
@@ -93,6 +93,18 @@ pub(super) fn legs() -> impl Strategy<Value = Leg<'static>> {
             disconnected: UtcMillis::new(disconnected),
         }
     })
+}
+
+/// Texts, among them long ones: the more bytes, the longer the number before them.
+fn texts() -> impl Strategy<Value = Cow<'static, str>> {
+    let long = (any::<char>(), 0..20_000_usize).prop_map(|(filling, length)| filling.to_string().repeat(length));
+    prop_oneof![20 => any::<String>(), 1 => long].prop_map(Cow::from)
+}
+
+/// Numbers of every length, and those at the ends.
+fn integers() -> impl Strategy<Value = i64> {
+    let any_length = (any::<i64>(), 0..64).prop_map(|(number, shift)| number >> shift);
+    prop_oneof![8 => any_length, 1 => Just(i64::MIN), 1 => Just(i64::MAX)]
 }
 
 /// Arbitrary origins.

@@ -219,6 +219,7 @@ mod tests {
         let fields = &record(call_leg().schema()).fields;
         for (field, expected) in fields.iter().zip(&FIELDS) {
             assert_eq!(field.name, expected.name);
+            assert_eq!(expected.required, REQUIRED.contains(&expected.name), "{}", expected.name);
             if REQUIRED.contains(&expected.name) {
                 assert_eq!(kind(&field.schema), expected.kind, "{}", expected.name);
                 assert_eq!(field.default, None, "{}", expected.name);

@@ -31,14 +31,20 @@ pub struct Field {
     /// Whether the leg's content fingerprint covers it. The three texts that repeat an instant in
     /// the query's time zone are left out, since they change with the configuration.
     pub fingerprinted: bool,
+    /// Whether a row without it is no leg; all others may be null.
+    pub required: bool,
 }
 
 const fn field(name: &'static str, kind: Kind) -> Field {
-    Field { name, kind, fingerprinted: true }
+    Field { name, kind, fingerprinted: true, required: false }
 }
 
 const fn zoned(name: &'static str) -> Field {
-    Field { name, kind: Kind::Text, fingerprinted: false }
+    Field { fingerprinted: false, ..field(name, Kind::Text) }
+}
+
+const fn required(name: &'static str, kind: Kind) -> Field {
+    Field { required: true, ..field(name, kind) }
 }
 
 /// How many fields the API documents.
@@ -46,13 +52,13 @@ pub const FIELD_COUNT: usize = 49;
 
 /// The API's fields in the order of its reply.
 pub const FIELDS: [Field; FIELD_COUNT] = [
-    field("callId", Kind::Text),
-    field("legId", Kind::Text),
+    required("callId", Kind::Text),
+    required("legId", Kind::Text),
     field("startTimeUTC", Kind::Instant),
     zoned("startTime"),
     field("connectTimeUTC", Kind::Instant),
     zoned("connectTime"),
-    field("disconnectedTimeUTC", Kind::Instant),
+    required("disconnectedTimeUTC", Kind::Instant),
     zoned("disconnectedTime"),
     field("talkTimeMS", Kind::Integer),
     field("talkTime", Kind::Text),
