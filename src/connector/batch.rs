@@ -1,31 +1,35 @@
-//! Rows to messages: a chunk of rows parsed, classified and encoded, and everything noted that they say.
+//! Rows to messages: a chunk of rows classified and put into messages, and everything noted that they say.
 //!
 //! Nothing is sent here, and nothing is remembered: the same rows may be put together anew after a take-over.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 
-use chrono_tz::Tz;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::fault::Fault;
+use super::prepare::{Found as FoundRow, Parts, ReadyRow, What};
 use super::publisher::{Publisher, REFUSED_KEPT};
 use super::transaction::PageDraft;
-use crate::config::{MessageTimestamp, Revisions, TimeBasis};
+use crate::config::{MessageTimestamp, Revisions};
 use crate::core::dead_letter::{Budget, Reason};
 use crate::core::dedupe::{Counts, Seen, Verdict, classify};
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::{Entry, Trace};
 use crate::core::lateness::{self, Found, Lateness};
-use crate::core::leg::{How, Ingest, Leg, Value, position};
+use crate::core::leg::{How, Ingest, Leg};
 use crate::core::planner::Piece;
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::Progress;
-use crate::core::zone::{self, Contradiction};
+use crate::core::zone::Contradiction;
 use crate::hooks::{self, Mutant};
 use crate::sink::{Cluster, Destination, Message};
 use crate::source::wire::{self, Row};
 use crate::store::View;
 
-/// In what context a page was read.
+/// Room for what stands before and behind a leg's fields: the framing's header and the origin.
+const ORIGIN_BYTES_MAX: usize = 64;
+
+/// In what context rows were read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Read<'a> {
     /// The unit.
@@ -34,12 +38,8 @@ pub(super) struct Read<'a> {
     pub(super) piece: Piece,
     /// The span of time that the query asked for, margins included.
     pub(super) asked: Window,
-    /// The zone in which it asked.
-    pub(super) zone: Tz,
     /// When the pass over the window began.
     pub(super) begun_at: UtcMillis,
-    /// When the page was received.
-    pub(super) seen_at: UtcMillis,
 }
 
 /// A row that cannot be published.
@@ -50,14 +50,46 @@ struct DeadRow {
     at: UtcMillis,
 }
 
-/// A chunk of rows, classified and encoded.
+/// What all messages of a chunk have in common.
+pub(super) struct Making<'a> {
+    read: Read<'a>,
+    /// The unit's; `None` for one that is not in the journal.
+    progress: Option<&'a Progress>,
+    pub(super) generation: u32,
+    final_to: UtcMillis,
+    journal: [u8; 4],
+    now: UtcMillis,
+}
+
+impl Making<'_> {
+    fn classify(&self, seen: Option<Seen>, fingerprint: Fingerprint, at: UtcMillis) -> Verdict {
+        let Some(progress) = self.progress else { return Verdict::New };
+        match classify(seen, fingerprint, at, progress) {
+            Verdict::BeyondHorizon if hooks::is_mutant(Mutant::ExpiryByWallClock) => Verdict::New,
+            verdict => verdict,
+        }
+    }
+
+    fn headers(&self, entry: Entry, at: UtcMillis) -> Vec<(&'static str, Vec<u8>)> {
+        let trace = Trace {
+            journal: self.journal,
+            seen: entry.seen,
+            generation: self.generation,
+            at,
+            unit: self.read.unit.to_owned(),
+        };
+        vec![(KeyHash::HEADER, entry.key.0.to_vec()), (Trace::HEADER, trace.to_bytes())]
+    }
+}
+
+/// A chunk of rows, classified, and its messages.
 pub(super) struct Batch {
     pub(super) counts: Counts,
     pub(super) messages: Vec<Message>,
     /// For each message the row that it came from.
     pub(super) rows: Vec<usize>,
-    /// When the new legs were disconnected.
-    pub(super) disconnected: Vec<UtcMillis>,
+    /// When the new legs were disconnected, and when they were received.
+    pub(super) disconnected: Vec<(UtcMillis, UtcMillis)>,
     pub(super) lateness: Lateness,
     /// Why rows are buried that were not before.
     pub(super) buried: Vec<Reason>,
@@ -87,13 +119,13 @@ impl Batch {
 #[derive(Debug, Default)]
 pub(super) struct Sightings {
     /// Distinct rows.
-    pub(super) rows: HashSet<KeyHash>,
+    pub(super) rows: FxHashSet<KeyHash>,
     /// Dead rows that were held back.
     pub(super) held: u64,
     /// Why the first of them is dead.
     pub(super) held_for: Option<Reason>,
     /// Of a sweep, the unit's own legs that were published.
-    pub(super) legs: HashSet<KeyHash>,
+    pub(super) legs: FxHashSet<KeyHash>,
     /// A row that contradicts our idea of the zone; it is a leg like others.
     pub(super) contradiction: Option<Contradiction>,
 }
@@ -118,14 +150,14 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         (since.elapsed() < REFUSED_KEPT).then_some(*reason)
     }
 
-    /// Parses, classifies and encodes a chunk of rows.
+    /// Classifies a chunk of rows, and makes messages of what is new.
     pub(super) async fn batch(
         &self,
-        rows: &[&[u8]],
+        rows: &[ReadyRow<'_>],
         read: Read<'_>,
         unburied: &BTreeSet<usize>,
     ) -> Result<Batch, Fault> {
-        let generation = self.progress(read.unit).map_or(0, |unit| unit.generation);
+        let making = self.making(read);
         let mut batch = Batch {
             counts: Counts::default(),
             messages: Vec::new(),
@@ -134,52 +166,41 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             lateness: Lateness::default(),
             buried: Vec::new(),
             held_for: None,
-            seen: Vec::with_capacity(rows.len()),
+            seen: rows.iter().map(|row| row.ready().key).collect(),
             budget: self.budget(read),
             swept: Vec::new(),
             contradiction: None,
-            page: PageDraft::new(read.unit.to_owned(), generation),
+            page: PageDraft::new(read.unit.to_owned(), making.generation),
         };
         let mut legs = Vec::with_capacity(rows.len());
         let mut dead = Vec::new();
-        for (row, raw) in rows.iter().enumerate() {
-            match wire::row(raw) {
-                Row::Leg(leg) => {
-                    let (at, key) = (time_of(&leg, self.terms.time_basis), KeyHash::of_leg(&leg));
-                    batch.seen.push(key);
+        for (row, ready) in rows.iter().enumerate() {
+            match &ready.ready().what {
+                What::Leg(found, _) => {
                     // One in the margins is as telling: where it is found is what the API makes of the bounds.
-                    batch.contradiction =
-                        batch.contradiction.or_else(|| contradiction(&leg, self.terms.time_basis, read.zone));
-                    if read.asked.contains(at) && !read.piece.window.contains(at) {
+                    batch.contradiction = batch.contradiction.or_else(|| ready.contradiction());
+                    if read.asked.contains(found.at) && !read.piece.window.contains(found.at) {
                         batch.counts.outside += 1;
                     } else {
-                        legs.push((row, key, leg, at));
+                        legs.push((row, *found));
                     }
                 }
-                Row::Dead(reason) => {
-                    batch.seen.push(KeyHash::of_dead_row(raw));
-                    if self.is_maybe_forgotten(read) {
-                        batch.counts.beyond_horizon += 1;
-                    } else {
-                        dead.push(DeadRow { row, reason, at: last_of(read.asked) });
-                    }
-                }
-                Row::Unfinished => {
-                    batch.seen.push(KeyHash::of_dead_row(raw));
-                    batch.counts.unfinished += 1;
-                }
+                What::Dead(_) if self.is_maybe_forgotten(read) => batch.counts.beyond_horizon += 1,
+                What::Dead(reason) => dead.push(DeadRow { row, reason: *reason, at: last_of(read.asked) }),
+                What::Unfinished => batch.counts.unfinished += 1,
             }
         }
-        let stored = self.owner.follower.find(legs.iter().map(|(_, key, _, _)| *key).collect()).await?;
-        // A leg may come twice on a page.
-        let mut in_batch: HashMap<KeyHash, Seen> = HashMap::new();
-        for ((row, key, leg, at), stored) in legs.into_iter().zip(stored) {
+        let stored = self.owner.follower.find(legs.iter().map(|(row, _)| batch.seen[*row]).collect()).await?;
+        // A leg may come twice in a chunk.
+        let mut in_batch: FxHashMap<KeyHash, Seen> = FxHashMap::default();
+        for ((row, found), stored) in legs.into_iter().zip(stored) {
+            let (ready, key) = (rows[row], batch.seen[row]);
+            let FoundRow { fingerprint, at, disconnected } = found;
             let stored = stored.filter(|_| !self.is_expired_by_mutant(at));
-            let is_ours = stored.as_ref().is_none_or(|known| known.unit == read.unit);
+            let is_ours = stored.as_ref().is_none_or(|known| *known.unit == *read.unit);
             let stored = stored.map(|known| known.seen);
             let seen = in_batch.get(&key).copied().or(stored);
-            let fingerprint = Fingerprint::of_leg(&leg);
-            let verdict = self.classify(seen, fingerprint, at, read);
+            let verdict = making.classify(seen, fingerprint, at);
             match verdict {
                 Verdict::Duplicate => {
                     batch.note_swept(key, is_ours, read);
@@ -202,7 +223,8 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             let revision = next.or(published).unwrap_or_default();
             let entry = Entry { key, seen: Seen { fingerprint: Some(fingerprint), revision } };
             if next.is_some() {
-                match self.refusal(rows[row]).map_or_else(|| self.encode(&leg, entry, at, read), Err) {
+                let refused = self.refusal(ready.raw());
+                match refused.map_or_else(|| self.leg_message(ready, found, entry, &making), Err) {
                     Ok(message) => {
                         batch.messages.push(message);
                         batch.rows.push(row);
@@ -223,9 +245,9 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             }
             if verdict == Verdict::New {
                 batch.counts.published += 1;
-                batch.counts.late += u64::from(at < self.final_to(read.unit));
-                batch.disconnected.push(leg.disconnected);
-                self.note_lateness(&mut batch.lateness, at, read);
+                batch.counts.late += u64::from(at < making.final_to);
+                batch.disconnected.push((disconnected, ready.seen_at()));
+                self.note_lateness(&mut batch.lateness, at, ready.seen_at(), &making);
             } else {
                 batch.counts.revised += 1;
             }
@@ -233,7 +255,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         let is_dead: BTreeSet<usize> =
             dead.iter().filter(|dead| dead.reason.is_the_rows()).map(|dead| dead.row).collect();
         (0..rows.len()).for_each(|row| batch.budget.note(is_dead.contains(&row)));
-        self.bury(&mut batch, rows, dead, read, unburied).await?;
+        self.bury(&mut batch, rows, dead, &making, unburied).await?;
         Ok(batch)
     }
 
@@ -252,31 +274,22 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// How late a new leg was, as far as this read can tell.
-    fn note_lateness(&self, lateness: &mut Lateness, at: UtcMillis, read: Read<'_>) {
-        let Some(unit) = self.progress(read.unit) else { return };
-        let Progress { complete_to, final_to, .. } = unit.progress;
+    fn note_lateness(&self, lateness: &mut Lateness, at: UtcMillis, seen_at: UtcMillis, making: &Making<'_>) {
+        let Some(Progress { complete_to, final_to, .. }) = making.progress else { return };
         // The newest live read that came to its end began this long after what it made complete.
         let looked = complete_to.plus(self.terms.delays.settle);
-        match read.piece.how {
+        match making.read.piece.how {
             How::Poll | How::CatchUp => {
-                let found = if at < complete_to { Found::ByOverlap } else { Found::AtOnce };
-                let at_most = lateness::at_most(at, looked, read.seen_at, self.terms.apart_max);
+                let found = if at < *complete_to { Found::ByOverlap } else { Found::AtOnce };
+                let at_most = lateness::at_most(at, looked, seen_at, self.terms.apart_max);
                 if found == Found::ByOverlap && at_most.is_some() {
-                    lateness.note_left(at.since(final_to));
+                    lateness.note_left(at.since(*final_to));
                 }
                 lateness.note(found, at_most);
             }
             // However long ago the sweep before was: it was too late for the polls.
-            How::Sweep => lateness.note(Found::BySweep, Some(read.seen_at.since(at))),
+            How::Sweep => lateness.note(Found::BySweep, Some(seen_at.since(at))),
             How::Backfill | How::Replay => {}
-        }
-    }
-
-    fn classify(&self, seen: Option<Seen>, fingerprint: Fingerprint, at: UtcMillis, read: Read<'_>) -> Verdict {
-        let Some(unit) = self.progress(read.unit) else { return Verdict::New };
-        match classify(seen, fingerprint, at, &unit.progress) {
-            Verdict::BeyondHorizon if hooks::is_mutant(Mutant::ExpiryByWallClock) => Verdict::New,
-            verdict => verdict,
         }
     }
 
@@ -284,39 +297,90 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         hooks::is_mutant(Mutant::ExpiryByWallClock) && at < self.clock.now().minus(self.terms.delays.horizon)
     }
 
-    fn final_to(&self, unit: &str) -> UtcMillis {
-        self.progress(unit).map_or(UtcMillis::new(i64::MIN), |unit| unit.progress.final_to)
+    /// What all messages of a chunk have in common.
+    pub(super) fn making<'a>(&'a self, read: Read<'a>) -> Making<'a> {
+        let unit = self.progress(read.unit);
+        let progress = unit.map(|unit| &unit.progress);
+        Making {
+            read,
+            progress,
+            generation: unit.map_or(0, |unit| unit.generation),
+            final_to: progress.map_or(UtcMillis::new(i64::MIN), |progress| progress.final_to),
+            journal: Trace::journal_tag(&self.owner.terms.journal),
+            now: self.clock.now(),
+        }
+    }
+
+    /// The message of a new leg, or why it cannot be one.
+    fn leg_message(
+        &self,
+        row: ReadyRow<'_>,
+        found: FoundRow,
+        entry: Entry,
+        making: &Making<'_>,
+    ) -> Result<Message, Reason> {
+        if let What::Leg(_, Some(encoded)) = &row.ready().what {
+            return self.message(&row.parts(encoded), found, row.seen_at(), entry, making);
+        }
+        // It was known by its bytes and is new all the same, as after a rewind; or it does not fit.
+        match wire::row(row.raw()) {
+            Row::Leg(leg) => self.encode(&leg, found, row.seen_at(), entry, making),
+            Row::Dead(_) | Row::Unfinished => Err(Reason::Invalid),
+        }
     }
 
     /// The message of a new leg, or why the topic cannot take it.
-    pub(super) fn encode(&self, leg: &Leg<'_>, entry: Entry, at: UtcMillis, read: Read<'_>) -> Result<Message, Reason> {
-        let ingest = Ingest {
-            first_seen: read.seen_at,
-            how: read.piece.how,
-            late: at < self.final_to(read.unit),
-            revision: entry.seen.revision,
-            window: read.piece.window,
-        };
-        let mut payload = Vec::with_capacity(640);
-        self.terms.framing.write_header(&mut payload);
-        self.encoder.encode(leg, &ingest, &mut payload).map_err(|error| {
-            tracing::warn!(unit = read.unit, %error, "a leg cannot be encoded and goes to the dead letters");
+    pub(super) fn encode(
+        &self,
+        leg: &Leg<'_>,
+        found: FoundRow,
+        seen_at: UtcMillis,
+        entry: Entry,
+        making: &Making<'_>,
+    ) -> Result<Message, Reason> {
+        let mut fields = Vec::with_capacity(640);
+        self.encoder.encode_fields(leg, &mut fields).map_err(|error| {
+            tracing::warn!(unit = making.read.unit, %error, "a leg cannot be encoded and goes to the dead letters");
             Reason::Invalid
         })?;
+        let parts = Parts { fields: &fields, call_id: leg.call_id().as_bytes() };
+        self.message(&parts, found, seen_at, entry, making)
+    }
+
+    fn message(
+        &self,
+        parts: &Parts<'_>,
+        found: FoundRow,
+        seen_at: UtcMillis,
+        entry: Entry,
+        making: &Making<'_>,
+    ) -> Result<Message, Reason> {
+        let FoundRow { at, disconnected, .. } = found;
+        let ingest = Ingest {
+            first_seen: seen_at,
+            how: making.read.piece.how,
+            late: at < making.final_to,
+            revision: entry.seen.revision,
+            window: making.read.piece.window,
+        };
+        let mut payload = Vec::with_capacity(parts.fields.len() + ORIGIN_BYTES_MAX);
+        self.terms.framing.write_header(&mut payload);
+        payload.extend_from_slice(parts.fields);
+        self.encoder.encode_ingest(&ingest, &mut payload);
         let timestamp = match self.terms.timestamp {
-            MessageTimestamp::Disconnect => Some(leg.disconnected),
+            MessageTimestamp::Disconnect => Some(disconnected),
             MessageTimestamp::Publish => None,
         };
         let cluster = &self.owner.follower.cluster;
-        if timestamp.is_some_and(|timestamp| !cluster.takes_timestamp(Destination::Legs, timestamp, self.clock.now())) {
+        if timestamp.is_some_and(|timestamp| !cluster.takes_timestamp(Destination::Legs, timestamp, making.now)) {
             return Err(Reason::Timestamp);
         }
         let message = Message {
             destination: Destination::Legs,
-            key: leg.call_id().as_bytes().to_vec(),
+            key: parts.call_id.to_vec(),
             payload: Some(payload),
             timestamp,
-            headers: self.headers(entry, within(at, read.piece.window), read),
+            headers: making.headers(entry, within(at, making.read.piece.window)),
         };
         if message.size_bytes() <= cluster.message_bytes_max(Destination::Legs) {
             Ok(message)
@@ -325,30 +389,19 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         }
     }
 
-    fn headers(&self, entry: Entry, at: UtcMillis, read: Read<'_>) -> Vec<(&'static str, Vec<u8>)> {
-        let trace = Trace {
-            journal: Trace::journal_tag(&self.owner.terms.journal),
-            seen: entry.seen,
-            generation: self.progress(read.unit).map_or(0, |unit| unit.generation),
-            at,
-            unit: read.unit.to_owned(),
-        };
-        vec![(KeyHash::HEADER, entry.key.0.to_vec()), (Trace::HEADER, trace.to_bytes())]
-    }
-
     /// Adds to a batch what is not yet among the dead letters.
     async fn bury(
         &self,
         batch: &mut Batch,
-        rows: &[&[u8]],
+        rows: &[ReadyRow<'_>],
         dead: Vec<DeadRow>,
-        read: Read<'_>,
+        making: &Making<'_>,
         unburied: &BTreeSet<usize>,
     ) -> Result<(), Fault> {
         if dead.is_empty() {
             return Ok(());
         }
-        let keys: Vec<KeyHash> = dead.iter().map(|dead| KeyHash::of_dead_row(rows[dead.row])).collect();
+        let keys: Vec<KeyHash> = dead.iter().map(|dead| KeyHash::of_dead_row(rows[dead.row].raw())).collect();
         let stored = self.owner.follower.find(keys.clone()).await?;
         let mut in_batch = BTreeSet::new();
         for ((key, stored), dead) in keys.into_iter().zip(stored).zip(dead) {
@@ -362,7 +415,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 continue;
             }
             let entry = Entry { key, seen: Seen { fingerprint: None, revision: 0 } };
-            batch.messages.push(self.dead_letter(entry, rows[dead.row], &dead, read));
+            batch.messages.push(self.dead_letter(entry, rows[dead.row], &dead, making));
             batch.rows.push(dead.row);
             batch.buried.push(dead.reason);
             batch.page.add_new(entry, dead.at, true);
@@ -370,9 +423,10 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         Ok(())
     }
 
-    fn dead_letter(&self, entry: Entry, raw: &[u8], dead: &DeadRow, read: Read<'_>) -> Message {
+    fn dead_letter(&self, entry: Entry, row: ReadyRow<'_>, dead: &DeadRow, making: &Making<'_>) -> Message {
+        let (raw, read) = (row.raw(), making.read);
         let row_hash: String = entry.key.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut headers = self.headers(entry, dead.at, read);
+        let mut headers = making.headers(entry, dead.at);
         headers.extend([
             ("call-legs-error-code", dead.reason.code().into()),
             ("call-legs-error-message", dead.reason.to_string().into()),
@@ -385,7 +439,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             destination: Destination::DeadLetters,
             key: row_hash.into_bytes(),
             payload: None,
-            timestamp: Some(read.seen_at),
+            timestamp: Some(row.seen_at()),
             headers,
         };
         let bytes_max = self.owner.follower.cluster.message_bytes_max(Destination::DeadLetters);
@@ -393,23 +447,6 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         message.payload = Some(raw[..raw.len().min(room)].to_vec());
         message
     }
-}
-
-/// A leg's time on the axis that the windows are cut on.
-pub fn time_of(leg: &Leg<'_>, basis: TimeBasis) -> UtcMillis {
-    match (basis, &leg.values[position::CONNECT_TIME]) {
-        (TimeBasis::Connect, Value::Integer(connected)) if *connected > 0 => UtcMillis::new(*connected),
-        _ => leg.disconnected,
-    }
-}
-
-/// Whether a text beside a time that decides about windows contradicts our idea of the zone.
-fn contradiction(leg: &Leg<'_>, basis: TimeBasis, zone: Tz) -> Option<Contradiction> {
-    let connected = (basis == TimeBasis::Connect).then_some(position::CONNECT_TIME);
-    [Some(position::DISCONNECTED_TIME), connected]
-        .into_iter()
-        .flatten()
-        .find_map(|position| zone::contradiction(leg, position, zone))
 }
 
 /// By when an identity may be forgotten: a time outside the window, which the API's filter should not
@@ -420,34 +457,4 @@ fn within(at: UtcMillis, window: Window) -> UtcMillis {
 
 fn last_of(window: Window) -> UtcMillis {
     UtcMillis::new(window.end.as_millis() - 1).max(window.start)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_connect_times_text_matters_only_where_windows_are_cut_on_it() {
-        let row = |connected: &str, disconnected: &str| {
-            format!(
-                r#"{{"callId":"1","legId":"1","connectTimeUTC":1643898447539,"connectTime":"{connected}",
-                "disconnectedTimeUTC":1643898472253,"disconnectedTime":"{disconnected}"}}"#
-            )
-        };
-        let found = |raw: &str, basis| match wire::row(raw.as_bytes()) {
-            Row::Leg(leg) => contradiction(&leg, basis, Tz::America__New_York).is_some(),
-            other => panic!("expected a leg, got {other:?}"),
-        };
-        let right = ("2022-02-03T09:27:27.539-0500", "2022-02-03T09:27:52.253-0500");
-        let utc = ("2022-02-03T14:27:27.539+0000", "2022-02-03T14:27:52.253+0000");
-        for (raw, on_connect, on_disconnect) in [
-            (row(right.0, right.1), false, false),
-            (row(utc.0, right.1), true, false),
-            (row(right.0, utc.1), true, true),
-            (row("0", right.1), false, false),
-        ] {
-            assert_eq!(found(&raw, TimeBasis::Connect), on_connect, "{raw}");
-            assert_eq!(found(&raw, TimeBasis::Disconnect), on_disconnect, "{raw}");
-        }
-    }
 }

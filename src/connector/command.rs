@@ -141,7 +141,7 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
         let mut workers = JoinSet::new();
         let ended = stop.child_token();
         for unit in &self.terms.units {
-            let reader = self.reader(unit, publisher, &Traffic::default(), &ended);
+            let reader = self.reader(unit, publisher, (&Traffic::default(), &self.ahead()), &ended);
             workers.spawn(Backfiller { reader }.run());
         }
         workers.spawn(beat(Arc::clone(publisher), self.terms.beat, ended.clone()));

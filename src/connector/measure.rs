@@ -152,9 +152,9 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         // What was there before the unit was begun, or is repeated, was never to be fresh.
         let awaited_from = unit.change.as_ref().map_or(UtcMillis::new(i64::MIN), |change| change.at);
         let looked = unit.progress.complete_to.plus(self.terms.delays.settle);
-        let awaited = batch.disconnected.iter().filter(|at| **at >= awaited_from);
+        let awaited = batch.disconnected.iter().filter(|(at, _)| *at >= awaited_from);
         awaited
-            .map(|at| LegTimes { disconnected: *at, looked, begun: read.begun_at, seen: read.seen_at, committed })
+            .map(|&(disconnected, seen)| LegTimes { disconnected, looked, begun: read.begun_at, seen, committed })
             .collect()
     }
 }

@@ -1,11 +1,11 @@
 //! The flow: own the journal, then for each unit plan → fetch → classify → encode → publish → commit.
 //!
 //! ```text
-//!   unit A ─ poller: plan ─▶ fetch page n+1 ─┐ pages, one ahead        stand by ─▶ take over ─▶ read back
-//!   unit B ─ poller: plan ─▶ fetch ──────────┤                             ▲ owner        │
-//!                                            ▼                             └──── doubt ───┤
+//!   unit A ─ poller: plan ─▶ fetch ─▶ prepare ─┐ pages, some ahead      stand by ─▶ take over ─▶ read back
+//!   unit B ─ poller: plan ─▶ fetch ─▶ prepare ─┤                            ▲ owner        │
+//!                                              ▼                            └──── doubt ───┤
 //!                             publisher (one for all units) ───────────────────────────▶ commit
-//!                             classify ─▶ encode ─▶ legs, status, page, progress: one transaction
+//!                             classify ─▶ messages ─▶ legs, status, page, progress: one transaction
 //!                                │                                                │
 //!                              view ◀──────────────── apply ◀─────────────────────┘
 //! ```
@@ -18,7 +18,8 @@
 //! | `poller` | one unit's loop |
 //! | `sweeper`, `backfiller` | one unit's slower re-reads, and the past periods that an operator asked for |
 //! | `reader` | one window read whole, page by page |
-//! | `batch` | rows to messages: parsed, classified, encoded |
+//! | `ahead`, `prepare` | pages on their way: how many, made ready (parsed, hashed, encoded) meanwhile |
+//! | `batch` | rows to messages: classified, put together |
 //! | `publisher` | messages to transactions; beats |
 //! | `measure` | what status and metrics show of it |
 //! | `owner`, `takeover` | who may write: standing by, claim, read-back, what follows a doubtful answer |
@@ -32,6 +33,7 @@
 //! | `fault` | every reason not to go on, and what follows from it |
 //! | `stage` | the stages as spans of a trace |
 
+mod ahead;
 mod backfiller;
 mod batch;
 mod claim;
@@ -44,6 +46,7 @@ mod measure;
 mod order;
 mod owner;
 mod poller;
+mod prepare;
 mod publisher;
 mod reader;
 mod replay;
@@ -61,12 +64,12 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use batch::time_of;
 pub use dead_letters::{DeadLetter, list_dead_letters};
 pub use fault::JournalFault;
 pub use follower::{read_journal, verify_view};
 pub use order::{Order, OrderError, preview_backfill, preview_rewind};
 pub use owner::{Identity, Terms};
+pub use prepare::time_of;
 pub use publisher::RecordTerms;
 pub use replay::preview_replay;
 pub use survey::ReplayTerms;
@@ -83,10 +86,12 @@ use crate::source::Source;
 use crate::store::{StoreError, View};
 use crate::telemetry::status::UnitState;
 use crate::telemetry::{Metrics, Role, StatusBoard};
+use ahead::Ahead;
 use backfiller::Backfiller;
 use fault::Fault;
 use owner::Owner;
 use poller::Poller;
+use prepare::Preparer;
 use publisher::Publisher;
 use reader::{Traffic, WindowReader};
 use replay::Replay;
@@ -250,7 +255,7 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
         &self,
         unit: &str,
         publisher: &Arc<Mutex<Publisher<C, V>>>,
-        traffic: &Traffic,
+        (traffic, ahead): (&Traffic, &Ahead),
         stop: &CancellationToken,
     ) -> WindowReader<S, C, V> {
         WindowReader {
@@ -262,9 +267,16 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
             status: self.status.clone(),
             metrics: Arc::clone(&self.metrics),
             traffic: traffic.clone(),
+            ahead: ahead.clone(),
             trouble: Arc::default(),
             stop: stop.clone(),
         }
+    }
+
+    fn ahead(&self) -> Ahead {
+        let random = self.clock.nonce();
+        let seed = u64::from_ne_bytes(std::array::from_fn(|byte| random[byte]));
+        Ahead::new(Preparer::new(self.records.time_basis, self.pace.time_zone, seed))
     }
 
     fn publisher(&self, stop: &CancellationToken) -> Publisher<C, V> {
@@ -289,8 +301,9 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
     async fn work(&mut self, publisher: &Arc<Mutex<Publisher<C, V>>>, stop: &CancellationToken) -> Result<(), Fault> {
         let mut workers = JoinSet::new();
         let traffic = Traffic::default();
+        let ahead = self.ahead();
         for unit in &self.terms.units {
-            let reader = self.reader(unit, publisher, &traffic, stop);
+            let reader = self.reader(unit, publisher, (&traffic, &ahead), stop);
             let sweeper = Sweeper { reader: reader.clone(), sweeps: self.pace.sweeps.clone() };
             workers.spawn(Backfiller { reader: reader.clone() }.run());
             workers.spawn(Poller { reader, start_from: self.start_from }.run());

@@ -15,8 +15,9 @@ use super::fault::Fault;
 use super::hourly::SeenHours;
 use super::order::Order;
 use super::owner::{Decision, Owner};
+use super::prepare::ReadyRow;
 use super::stage::{count, stage, traced};
-use super::transaction::{CommitError, Draft, PAGE_ENTRIES_MAX};
+use super::transaction::{CommitError, Draft};
 use crate::clock::Clock;
 use crate::codec::{Framing, LegEncoder};
 use crate::config::{MessageTimestamp, Revisions, TimeBasis};
@@ -44,9 +45,6 @@ pub(super) const REFUSED_KEPT: Duration = Duration::from_secs(3600);
 
 /// How many rows go into one transaction when each is sent in a record batch of its own.
 pub(super) const ALONE_MAX: usize = 100;
-
-/// How many bytes of rows go into one transaction at most; as Avro they are less.
-const CHUNK_BYTES_MAX: usize = 8 << 20;
 
 /// How many such rows are remembered.
 const REFUSED_KEPT_MAX: usize = 10_000;
@@ -359,15 +357,10 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         }
     }
 
-    /// The rows that go into the next transaction, at most `rows_max`, and those that do not.
-    pub(super) fn split<'a, 'b>(&self, rows: &'a [&'b [u8]], rows_max: usize) -> (&'a [&'b [u8]], &'a [&'b [u8]]) {
-        rows.split_at(chunk_length(rows).min(rows_max))
-    }
-
     /// Publishes what is new of some rows in one transaction, counts every row, and takes note of what was seen.
     pub(super) async fn publish(
         &mut self,
-        rows: &[&[u8]],
+        rows: &[ReadyRow<'_>],
         read: Read<'_>,
         sightings: &mut Sightings,
     ) -> Result<Counts, Fault> {
@@ -382,7 +375,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
 
     async fn publish_until_known(
         &mut self,
-        rows: &[&[u8]],
+        rows: &[ReadyRow<'_>],
         read: Read<'_>,
         sightings: &mut Sightings,
     ) -> Result<Counts, Fault> {
@@ -467,7 +460,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         batch: &Batch,
         position: usize,
         reason: Reason,
-        rows: &[&[u8]],
+        rows: &[ReadyRow<'_>],
         read: Read<'_>,
         unburied: &mut BTreeSet<usize>,
     ) {
@@ -476,7 +469,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             if self.refused.len() >= REFUSED_KEPT_MAX {
                 self.refused.clear();
             }
-            self.refused.insert(KeyHash::of_dead_row(rows[row]), (reason, Instant::now()));
+            self.refused.insert(KeyHash::of_dead_row(rows[row].raw()), (reason, Instant::now()));
         } else {
             tracing::warn!(
                 unit = read.unit,
@@ -651,16 +644,6 @@ async fn commit_watched<C: Cluster, V: View>(
             }
         }
     }
-}
-
-/// How many of the rows go into the next transaction.
-fn chunk_length(rows: &[&[u8]]) -> usize {
-    let mut bytes = 0;
-    let fitting = rows.iter().take(PAGE_ENTRIES_MAX).take_while(|row| {
-        bytes += row.len();
-        bytes <= CHUNK_BYTES_MAX
-    });
-    fitting.count().max(1)
 }
 
 fn acknowledged(status: &StatusBoard) {

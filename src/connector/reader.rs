@@ -1,4 +1,4 @@
-//! One window, read whole: its pages fetched one after the other, each published while the next is on its way.
+//! One window, read whole: its pages fetched one after the other, and published while the next ones are on their way.
 //!
 //! How a request is repeated and when it is given up is decided here; what is read and what follows from it
 //! is the matter of `poller`, `sweeper` and `backfiller`.
@@ -10,13 +10,17 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 use tracing::field::Empty;
 
 use super::Pace;
+use super::ahead::{Ahead, Queue, Underway};
 use super::batch::{Read, Sightings};
 use super::fault::Fault;
 use super::publisher::Publisher;
 use super::stage::{count, stage, traced};
+use super::transaction::PAGE_ENTRIES_MAX;
 use crate::clock::Clock;
 use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
@@ -122,6 +126,7 @@ pub(super) struct WindowReader<S, C: Cluster, V> {
     pub(super) status: StatusBoard,
     pub(super) metrics: Arc<Metrics>,
     pub(super) traffic: Traffic,
+    pub(super) ahead: Ahead,
     /// What keeps the unit's polls from reading.
     pub(super) trouble: Arc<std::sync::Mutex<Repeated>>,
     pub(super) stop: CancellationToken,
@@ -138,6 +143,7 @@ impl<S, C: Cluster, V> Clone for WindowReader<S, C, V> {
             status: self.status.clone(),
             metrics: Arc::clone(&self.metrics),
             traffic: self.traffic.clone(),
+            ahead: self.ahead.clone(),
             trouble: Arc::clone(&self.trouble),
             stop: self.stop.clone(),
         }
@@ -200,22 +206,24 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
     /// One pass over a window's pages; gives how it ended, and how many rows there should have been.
     async fn read_once(&self, pass: &mut Pass<'_>, bounds: &QueryBounds) -> Result<(Ended, Option<u64>), ReadError> {
         pass.sightings = Sightings::default();
-        let (pages, received) = mpsc::channel(1);
+        let (pages, received) = Ahead::channel();
         let (is_live, rows_max) = (pass.piece.how.is_live(), pass.rows_max);
         let begun_at = self.clock.now();
-        let (fetched, published) = tokio::join!(
-            self.scroll(bounds, pages, is_live, rows_max),
-            self.publish_pages(pass, bounds.asked, begun_at, received)
-        );
-        published?;
-        fetched
+        let scrolling = {
+            let (reader, bounds) = (self.clone(), bounds.clone());
+            let scrolling = async move { reader.scroll(&bounds, pages, is_live, rows_max).await };
+            // A task of its own, so that neither waits while the other computes.
+            AbortOnDropHandle::new(tokio::spawn(scrolling.in_current_span()))
+        };
+        self.publish_pages(pass, bounds.asked, begun_at, received).await?;
+        scrolling.await.map_err(|error| Fault::Worker(error.to_string()))?
     }
 
     /// Fetches page after page.
     async fn scroll(
         &self,
         bounds: &QueryBounds,
-        pages: mpsc::Sender<(Page, UtcMillis)>,
+        pages: mpsc::Sender<Underway>,
         is_live: bool,
         rows_max: Option<u64>,
     ) -> Result<(Ended, Option<u64>), ReadError> {
@@ -228,9 +236,10 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
                 return Ok((Ended::TooManyRows, None));
             }
             let step = scroll.on_page(PageMeta { rows: page.len(), total: page.total, cursor: page.cursor.as_deref() });
-            if !page.is_empty() && pages.send((page, self.clock.now())).await.is_err() {
-                // The publishing side has given up and says why.
-                return Err(Fault::Stopped.into());
+            if !page.is_empty() {
+                let underway = self.until_stopped(self.ahead.begin(page, self.clock.now(), is_live)).await??;
+                // Where the publishing side has given up, it says why.
+                pages.send(underway).await.map_err(|_| Fault::Stopped)?;
             }
             match step {
                 Step::Next(next) => cursor = Some(next),
@@ -245,28 +254,24 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
         pass: &mut Pass<'_>,
         asked: Window,
         begun_at: UtcMillis,
-        mut pages: mpsc::Receiver<(Page, UtcMillis)>,
+        mut pages: mpsc::Receiver<Underway>,
     ) -> Result<(), ReadError> {
-        let is_live = pass.piece.how.is_live();
-        while let Some((page, seen_at)) = pages.recv().await {
-            let zone = self.pace.time_zone;
-            let read = Read { unit: &self.unit, piece: pass.piece, asked, zone, begun_at, seen_at };
-            let rows: Vec<&[u8]> = page.rows().collect();
-            let mut rest = rows.as_slice();
-            while !rest.is_empty() {
-                let mut publisher = self.publisher.lock().await;
-                // Told to stop, nothing new begins; what another unit has under way ends first.
-                if self.stop.is_cancelled() {
-                    return Err(Fault::Stopped.into());
-                }
-                if publisher.progress(&self.unit).is_none_or(|unit| unit.generation != pass.generation) {
-                    return Err(ReadError::Replaced);
-                }
-                let rows_max = if is_live { usize::MAX } else { OLD_ROWS_MAX };
-                let (chunk, others) = publisher.split(rest, rows_max);
-                *pass.counts += publisher.publish(chunk, read, &mut pass.sightings).await?;
-                rest = others;
+        let read = Read { unit: &self.unit, piece: pass.piece, asked, begun_at };
+        let rows_max = if pass.piece.how.is_live() { PAGE_ENTRIES_MAX } else { OLD_ROWS_MAX };
+        let mut queue = Queue::default();
+        while queue.fill(&mut pages, rows_max).await? {
+            let mut publisher = self.publisher.lock().await;
+            // Told to stop, nothing new begins; what another unit has under way ends first.
+            if self.stop.is_cancelled() {
+                return Err(Fault::Stopped.into());
             }
+            if publisher.progress(&self.unit).is_none_or(|unit| unit.generation != pass.generation) {
+                return Err(ReadError::Replaced);
+            }
+            let rows = queue.chunk(rows_max);
+            *pass.counts += publisher.publish(&rows, read, &mut pass.sightings).await?;
+            let published = rows.len();
+            queue.drop_first(published);
         }
         Ok(())
     }

@@ -20,13 +20,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use chrono_tz::Tz;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Read;
 use super::fault::Fault;
 use super::order::OrderError;
+use super::prepare::Found;
 use super::publisher::{ALONE_MAX, Committed, Publisher};
 use super::survey::{Candidate, ReplayTerms, Survey};
 use super::transaction::{Draft, PageDraft};
@@ -314,7 +314,8 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 revival.fates.push(Fate::UnitNotRead);
                 continue;
             };
-            let seen = Seen { fingerprint: Some(Fingerprint::of_leg(&leg)), revision: 0 };
+            let fingerprint = Fingerprint::of_leg(&leg);
+            let seen = Seen { fingerprint: Some(fingerprint), revision: 0 };
             let entry = Entry { key: candidate.key, seen };
             let is_remembered = stored.is_some() || in_batch.contains(&candidate.key);
             let outcome = match survey.verdict(candidate, is_remembered) {
@@ -324,10 +325,12 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 }
                 Verdict::Known => ReplayOutcome::Known,
                 Verdict::Publish => {
-                    let read = read(candidate);
+                    let making = self.making(read(candidate));
+                    let (at, seen_at, disconnected) = (candidate.at, candidate.seen_at, leg.disconnected);
+                    let found = Found { fingerprint, at, disconnected };
                     let encoded = match refused.get(&place) {
                         Some(reason) => Err(*reason),
-                        None => self.encode(&leg, entry, candidate.at, read),
+                        None => self.encode(&leg, found, seen_at, entry, &making),
                     };
                     let Ok(message) = encoded else {
                         revival.fates.push(Fate::StillDead);
@@ -386,9 +389,7 @@ fn read(candidate: &Candidate) -> Read<'_> {
         unit: &candidate.unit,
         piece: Piece { window, how: How::Replay },
         asked: window,
-        zone: Tz::UTC,
         begun_at: candidate.seen_at,
-        seen_at: candidate.seen_at,
     }
 }
 

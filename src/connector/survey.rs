@@ -17,10 +17,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-use super::batch::time_of;
 use super::dead_letters::{DeadLetter, ReplayedLetters, committed};
 use super::fault::{Fault, JournalFault};
 use super::follower::{decode, stretch};
+use super::prepare::time_of;
 use crate::codec::JournalCodec;
 use crate::config::TimeBasis;
 use crate::core::dead_letter::Reason;

@@ -203,7 +203,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
         let mut journal: Vec<(i64, Record)> = Vec::new();
         if hooks::is_mutant(Mutant::ProgressFirst) {
             let records = self.progress_records(&draft, head.last_seq + 1, head.chain, &out_offsets);
-            journal.extend(self.write_journal(session, records).await.map_err(doubt)?);
+            journal.extend(self.write_journal(session, records, Vec::new()).await.map_err(doubt)?);
         }
         let places = session.producer.send(draft.messages, draft.packing.unwrap_or(Packing::Shared)).await?;
         raise(&mut out_offsets, draft.messages, &places)?;
@@ -229,9 +229,9 @@ impl<C: Cluster, V: View> Owner<C, V> {
             self.apply_too_early(&records).await?;
         }
         // From here on a refusal speaks of our own records, not of any row.
-        self.send_status(session, &mut draft, &accounted).await.map_err(doubt)?;
+        let status = self.status_messages(session.delivery, &mut draft, &accounted);
         let forgettable = self.forgettable();
-        journal.extend(self.write_journal(session, records).await.map_err(doubt)?);
+        journal.extend(self.write_journal(session, records, status).await.map_err(doubt)?);
         point("page-sent");
 
         let mut last = self.day_records(&draft.seen);
@@ -239,9 +239,9 @@ impl<C: Cluster, V: View> Owner<C, V> {
         if !hooks::is_mutant(Mutant::ProgressFirst) {
             last.extend(self.progress_records(&draft, seq, chain, &accounted));
         }
-        journal.extend(self.write_journal(session, last).await.map_err(doubt)?);
         // After what says that the pages are no longer needed.
-        self.send_tombstones(session, &forgettable).await.map_err(doubt)?;
+        let tombstones = forgettable.iter().map(tombstone).collect();
+        journal.extend(self.write_journal(session, last, tombstones).await.map_err(doubt)?);
         point("progress-sent");
         if !draft.messages.is_empty() {
             hooks::point_soon("committing");
@@ -286,51 +286,30 @@ impl<C: Cluster, V: View> Owner<C, V> {
         self.forgettable().last().map_or(oldest, |(seq, _)| (seq + 1).max(oldest))
     }
 
-    async fn send_status(
-        &self,
-        session: &mut Session<C::Producer>,
-        draft: &mut Draft<'_>,
-        out_offsets: &OutOffsets,
-    ) -> Result<(), ProducerError> {
-        let mut messages = Vec::with_capacity(draft.feeds.len());
-        for mut feed in draft.feeds.drain(..) {
+    fn status_messages(&self, delivery: Delivery, draft: &mut Draft<'_>, out_offsets: &OutOffsets) -> Vec<Message> {
+        let message = |mut feed: UnitFeed| {
             feed.out_offsets.clone_from(out_offsets);
-            feed.delivery = session.delivery;
-            messages.push(status_message(&feed, &self.feed_encoder, &self.terms.status_framing));
-        }
-        session.producer.send(&messages, Packing::Shared).await?;
-        Ok(())
-    }
-
-    async fn send_tombstones(
-        &self,
-        session: &mut Session<C::Producer>,
-        pages: &[(Seq, Option<Nonce>)],
-    ) -> Result<(), ProducerError> {
-        let tombstone = |(seq, writer): &(Seq, Option<Nonce>)| Message {
-            destination: Destination::Journal,
-            key: page_key(*seq, *writer).into_bytes(),
-            payload: None,
-            timestamp: None,
-            headers: Vec::new(),
+            feed.delivery = delivery;
+            status_message(&feed, &self.feed_encoder, &self.terms.status_framing)
         };
-        let messages: Vec<Message> = pages.iter().map(tombstone).collect();
-        session.producer.send(&messages, Packing::Shared).await?;
-        Ok(())
+        draft.feeds.drain(..).map(message).collect()
     }
 
+    /// Sends records to the journal, and behind them in one go what else there is; gives the records with their offsets.
     async fn write_journal(
         &self,
         session: &mut Session<C::Producer>,
         records: Vec<Record>,
+        others: Vec<Message>,
     ) -> Result<Vec<(i64, Record)>, ProducerError> {
-        let messages: Vec<Message> = records
+        let messages = records
             .iter()
             .map(|record| {
                 let (key, payload) = self.follower.codec.encode(record);
                 Message { destination: Destination::Journal, key, payload, timestamp: None, headers: Vec::new() }
             })
-            .collect();
+            .chain(others);
+        let messages: Vec<Message> = messages.collect();
         let places = session.producer.send(&messages, Packing::Shared).await?;
         Ok(places.into_iter().map(|place| place.offset).zip(records).collect())
     }
@@ -346,6 +325,17 @@ impl<C: Cluster, V: View> Owner<C, V> {
         head.last_seq = pages.last().map_or(head.last_seq, |page| page.seq);
         head.chain = pages.last().map_or(head.chain, Page::chain);
         Ok(self.follower.view.apply(pages, head).await?)
+    }
+}
+
+/// What deletes a page.
+fn tombstone(&(seq, writer): &(Seq, Option<Nonce>)) -> Message {
+    Message {
+        destination: Destination::Journal,
+        key: page_key(seq, writer).into_bytes(),
+        payload: None,
+        timestamp: None,
+        headers: Vec::new(),
     }
 }
 

@@ -1,0 +1,185 @@
+//! Pages that were fetched ahead of what is published: made ready meanwhile, few in memory, put together for transactions.
+//!
+//! ```text
+//!   fetch ─▶ room? ─▶ made ready, in a task ─▶ queue ─▶ as many rows as a transaction takes ─▶ publish
+//!              ▲                                                                                  │
+//!              └──────────────── room is given back once a page is published ─────────────────────┘
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::fault::Fault;
+use super::prepare::{Prepared, Preparer, ReadyRow};
+use crate::core::time::UtcMillis;
+use crate::source::Page;
+
+/// How many KiB of pages may be in memory, for all polls together and for all other reads together. A larger page has
+/// all of it for itself.
+const ROOM_KIB: u32 = 8 << 10;
+
+/// How many bytes of rows go into one transaction at most; as Avro they are less.
+const CHUNK_BYTES_MAX: usize = 8 << 20;
+
+/// More pages than there is ever room for.
+const PAGES_MAX: usize = 1 << 10;
+
+/// Where pages are made ready, for all units.
+#[derive(Clone)]
+pub(super) struct Ahead {
+    preparer: Arc<Preparer>,
+    live: Arc<Semaphore>,
+    older: Arc<Semaphore>,
+}
+
+/// A page on its way.
+pub(super) struct Underway {
+    preparing: AbortOnDropHandle<Prepared>,
+    room: OwnedSemaphorePermit,
+}
+
+impl Ahead {
+    pub(super) fn new(preparer: Preparer) -> Self {
+        let room = || Arc::new(Semaphore::new(ROOM_KIB as usize));
+        Self { preparer: Arc::new(preparer), live: room(), older: room() }
+    }
+
+    /// A way for the pages of one read.
+    pub(super) fn channel() -> (mpsc::Sender<Underway>, mpsc::Receiver<Underway>) {
+        mpsc::channel(PAGES_MAX)
+    }
+
+    /// Waits until there is room for a page, and begins to make it ready.
+    pub(super) async fn begin(&self, page: Page, seen_at: UtcMillis, is_live: bool) -> Result<Underway, Fault> {
+        let rooms = if is_live { &self.live } else { &self.older };
+        let kib = u32::try_from(page.size_bytes() >> 10).unwrap_or(ROOM_KIB).clamp(1, ROOM_KIB);
+        // It is never closed.
+        let room = Arc::clone(rooms).acquire_many_owned(kib).await.map_err(|_| Fault::Stopped)?;
+        let preparer = Arc::clone(&self.preparer);
+        let preparing = tokio::spawn(async move { preparer.prepare(page, seen_at).await });
+        Ok(Underway { preparing: AbortOnDropHandle::new(preparing), room })
+    }
+}
+
+/// Rows that are ready, in the order of their pages.
+#[derive(Default)]
+pub(super) struct Queue {
+    pages: VecDeque<(Prepared, OwnedSemaphorePermit)>,
+    /// How many rows of the first page are published.
+    published: usize,
+}
+
+impl Queue {
+    /// Takes in what is on its way, up to `rows_max` rows, but waits only where there is nothing; `false` at the end.
+    pub(super) async fn fill(&mut self, pages: &mut mpsc::Receiver<Underway>, rows_max: usize) -> Result<bool, Fault> {
+        while self.len() < rows_max {
+            let next = if self.pages.is_empty() { pages.recv().await } else { pages.try_recv().ok() };
+            let Some(Underway { preparing, room }) = next else { break };
+            let prepared = preparing.await.map_err(|error| Fault::Worker(error.to_string()))?;
+            self.pages.push_back((prepared, room));
+        }
+        Ok(!self.pages.is_empty())
+    }
+
+    /// The rows of the next transaction, at most `rows_max`.
+    pub(super) fn chunk(&self, rows_max: usize) -> Vec<ReadyRow<'_>> {
+        let rows = self.pages.iter().zip(std::iter::once(self.published).chain(std::iter::repeat(0)));
+        let rows = rows.flat_map(|((page, _), first)| page.rows_from(first)).take(rows_max);
+        let mut bytes = 0;
+        let mut chunk = Vec::with_capacity(rows_max.min(self.len()));
+        for row in rows {
+            bytes += row.raw().len();
+            if bytes > CHUNK_BYTES_MAX && !chunk.is_empty() {
+                break;
+            }
+            chunk.push(row);
+        }
+        chunk
+    }
+
+    /// Drops as many rows as were published.
+    pub(super) fn drop_first(&mut self, rows: usize) {
+        self.published += rows;
+        while let Some((page, _)) = self.pages.front()
+            && self.published >= page.len()
+        {
+            self.published -= page.len();
+            self.pages.pop_front();
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.pages.iter().map(|(page, _)| page.len()).sum::<usize>() - self.published
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use chrono_tz::Tz;
+
+    use super::*;
+    use crate::config::TimeBasis;
+    use crate::source::wire;
+
+    fn page(rows: &[usize]) -> Page {
+        let rows: Vec<String> = rows.iter().map(|bytes| format!("{:?}", "x".repeat(*bytes - 2))).collect();
+        wire::page(Bytes::from(format!(r#"{{"data":[{}]}}"#, rows.join(",")))).unwrap()
+    }
+
+    fn ahead() -> Ahead {
+        Ahead::new(Preparer::new(TimeBasis::Disconnect, Tz::UTC, 1))
+    }
+
+    fn lengths(queue: &Queue, rows_max: usize) -> Vec<usize> {
+        queue.chunk(rows_max).iter().map(|row| row.raw().len()).collect()
+    }
+
+    #[tokio::test]
+    async fn rows_of_several_pages_go_together_in_their_order() {
+        let (ahead, (sender, mut pages)) = (ahead(), Ahead::channel());
+        for rows in [&[11, 12, 13][..], &[21, 22], &[31]] {
+            sender.send(ahead.begin(page(rows), UtcMillis::new(1), true).await.unwrap()).await.unwrap();
+        }
+        drop(sender);
+        let mut queue = Queue::default();
+        assert!(queue.fill(&mut pages, 4).await.unwrap());
+        assert_eq!(lengths(&queue, 4), [11, 12, 13, 21]);
+        queue.drop_first(4);
+        assert!(queue.fill(&mut pages, 4).await.unwrap());
+        assert_eq!(lengths(&queue, 4), [22, 31]);
+        queue.drop_first(2);
+        assert!(!queue.fill(&mut pages, 4).await.unwrap());
+        assert_eq!(ahead.live.available_permits(), ROOM_KIB as usize, "all room is given back");
+    }
+
+    #[tokio::test]
+    async fn a_transaction_takes_few_large_rows_and_one_in_any_case() {
+        let (ahead, (sender, mut pages)) = (ahead(), Ahead::channel());
+        let large = CHUNK_BYTES_MAX + 1;
+        sender.send(ahead.begin(page(&[10, large, 20]), UtcMillis::new(1), true).await.unwrap()).await.unwrap();
+        let mut queue = Queue::default();
+        queue.fill(&mut pages, 9).await.unwrap();
+        for expected in [10, large, 20] {
+            assert_eq!(lengths(&queue, 9), [expected]);
+            queue.drop_first(1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_waits_for_room_but_not_for_that_of_older_reads() {
+        let (ahead, large) = (ahead(), ROOM_KIB as usize * 1024);
+        let older = ahead.begin(page(&[large * 2]), UtcMillis::new(1), false).await.unwrap();
+        let first = ahead.begin(page(&[large]), UtcMillis::new(1), true).await.unwrap();
+        let second = ahead.begin(page(&[10]), UtcMillis::new(1), true);
+        tokio::pin!(second);
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(1), &mut second).await;
+        assert!(waited.is_err(), "there is no room");
+        drop(first);
+        assert!(second.await.is_ok());
+        drop(older);
+    }
+}

@@ -1,0 +1,362 @@
+//! A page made ready: its rows parsed, hashed and encoded, as far as that is the rows' own matter.
+//!
+//! ```text
+//!   page ─▶ known by its bytes? ─┬─ no ──▶ parse ─▶ identity, fingerprint, time ─▶ fields as Avro
+//!                                └─ yes ─▶ identity, fingerprint, time, as they were found before
+//! ```
+//!
+//! Nothing here asks the view, the journal or the clock, so that a page is made ready in a task of its own, beside the
+//! transaction of the page before. What was found depends on a row's bytes alone: in the overlap of two polls most rows
+//! come again as they were, and are not parsed again. Whether they are duplicates is not decided here.
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use chrono_tz::Tz;
+use rustc_hash::FxHashMap;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+use crate::codec::LegEncoder;
+use crate::config::TimeBasis;
+use crate::core::dead_letter::Reason;
+use crate::core::identity::{Fingerprint, KeyHash};
+use crate::core::leg::{Leg, Value, position};
+use crate::core::time::UtcMillis;
+use crate::core::zone::{self, Contradiction};
+use crate::source::Page;
+use crate::source::wire::{self, Row};
+
+/// Half of how many rows are remembered by their bytes: 15 MB for all, and hours of the calls of a large company.
+const KNOWN_MAX: usize = 114_000;
+
+/// How many rows are looked at before others have their turn: a fraction of a millisecond.
+const ROWS_AT_ONCE: usize = 128;
+
+/// Makes pages ready; one for all units.
+pub(super) struct Preparer {
+    encoder: LegEncoder,
+    time_basis: TimeBasis,
+    zone: Tz,
+    known: Mutex<KnownRows>,
+    /// Random, so that nobody can make two rows that are taken for one.
+    seed: u64,
+}
+
+/// A page whose rows are ready to be classified.
+pub(super) struct Prepared {
+    page: Page,
+    /// When it was received.
+    seen_at: UtcMillis,
+    rows: Vec<Ready>,
+    /// The legs' fields as Avro, one leg after the other.
+    fields: Vec<u8>,
+    /// Their call IDs, one after the other.
+    call_ids: Vec<u8>,
+    /// The rows that contradict our idea of the zone, by their places on the page.
+    contradictions: Vec<(usize, Contradiction)>,
+}
+
+/// What was found of a row.
+#[derive(Clone, Debug)]
+pub(super) struct Ready {
+    /// The leg's identity, or the row's own hash.
+    pub(super) key: KeyHash,
+    pub(super) what: What,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum What {
+    /// A leg; where it was known by its bytes it is not encoded.
+    Leg(Found, Option<Encoded>),
+    Dead(Reason),
+    Unfinished,
+}
+
+/// What a leg's bytes say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) fingerprint: Fingerprint,
+    /// Its time on the axis of the windows.
+    pub(super) at: UtcMillis,
+    pub(super) disconnected: UtcMillis,
+}
+
+/// Where in the page's texts a leg's fields and call ID are.
+#[derive(Clone, Debug)]
+pub(super) struct Encoded {
+    fields: Range<usize>,
+    call_id: Range<usize>,
+}
+
+/// A row of a page that is ready.
+#[derive(Clone, Copy)]
+pub(super) struct ReadyRow<'a> {
+    page: &'a Prepared,
+    index: usize,
+}
+
+/// A leg's fields as Avro, without its origin, and its call ID.
+pub(super) struct Parts<'a> {
+    pub(super) fields: &'a [u8],
+    pub(super) call_id: &'a [u8],
+}
+
+impl Preparer {
+    pub(super) fn new(time_basis: TimeBasis, zone: Tz, seed: u64) -> Self {
+        Self { encoder: LegEncoder::new(), time_basis, zone, known: Mutex::default(), seed }
+    }
+
+    /// Makes a page ready, with a pause for others every few rows.
+    pub(super) async fn prepare(&self, page: Page, seen_at: UtcMillis) -> Prepared {
+        let hashes: Vec<RowHash> = page.rows().map(|raw| self.hash(raw)).collect();
+        let found = self.known().find(&hashes);
+        let mut prepared = Prepared {
+            seen_at,
+            rows: Vec::with_capacity(page.len()),
+            fields: Vec::new(),
+            call_ids: Vec::new(),
+            contradictions: Vec::new(),
+            page,
+        };
+        let mut learnt = Vec::new();
+        for (index, (hash, known)) in hashes.into_iter().zip(found).enumerate() {
+            if let Some((key, found)) = known {
+                prepared.rows.push(Ready { key, what: What::Leg(found, None) });
+                continue;
+            }
+            let ready = self.parse(&mut prepared, index);
+            if let What::Leg(found, _) = &ready.what
+                && prepared.contradictions.last().is_none_or(|(at, _)| *at != index)
+            {
+                learnt.push((hash, (ready.key, *found)));
+            }
+            prepared.rows.push(ready);
+            if index % ROWS_AT_ONCE == ROWS_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        self.known().learn(learnt);
+        prepared
+    }
+
+    fn parse(&self, prepared: &mut Prepared, index: usize) -> Ready {
+        let Prepared { page, fields, call_ids, contradictions, .. } = prepared;
+        let raw = page.row(index);
+        let leg = match wire::row(raw) {
+            Row::Leg(leg) => leg,
+            Row::Dead(reason) => return Ready { key: KeyHash::of_dead_row(raw), what: What::Dead(reason) },
+            Row::Unfinished => return Ready { key: KeyHash::of_dead_row(raw), what: What::Unfinished },
+        };
+        contradictions.extend(contradiction(&leg, self.time_basis, self.zone).map(|found| (index, found)));
+        let starts = (fields.len(), call_ids.len());
+        // What does not fit the schema is tried again where it can be buried.
+        let encoded = self.encoder.encode_fields(&leg, fields).ok().map(|()| {
+            call_ids.extend_from_slice(leg.call_id().as_bytes());
+            Encoded { fields: starts.0..fields.len(), call_id: starts.1..call_ids.len() }
+        });
+        let found = Found {
+            fingerprint: Fingerprint::of_leg(&leg),
+            at: time_of(&leg, self.time_basis),
+            disconnected: leg.disconnected,
+        };
+        Ready { key: KeyHash::of_leg(&leg), what: What::Leg(found, encoded) }
+    }
+
+    fn hash(&self, raw: &[u8]) -> RowHash {
+        let hash = xxh3_128_with_seed(raw, self.seed).to_ne_bytes();
+        let [low, high] = [0, 8].map(|start| u64::from_ne_bytes(std::array::from_fn(|byte| hash[start + byte])));
+        (low, high)
+    }
+
+    fn known(&self) -> MutexGuard<'_, KnownRows> {
+        // What a panic leaves is true of each row all the same.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Prepared {
+    /// The rows from `first` on.
+    pub(super) fn rows_from(&self, first: usize) -> impl Iterator<Item = ReadyRow<'_>> {
+        (first..self.rows.len()).map(|index| ReadyRow { page: self, index })
+    }
+
+    /// How many rows it has.
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+}
+
+impl<'a> ReadyRow<'a> {
+    /// The bytes that the API sent.
+    pub(super) fn raw(self) -> &'a [u8] {
+        self.page.page.row(self.index)
+    }
+
+    /// When they were received.
+    pub(super) fn seen_at(self) -> UtcMillis {
+        self.page.seen_at
+    }
+
+    pub(super) fn ready(self) -> &'a Ready {
+        &self.page.rows[self.index]
+    }
+
+    /// What in it contradicts our idea of the zone.
+    pub(super) fn contradiction(self) -> Option<Contradiction> {
+        let contradictions = &self.page.contradictions;
+        contradictions.iter().find(|(index, _)| *index == self.index).map(|(_, found)| *found)
+    }
+
+    /// The leg as Avro.
+    pub(super) fn parts(self, encoded: &Encoded) -> Parts<'a> {
+        Parts {
+            fields: &self.page.fields[encoded.fields.clone()],
+            call_id: &self.page.call_ids[encoded.call_id.clone()],
+        }
+    }
+}
+
+/// A row's bytes, hashed.
+type RowHash = (u64, u64);
+
+/// What was found of legs by their rows' bytes: the newest, in two halves, of which the older is forgotten as a whole.
+#[derive(Default)]
+struct KnownRows {
+    young: FxHashMap<RowHash, (KeyHash, Found)>,
+    old: FxHashMap<RowHash, (KeyHash, Found)>,
+}
+
+impl KnownRows {
+    fn find(&mut self, hashes: &[RowHash]) -> Vec<Option<(KeyHash, Found)>> {
+        hashes.iter().map(|hash| self.young.get(hash).copied().or_else(|| self.find_old(hash))).collect()
+    }
+
+    fn find_old(&mut self, hash: &RowHash) -> Option<(KeyHash, Found)> {
+        let found = self.old.remove(hash)?;
+        self.learn([(*hash, found)]);
+        Some(found)
+    }
+
+    fn learn(&mut self, learnt: impl IntoIterator<Item = (RowHash, (KeyHash, Found))>) {
+        for (hash, found) in learnt {
+            if self.young.len() >= KNOWN_MAX {
+                std::mem::swap(&mut self.young, &mut self.old);
+                self.young.clear();
+            }
+            self.young.insert(hash, found);
+        }
+    }
+}
+
+/// A leg's time on the axis that the windows are cut on.
+pub fn time_of(leg: &Leg<'_>, basis: TimeBasis) -> UtcMillis {
+    match (basis, &leg.values[position::CONNECT_TIME]) {
+        (TimeBasis::Connect, Value::Integer(connected)) if *connected > 0 => UtcMillis::new(*connected),
+        _ => leg.disconnected,
+    }
+}
+
+/// Whether a text beside a time that decides about windows contradicts our idea of the zone.
+fn contradiction(leg: &Leg<'_>, basis: TimeBasis, zone: Tz) -> Option<Contradiction> {
+    let connected = (basis == TimeBasis::Connect).then_some(position::CONNECT_TIME);
+    [Some(position::DISCONNECTED_TIME), connected]
+        .into_iter()
+        .flatten()
+        .find_map(|position| zone::contradiction(leg, position, zone))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn the_connect_times_text_matters_only_where_windows_are_cut_on_it() {
+        let row = |connected: &str, disconnected: &str| {
+            format!(
+                r#"{{"callId":"1","legId":"1","connectTimeUTC":1643898447539,"connectTime":"{connected}",
+                "disconnectedTimeUTC":1643898472253,"disconnectedTime":"{disconnected}"}}"#
+            )
+        };
+        let found = |raw: &str, basis| match wire::row(raw.as_bytes()) {
+            Row::Leg(leg) => contradiction(&leg, basis, Tz::America__New_York).is_some(),
+            other => panic!("expected a leg, got {other:?}"),
+        };
+        let right = ("2022-02-03T09:27:27.539-0500", "2022-02-03T09:27:52.253-0500");
+        let utc = ("2022-02-03T14:27:27.539+0000", "2022-02-03T14:27:52.253+0000");
+        for (raw, on_connect, on_disconnect) in [
+            (row(right.0, right.1), false, false),
+            (row(utc.0, right.1), true, false),
+            (row(right.0, utc.1), true, true),
+            (row("0", right.1), false, false),
+        ] {
+            assert_eq!(found(&raw, TimeBasis::Connect), on_connect, "{raw}");
+            assert_eq!(found(&raw, TimeBasis::Disconnect), on_disconnect, "{raw}");
+        }
+    }
+
+    fn page(rows: &[String]) -> Page {
+        wire::page(Bytes::from(format!(r#"{{"data":[{}]}}"#, rows.join(",")))).unwrap()
+    }
+
+    fn row(call: usize, more: &str) -> String {
+        format!(
+            r#"{{"callId":"{call}","legId":"1","disconnectedTimeUTC":1643898472253,"disconnectedTime":"2022-02-03T14:27:52.253+0000"{more}}}"#
+        )
+    }
+
+    #[tokio::test]
+    async fn a_row_that_comes_again_is_found_the_same_and_is_not_parsed() {
+        let preparer = Preparer::new(TimeBasis::Disconnect, Tz::UTC, 7);
+        let rows = [
+            row(1, ""),
+            row(2, r#","callerName":"ann""#),
+            row(2, r#","callerName":"bob""#),
+            "7".to_owned(),
+            row(3, r#","status":"In Progress""#).replace("1643898472253", "null"),
+        ];
+        let first = preparer.prepare(page(&rows), UtcMillis::new(1)).await;
+        let again = preparer.prepare(page(&rows), UtcMillis::new(2)).await;
+        for (first, again) in first.rows_from(0).zip(again.rows_from(0)) {
+            assert_eq!((first.raw(), first.ready().key), (again.raw(), again.ready().key));
+            match (&first.ready().what, &again.ready().what) {
+                (What::Leg(found, Some(_)), What::Leg(known, None)) => assert_eq!(found, known),
+                (What::Dead(found), What::Dead(again)) => assert_eq!(found, again),
+                (What::Unfinished, What::Unfinished) => {}
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(again.seen_at(), UtcMillis::new(2));
+        }
+        let [a, b] = [1, 2].map(|index| match &again.rows[index].what {
+            What::Leg(found, _) => found.fingerprint,
+            other => panic!("{other:?}"),
+        });
+        assert_ne!(a, b, "one identity, two contents");
+    }
+
+    #[tokio::test]
+    async fn a_row_that_contradicts_the_zone_says_so_each_time() {
+        let preparer = Preparer::new(TimeBasis::Disconnect, Tz::America__New_York, 7);
+        for _ in 0..2 {
+            let prepared = preparer.prepare(page(&[row(1, ""), row(2, "")]), UtcMillis::new(1)).await;
+            assert!(prepared.rows_from(0).all(|row| row.contradiction().is_some()));
+        }
+    }
+
+    #[test]
+    fn the_newest_rows_are_remembered_and_the_others_forgotten() {
+        let mut known = KnownRows::default();
+        let instant = UtcMillis::new(0);
+        let found = Found { fingerprint: Fingerprint::from_bits(1), at: instant, disconnected: instant };
+        let rows = |range: Range<u64>| range.map(|number| ((number, 0), (KeyHash([1; 16]), found)));
+        let many = KNOWN_MAX as u64;
+        known.learn(rows(0..many));
+        assert!(known.find(&[(0, 0)])[0].is_some());
+        known.learn(rows(many..2 * many));
+        assert!(known.find(&[(0, 0), (many, 0), (2 * many, 0)]).iter().map(Option::is_some).eq([true, true, false]));
+        known.learn(rows(2 * many..4 * many));
+        assert!(known.find(&[(1, 0), (many, 0)]).iter().all(Option::is_none));
+        assert!(known.young.len() + known.old.len() <= 2 * KNOWN_MAX);
+    }
+}
