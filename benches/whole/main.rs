@@ -1,107 +1,97 @@
 //! The whole connector, measured: the daemon as a child process, a real Apache Kafka, an API that costs nothing to ask.
 //!
 //! ```text
-//!   cargo bench --bench whole -- [pipeline] [--legs N]
+//!   cargo bench --bench whole                                     everything, some ten minutes
+//!   cargo bench --bench whole -- pipeline --legs 500000 --rounds 1
+//!   cargo bench --bench whole -- latency
+//!   cargo bench --bench whole -- growth --largest 100000000      with 100 million identities
 //! ```
+//!
+//! `CALL_LEGS_BENCH_BINARY` names another binary to measure. Figures of one run can be compared with one another;
+//! those of two runs, or of two machines, hardly.
 
 #![allow(clippy::print_stdout, clippy::expect_used, reason = "a program for a terminal; what cannot be set up ends it")]
+#![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "figures")]
 
 mod connector;
+mod growth;
+mod latency;
 mod limit;
-mod tape;
-
+mod pipeline;
+mod report;
 #[path = "../../tests/support/mod.rs"]
 mod support;
+mod tape;
 
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use call_legs::clock::{Clock, SystemClock};
+use tokio::runtime::Runtime;
 
-use connector::Rig;
-use tape::{Server, Tape};
+use tape::Tape;
 
-const SPAN: Duration = Duration::from_secs(3 * 3600);
+/// What the command line asks for.
+struct Wanted {
+    parts: Vec<String>,
+    legs: u64,
+    rounds: usize,
+    largest: u64,
+}
 
-fn argument(name: &str, default: u64) -> u64 {
-    let mut arguments = std::env::args().skip_while(|argument| argument != name).skip(1);
-    arguments.next().map_or(default, |value| value.parse().expect("a number"))
+impl Wanted {
+    fn read() -> Self {
+        // Cargo adds an argument of its own.
+        let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+        let number = |name: &str, default: u64| {
+            let value = arguments.iter().skip_while(|argument| *argument != name).nth(1);
+            value.map_or(default, |value| value.parse().expect("a whole number"))
+        };
+        let known = |argument: &&String| ["pipeline", "latency", "growth"].contains(&argument.as_str());
+        Self {
+            parts: arguments.iter().filter(known).cloned().collect(),
+            legs: number("--legs", 1_000_000),
+            rounds: usize::try_from(number("--rounds", 3)).expect("few rounds"),
+            largest: number("--largest", 10_000_000),
+        }
+    }
+
+    fn includes(&self, part: &str) -> bool {
+        self.parts.is_empty() || self.parts.iter().any(|known| known == part)
+    }
 }
 
 fn main() {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    let legs = argument("--legs", 500_000);
+    let wanted = Wanted::read();
+    let runtime = Runtime::new().expect("a runtime");
     let bootstrap = support::kafka::kafka().bootstrap().to_owned();
     let now = SystemClock.now();
-    let started = Instant::now();
-    let tape = Arc::new(Tape::render(legs, SPAN, now, 1));
-    println!("{} legs, {} MB of JSON, rendered in {:.1?}", tape.len(), tape.json_bytes() >> 20, started.elapsed());
-    runtime.block_on(async {
-        for delivery in ["exactly-once", "at-least-once"] {
-            pipeline(&bootstrap, &tape, delivery, now).await;
-        }
-    });
-}
-
-async fn pipeline(bootstrap: &str, tape: &Arc<Tape>, delivery: &str, now: call_legs::core::time::UtcMillis) {
-    let server = Server::start(Arc::clone(tape)).await;
-    let quoted = format!("{delivery:?}");
-    let rig = Rig::new(
-        delivery,
-        &server.base_url(),
-        bootstrap,
-        &[("kafka.delivery", &quoted), ("poll.start_from", "\"now-4h\""), ("poll.overlap", "\"5h\"")],
-    );
-    let mut connector = rig.start();
-    server.asked(1).await;
-    let before = connector.used();
-    let started = Instant::now();
-    server.allow_poll();
-    connector.reaches("call_legs_rows_total", "result=\"published\"", tape.len() as f64).await;
-    let took = started.elapsed();
-    server.asked(2).await;
-    let after = connector.used();
-    let n = tape.len() as f64;
-    println!(
-        "{delivery}: {:.0} legs/s, {:.0} legs/CPU-s, peak {} MiB",
-        n / took.as_secs_f64(),
-        n / (after.cpu - before.cpu).as_secs_f64(),
-        after.rss_peak_bytes >> 20
-    );
-    let started = Instant::now();
-    server.allow_poll();
-    connector.reaches("call_legs_rows_total", "result=\"duplicate\"", n).await;
-    let took = started.elapsed();
-    server.asked(3).await;
-    let last = connector.used();
-    println!(
-        "  duplicates only: {:.0} rows/s, {:.0} rows/CPU-s, peak {} MiB",
-        n / took.as_secs_f64(),
-        n / (last.cpu - after.cpu).as_secs_f64(),
-        last.rss_peak_bytes >> 20
-    );
-    connector.terminate();
-    if delivery == "exactly-once" {
-        let records = limit::read(bootstrap, &rig.topic);
-        assert_eq!(records.len(), tape.len(), "every leg is in the topic");
-        // A topic of the same shape: that of a connector that never polls.
-        let bare = Rig::new("bare", &server.base_url(), bootstrap, &[("poll.start_from", "\"now\"")]);
-        let connector = bare.start();
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        connector.terminate();
-        let producing = tokio::task::spawn_blocking({
-            let (bootstrap, topic) = (bootstrap.to_owned(), bare.topic.clone());
-            move || limit::produce(&bootstrap, &topic, &records)
+    println!("Measured: {}", connector::binary().display());
+    report::heading();
+    if wanted.includes("pipeline") {
+        let tape = Arc::new(Tape::render(wanted.legs, pipeline::SPAN, now, 1));
+        let (mut exactly, mut at_least, mut limits) = (Vec::new(), Vec::new(), Vec::new());
+        runtime.block_on(async {
+            for round in 0..wanted.rounds {
+                let (run, topic) = pipeline::run(&bootstrap, &tape, "exactly-once", round).await;
+                exactly.push(run);
+                at_least.push(pipeline::run(&bootstrap, &tape, "at-least-once", round).await.0);
+                let records = limit::read(&bootstrap, &topic);
+                assert_eq!(records.len(), tape.len(), "every leg is in the topic");
+                limits.push(pipeline::limit(&bootstrap, &tape, Arc::new(records), now).await);
+            }
         });
-        let took = producing.await.expect("the bare producer ends");
-        println!("  bare producer: {:.0} legs/s", n / took.as_secs_f64());
-        server.open();
-        let text = |at: call_legs::core::time::UtcMillis| {
-            at.to_datetime().expect("a date").format("%Y-%m-%d %H:%M:%S").to_string()
-        };
-        let (bytes, took) =
-            limit::download(&server.base_url(), &text(now.minus(SPAN * 2)), &text(now.plus(SPAN))).await;
-        println!("  bare download: {:.0} legs/s, {} MB", n / took.as_secs_f64(), bytes >> 20);
+        report::pipeline(&exactly, &at_least, &limits);
+    }
+    if wanted.includes("latency") {
+        report::latency(&runtime.block_on(latency::measure(&bootstrap, now)));
+    }
+    if wanted.includes("growth") {
+        let sizes = [1_000_000, 10_000_000, 100_000_000].into_iter().filter(|size| *size <= wanted.largest);
+        let measured: Vec<_> = sizes.map(|size| runtime.block_on(growth::measure(&bootstrap, size, now))).collect();
+        report::growth(&measured);
+        let drawing = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/growth.svg");
+        std::fs::write(&drawing, report::drawing(&measured)).expect("the drawing is written");
+        println!("\nDrawn: benches/growth.svg");
     }
 }

@@ -99,10 +99,10 @@ impl Tape {
         self.text.len()
     }
 
-    /// A page of the rows in `[from, to]` (milliseconds), from row `first` on.
-    fn page(&self, from: i64, to: i64, first: usize, page_size: usize) -> Pieces {
-        let start = self.rows.partition_point(|(_, _, at)| *at < from);
-        let end = self.rows.partition_point(|(_, _, at)| *at <= to);
+    /// A page of the rows in `[from, to]` (milliseconds), from row `first` on, of the `shown` oldest; and where it ends.
+    fn page(&self, from: i64, to: i64, first: usize, page_size: usize, shown: usize) -> (Pieces, usize) {
+        let start = self.rows.partition_point(|(_, _, at)| *at < from).min(shown);
+        let end = self.rows.partition_point(|(_, _, at)| *at <= to).min(shown);
         let first = first.max(start).min(end);
         let last = (first + page_size).min(end);
         let (total, cursor, rows) = match self.rows.get(first..last) {
@@ -111,7 +111,7 @@ impl Tape {
             _ => (0, "No Data".to_owned(), Bytes::new()),
         };
         let head = format!("{{\"meta\":{{\"totalRecordCount\":{total},\"scrollId\":\"{cursor}\"}},\"data\":[");
-        Pieces::new([Bytes::from(head), rows, Bytes::from_static(b"]}")])
+        (Pieces::new([Bytes::from(head), rows, Bytes::from_static(b"]}")]), last)
     }
 }
 
@@ -156,16 +156,17 @@ pub(crate) struct Server {
 }
 
 struct Shared {
-    tape: Mutex<Arc<Tape>>,
+    tape: Arc<Tape>,
     /// How many polls may begin.
     allowed: watch::Sender<usize>,
     /// How many have asked to.
     asked: watch::Sender<usize>,
     /// The start of the oldest window asked for: with it a poll begins.
     first_start: Mutex<Option<i64>>,
-    pages: AtomicUsize,
-    /// When the newest page with rows was handed out.
-    newest_page: Mutex<Option<Instant>>,
+    /// How many of the tape's rows are shown, the oldest first.
+    shown: AtomicUsize,
+    /// When a page was handed out that holds the newest of them.
+    first_shown: Mutex<Option<Instant>>,
 }
 
 impl Server {
@@ -173,12 +174,12 @@ impl Server {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address = listener.local_addr().expect("it has an address");
         let shared = Arc::new(Shared {
-            tape: Mutex::new(tape),
+            tape,
             allowed: watch::Sender::new(0),
             asked: watch::Sender::new(0),
             first_start: Mutex::new(None),
-            pages: AtomicUsize::new(0),
-            newest_page: Mutex::new(None),
+            shown: AtomicUsize::new(usize::MAX),
+            first_shown: Mutex::new(None),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Self { shared, address, accepting }
@@ -204,14 +205,15 @@ impl Server {
         asked.wait_for(|asked| *asked >= number).await.expect("the server lives");
     }
 
-    /// Shows other rows from now on.
-    pub(crate) fn show(&self, tape: Arc<Tape>) {
-        *lock(&self.shared.tape) = tape;
+    /// Shows no more than the oldest rows, so many of them.
+    pub(crate) fn show_only(&self, rows: usize) {
+        *lock(&self.shared.first_shown) = None;
+        self.shared.shown.store(rows, Ordering::SeqCst);
     }
 
-    /// When the newest page with rows was handed out.
-    pub(crate) fn newest_page(&self) -> Option<Instant> {
-        *lock(&self.shared.newest_page)
+    /// When the newest of the shown rows was first handed out.
+    pub(crate) fn first_shown(&self) -> Instant {
+        lock(&self.shared.first_shown).expect("it was asked for")
     }
 }
 
@@ -263,11 +265,10 @@ async fn answer(shared: &Shared, request: hyper::Request<Incoming>) -> Response<
         wait_at_gate(shared, from).await;
     }
     let page_size = value("pageSize").and_then(|size| size.parse().ok()).unwrap_or(50);
-    let tape = Arc::clone(&*lock(&shared.tape));
-    let page = tape.page(from, to, cursor.unwrap_or(0), page_size);
-    shared.pages.fetch_add(1, Ordering::Relaxed);
-    if page.bytes_left > 100 {
-        *lock(&shared.newest_page) = Some(Instant::now());
+    let shown = shared.shown.load(Ordering::SeqCst);
+    let (page, last) = shared.tape.page(from, to, cursor.unwrap_or(0), page_size, shown);
+    if last >= shown {
+        lock(&shared.first_shown).get_or_insert_with(Instant::now);
     }
     json(page)
 }
