@@ -91,8 +91,8 @@ impl Fingerprint {
 }
 
 fn push(input: &mut Vec<u8>, tag: u8, content: &[u8]) {
-    input.push(tag);
-    input.extend_from_slice(&length_prefix(content.len()));
+    let [a, b, c, d] = length_prefix(content.len());
+    input.extend_from_slice(&[tag, a, b, c, d]);
     input.extend_from_slice(content);
 }
 
