@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use chrono_tz::Tz;
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use reqwest::{StatusCode, redirect};
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::auth::{Login, Token, Tokens};
+use super::body::collect;
 use super::wire::{self, ErrorBody, Page};
 use super::{Source, SourceError};
 use crate::clock::{Clock, SystemClock};
@@ -115,16 +116,8 @@ impl Api {
         if let Some(date) = date(response.headers()) {
             *lock(&self.skew) = Some(Skew::observed(sent, SystemClock.now(), date));
         }
-        let mut body = BytesMut::new();
-        while let Some(chunk) = response.chunk().await.map_err(transport)? {
-            if body.len() + chunk.len() > body_max_bytes {
-                return Err(SourceError::unreachable(format!(
-                    "a reply is larger than {body_max_bytes} bytes: lower source.page_size or raise source.max_body"
-                )));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(Answer { status: response.status(), headers: std::mem::take(response.headers_mut()), body: body.freeze() })
+        let body = collect(&mut response, body_max_bytes).await?;
+        Ok(Answer { status: response.status(), headers: std::mem::take(response.headers_mut()), body })
     }
 
     fn parameters(&self, unit: &str, bounds: &QueryBounds, cursor: Option<&str>) -> Vec<(&'static str, String)> {
@@ -215,7 +208,8 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(clamp_retry_after(asked))
 }
 
-fn transport(error: reqwest::Error) -> SourceError {
+/// An answer that did not come, or not whole.
+pub(super) fn transport(error: reqwest::Error) -> SourceError {
     let error = error.without_url();
     let causes = causes(&error);
     let what = if error.is_timeout() {

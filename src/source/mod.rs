@@ -4,6 +4,7 @@
 //! taken from the error's [`Recovery`].
 
 mod auth;
+mod body;
 mod http;
 pub mod wire;
 
