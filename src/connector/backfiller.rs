@@ -20,7 +20,7 @@ use super::transaction::Draft;
 use crate::core::dedupe::Counts;
 use crate::core::journal::{Backfill, BackfillState, Nonce, Record, UnitProgress};
 use crate::core::leg::How;
-use crate::core::planner::{Piece, backfill_holes};
+use crate::core::planner::{Piece, SPAN_MIN, backfill_holes};
 use crate::core::time::Window;
 use crate::sink::Cluster;
 use crate::source::{Source, SourceError};
@@ -40,9 +40,6 @@ const ROWS_MIN: u64 = ROWS_MAX / 4;
 
 /// How many backfills that have ended are kept in the journal.
 const BACKFILLS_KEPT: usize = 20;
-
-/// The shortest window: the API's bounds are whole seconds.
-const SPAN_MIN: Duration = Duration::from_secs(1);
 
 /// Backfills one unit.
 pub(super) struct Backfiller<S, C: Cluster, V> {

@@ -17,7 +17,7 @@ use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
 use crate::core::ledger::Ledger;
 use crate::core::leg::How;
-use crate::core::planner::{Cycle, bound};
+use crate::core::planner::{Cycle, SPAN_MIN, bound};
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::Progress;
 use crate::core::zone::Contradiction;
@@ -31,6 +31,9 @@ use crate::telemetry::status::UnitState;
 
 /// How often a long poll says how far it has come.
 const CATCHING_UP_TOLD: Duration = Duration::from_secs(30);
+
+/// A window with more rows than this is read in halves: the identities of a window's rows are in memory while it is read.
+const WINDOW_ROWS_MAX: u64 = 250_000;
 
 /// A leg or two may have been taken back; that all of these were is less likely than that the API shows nothing.
 const TELLING_LEGS: u64 = 5;
@@ -160,7 +163,8 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
             is_anything_read = true;
             let begun_local = self.reader.clock.now();
             let begun_before = self.reader.earlier_now(begun_local);
-            let mut pass = Pass { piece, generation, rows_max: None, counts, sightings: Sightings::default() };
+            let rows_max = (piece.window.length() > SPAN_MIN).then_some(WINDOW_ROWS_MAX);
+            let mut pass = Pass { piece, generation, rows_max, counts, sightings: Sightings::default() };
             let read = self.reader.read(&mut pass).await;
             // What follows is in doubt, too, whether or not its rows say so.
             unbelieved.shows_rows |= !pass.sightings.rows.is_empty();
@@ -172,6 +176,10 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
                     failed = Some(error.of(piece.window));
                 }
                 Err(error) => return Err(error),
+                Ok(Ended::TooManyRows) => {
+                    tracing::debug!(unit = self.reader.unit, window = %piece.window, "a window of a poll is halved");
+                    cycle.halve(piece);
+                }
                 Ok(Ended::Broken(fault)) => {
                     tracing::debug!(unit = self.reader.unit, window = %piece.window, %fault, "a window could not be read whole");
                     let detail = format!("window {} could not be read whole, and is read again: {fault}", piece.window);

@@ -61,7 +61,7 @@ mod tests {
         }
 
         fn size_hint(&self) -> SizeHint {
-            self.length.clone()
+            self.length
         }
     }
 

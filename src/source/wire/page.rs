@@ -35,6 +35,16 @@ impl Page {
         self.rows.is_empty()
     }
 
+    /// How much memory its body takes, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    /// The raw JSON text of a row; empty where there is none.
+    pub fn row(&self, index: usize) -> &[u8] {
+        self.rows.get(index).map_or(&[], |range| &self.body[range.clone()])
+    }
+
     /// The raw JSON text of each row.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.rows.iter().map(|range| &self.body[range.clone()])
