@@ -3,15 +3,15 @@
 //! # The flow
 //!
 //! ```text
-//!                 ┌─────────────────────── connector ────────────────────────┐
-//!                 │  per unit:  plan ─▶ fetch      one for all units:         │
-//!   8x8 API ──▶ source ─────────────────▶ classify ─▶ encode ─▶ commit ───▶ sink ──▶ Kafka:
-//!   (or sandbox)  │                          ▲          │          │          │      legs, dead letters,
-//!                 │                          │        codec        ▼          │      status, journal:
-//!                 │                         view ◀────────────── apply        │      one transaction
-//!                 │                          ▲                                │
-//!                 │   stand by ─▶ take over ─┴─ fold ◀──────────────────────── sink ◀── journal
-//!                 └──────────────────────────────────────────────────────────┘
+//!                  ┌──────────────────────── connector ──────────────────────────┐
+//!                  │  per unit:                      one for all units:          │
+//!   8x8 API ──▶ source: plan ─▶ fetch ─▶ prepare ─▶ classify ──────▶ commit ───▶ sink ──▶ Kafka:
+//!   (or sandbox)   │                       │            ▲              │          │       legs, dead letters,
+//!                  │                     codec          │              ▼          │       status, journal:
+//!                  │                                   view ◀──────── apply       │       one transaction
+//!                  │                                    ▲                         │
+//!                  │   stand by ─▶ take over ─▶ fold ───┴─────────────────────── sink ◀── journal
+//!                  └─────────────────────────────────────────────────────────────┘
 //!   clock, telemetry (metrics, status, logs) ──▶ admin port ◀── operators' orders
 //!                └─ metrics, traces ─▶ a collector, where one is configured
 //! ```
@@ -51,12 +51,13 @@
 //! # A leg's way
 //!
 //! The poller of its unit plans a poll: from the final watermark to now, cut into pieces
-//! ([`core::planner`]). A piece becomes a query ([`core::query`]), whose pages are fetched one ahead
-//! ([`source`]) until the scroll ends ([`core::pagination`]). The publisher parses the page's rows
-//! ([`source::wire`]), asks the view what it knows ([`store`]), decides ([`core::dedupe`]), encodes
-//! what is new ([`codec`]), and commits it with the identities, the unit's progress and its status in
-//! one transaction ([`sink`]); then the view is told. At the end of the piece the watermarks move
-//! ([`core::watermark`]), which is a transaction too.
+//! ([`core::planner`]). A piece becomes a query ([`core::query`]), whose pages are fetched
+//! ([`source`]) until the scroll ends ([`core::pagination`]). Each page is made ready while those
+//! before it are published (`connector::prepare`): its rows are parsed ([`source::wire`]), hashed
+//! ([`core::identity`]) and encoded ([`codec`]). The publisher asks the view what it knows
+//! ([`store`]), decides ([`core::dedupe`]), and commits what is new with the identities, the unit's
+//! progress and its status in one transaction ([`sink`]); then the view is told. At the end of the
+//! piece the watermarks move ([`core::watermark`]), which is a transaction too.
 //!
 //! # A crash's way
 //!
