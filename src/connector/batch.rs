@@ -175,7 +175,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         let mut in_batch: HashMap<KeyHash, Seen> = HashMap::new();
         for ((row, key, leg, at), stored) in legs.into_iter().zip(stored) {
             let stored = stored.filter(|_| !self.is_expired_by_mutant(at));
-            let is_ours = stored.as_ref().is_none_or(|known| known.unit == read.unit);
+            let is_ours = stored.as_ref().is_none_or(|known| *known.unit == *read.unit);
             let stored = stored.map(|known| known.seen);
             let seen = in_batch.get(&key).copied().or(stored);
             let fingerprint = Fingerprint::of_leg(&leg);

@@ -240,13 +240,20 @@ impl<C: Cluster, V: View> Follower<C, V> {
                     .count();
             }
         }
-        for (_, known) in self.view.all().await? {
-            let is_live = self.ledger.is_live(known.seq, &known.unit, known.generation);
-            let has_page =
-                self.ledger.pages.range((known.seq, None)..).next().is_some_and(|((seq, _), _)| *seq == known.seq);
-            comparison.unknown += usize::from(is_live && !has_page);
+        let mut after = None;
+        loop {
+            let entries = self.view.entries_after(after).await?;
+            let Some((last, _)) = entries.last() else { return Ok(comparison) };
+            after = Some(*last);
+            comparison.unknown += entries.iter().filter(|(_, known)| self.is_unknown(known)).count();
         }
-        Ok(comparison)
+    }
+
+    /// Whether an entry of the view counts although no page of the journal has it.
+    fn is_unknown(&self, known: &Remembered) -> bool {
+        let is_live = self.ledger.is_live(known.seq, &known.unit, known.generation);
+        let page = self.ledger.pages.range((known.seq, None)..).next();
+        is_live && page.is_none_or(|((seq, _), _)| *seq != known.seq)
     }
 }
 
