@@ -1,4 +1,4 @@
-//! The view: the journal's entries where they are found fast, in sled, and nothing that Kafka does not have.
+//! The view: the journal's entries where they are found fast, and nothing that Kafka does not have.
 //!
 //! ```text
 //!   commit ──▶ Kafka has it ──▶ apply ──▶ the view has it, stamped with the journal's position
@@ -6,11 +6,32 @@
 //!
 //! It may be deleted, damaged or old at any time: what is missing is read from the journal again.
 //! What is in it and when it is written is decided elsewhere.
+//!
+//! It is a log-structured store, so that a hundred million entries cost 30 bytes of disk each and no more memory
+//! than some tens of MiB:
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`sled_view`] | the view: opening with care, and what happens when the files cannot be used |
+//! | [`files`], [`apply`] | what there is and how it is asked; how it changes |
+//! | [`head`] | what changes with every apply, in sled: one batch, all or nothing |
+//! | [`recent`] | the newest entries in memory |
+//! | [`run`], [`run_writer`] | sorted files of entries, never changed |
+//! | [`merge`], [`filter`] | runs made one; why few of them have to be read |
+//! | [`packed`] | bytes and checksums |
+//! | [`instance`], [`lock`] | the state directory's number, token and lock |
 
-mod databases;
+mod apply;
+mod files;
+mod filter;
+mod head;
 mod instance;
 mod lock;
+mod merge;
 mod packed;
+mod recent;
+mod run;
+mod run_writer;
 mod sled_view;
 #[cfg(test)]
 mod tests;
@@ -21,6 +42,7 @@ pub use sled_view::SledView;
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::core::dedupe::Seen;
 use crate::core::identity::KeyHash;
@@ -35,7 +57,7 @@ pub struct Remembered {
     /// The page it was on.
     pub seq: Seq,
     /// The unit it was read for.
-    pub unit: String,
+    pub unit: Arc<str>,
     /// The unit's generation then.
     pub generation: u32,
 }
@@ -48,17 +70,21 @@ pub trait View: Send + Sync + 'static {
     /// What is remembered of each key, in the order of the keys; where a key is on several pages, the newest.
     fn find(&self, keys: Vec<KeyHash>) -> impl Future<Output = Result<Vec<Option<Remembered>>, StoreError>> + Send;
 
-    /// Remembers the pages' entries, then the head, then forgets what the head no longer needs.
+    /// Remembers the pages' entries and the head at once, then forgets what the head no longer needs.
     ///
-    /// Returns when it is durable. A crash in between leaves the old head, with which the same may be
+    /// Returns when it is durable. A crash before that leaves the old head, with which the same may be
     /// applied again. Applying the same page twice changes nothing.
     fn apply(&self, pages: Vec<Page>, head: Head) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Empties the view.
     fn wipe(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Every entry, for the comparison with the journal; in any order.
-    fn all(&self) -> impl Future<Output = Result<Vec<(KeyHash, Remembered)>, StoreError>> + Send;
+    /// The entries whose keys follow `after`, in the order of the keys, for the comparison with the journal:
+    /// so many at once as memory allows, and none only at the end.
+    fn entries_after(
+        &self,
+        after: Option<KeyHash>,
+    ) -> impl Future<Output = Result<Vec<(KeyHash, Remembered)>, StoreError>> + Send;
 }
 
 /// Why the state directory cannot be used.
@@ -82,18 +108,18 @@ pub enum StoreError {
         /// Who, if it could be read.
         pid: Option<u32>,
     },
-    /// sled cannot read its own files, or lost the disk; the view is to be wiped.
+    /// The files are not what was written, or the disk is lost; the view is to be wiped.
     #[error("state.dir: the store in {} cannot be used: {reason}", path.display())]
     Broken {
-        /// The database's directory.
+        /// The store's directory.
         path: PathBuf,
-        /// In sled's words.
+        /// In words for a log line.
         reason: String,
     },
     /// sled does not come back from opening its files; they are deleted, and only a new process is rid of it.
     #[error("state.dir: sled hangs while it opens {}, which was deleted: start again", path.display())]
     Hangs {
-        /// The database's directory.
+        /// The store's directory.
         path: PathBuf,
     },
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What is deleted is in the journal. After a failed apply nothing is answered until [`View::wipe`].
-//! The files themselves are the matter of [`super::databases`].
+//! The files themselves are the matter of [`super::files`].
 
 use std::any::Any;
 use std::fs;
@@ -18,14 +18,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use super::databases::{Databases, Sizes, Unusable, delete};
+use super::files::{Files, Sizes, Unusable, delete};
 use super::{Remembered, StoreError, View};
 use crate::core::identity::KeyHash;
 use crate::core::journal::Page;
 use crate::core::ledger::{Head, Ledger};
 
-/// How long opening may take without a sign of life. Ten million keys take sled 2.3 s at worst, and
-/// where it spins it spins for ever.
+/// How long opening may take without a sign of life. Ten million entries take a fraction of a second, but
+/// where sled spins it spins for ever.
 const OPEN_SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// How many openings in a row may end with the process: by damage that makes sled ask for more memory
@@ -45,7 +45,7 @@ struct Shared {
     sizes: Sizes,
     silence_max: Duration,
     /// `None` when they cannot be used and have to be wiped.
-    databases: RwLock<Option<Databases>>,
+    files: RwLock<Option<Files>>,
 }
 
 impl SledView {
@@ -56,15 +56,15 @@ impl SledView {
 
     pub(super) fn open_with(state_dir: &Path, sizes: Sizes, silence_max: Duration) -> Result<Self, StoreError> {
         let dir = state_dir.join("store");
-        let databases = open_or_rebuild(&dir, sizes, silence_max)?;
-        let shared = Shared { dir, sizes, silence_max, databases: RwLock::new(Some(databases)) };
+        let files = open_or_rebuild(&dir, sizes, silence_max)?;
+        let shared = Shared { dir, sizes, silence_max, files: RwLock::new(Some(files)) };
         Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Takes the files themselves, as a process does that is about to die in the middle of something.
     #[cfg(test)]
-    pub(super) fn into_databases(self) -> Databases {
-        self.shared.databases.write().unwrap().take().unwrap()
+    pub(super) fn into_files(self) -> Files {
+        self.shared.files.write().unwrap().take().unwrap()
     }
 
     /// Does blocking work where it blocks nobody.
@@ -81,7 +81,7 @@ impl SledView {
 
 impl View for SledView {
     async fn load(&self) -> Result<Option<Ledger>, StoreError> {
-        self.run(|shared| match shared.read(Databases::load) {
+        self.run(|shared| match shared.read(Files::load) {
             Err(StoreError::Broken { reason, .. }) => {
                 warn_rebuilt(&shared.dir, &reason);
                 shared.wipe()?;
@@ -93,19 +93,19 @@ impl View for SledView {
     }
 
     async fn find(&self, keys: Vec<KeyHash>) -> Result<Vec<Option<Remembered>>, StoreError> {
-        self.run(move |shared| shared.read(|databases| databases.find(&keys))).await
+        self.run(move |shared| shared.read(|files| files.find(&keys))).await
     }
 
     async fn apply(&self, pages: Vec<Page>, head: Head) -> Result<(), StoreError> {
-        self.run(move |shared| shared.write(|databases| databases.apply(&pages, head))).await
+        self.run(move |shared| shared.write(|files| files.apply(&pages, head))).await
     }
 
     async fn wipe(&self) -> Result<(), StoreError> {
         self.run(Shared::wipe).await
     }
 
-    async fn all(&self) -> Result<Vec<(KeyHash, Remembered)>, StoreError> {
-        self.run(|shared| shared.read(Databases::all)).await
+    async fn entries_after(&self, after: Option<KeyHash>) -> Result<Vec<(KeyHash, Remembered)>, StoreError> {
+        self.run(move |shared| shared.read(|files| files.entries_after(after))).await
     }
 }
 
@@ -114,17 +114,17 @@ impl Shared {
         StoreError::Broken { path: self.dir.clone(), reason }
     }
 
-    fn read<T>(&self, work: impl FnOnce(&Databases) -> Result<T, Unusable>) -> Result<T, StoreError> {
+    fn read<T>(&self, work: impl FnOnce(&Files) -> Result<T, Unusable>) -> Result<T, StoreError> {
         // A panic is caught below, with the lock held: it is never poisoned.
-        let databases = self.databases.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(databases) = &*databases else { return Err(self.broken(FAILED_BEFORE.to_owned())) };
-        caught(|| work(databases)).map_err(|Unusable(reason)| self.broken(reason))
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(files) = &*files else { return Err(self.broken(FAILED_BEFORE.to_owned())) };
+        caught(|| work(files)).map_err(|Unusable(reason)| self.broken(reason))
     }
 
-    fn write<T>(&self, work: impl FnOnce(&mut Databases) -> Result<T, Unusable>) -> Result<T, StoreError> {
-        let mut slot = self.databases.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(databases) = &mut *slot else { return Err(self.broken(FAILED_BEFORE.to_owned())) };
-        caught(|| work(databases)).map_err(|Unusable(reason)| {
+    fn write<T>(&self, work: impl FnOnce(&mut Files) -> Result<T, Unusable>) -> Result<T, StoreError> {
+        let mut slot = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(files) = &mut *slot else { return Err(self.broken(FAILED_BEFORE.to_owned())) };
+        caught(|| work(files)).map_err(|Unusable(reason)| {
             // What is in memory may no longer be what is on disk.
             close(slot.take());
             self.broken(reason)
@@ -132,7 +132,7 @@ impl Shared {
     }
 
     fn wipe(&self) -> Result<(), StoreError> {
-        let mut slot = self.databases.write().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.files.write().unwrap_or_else(PoisonError::into_inner);
         close(slot.take());
         empty(&self.dir)?;
         *slot = Some(open_or_rebuild(&self.dir, self.sizes, self.silence_max)?);
@@ -143,8 +143,8 @@ impl Shared {
 const FAILED_BEFORE: &str = "it has failed before and was not wiped since";
 
 /// Closing flushes, which can fail as anything else; the files are worth nothing then.
-fn close(databases: Option<Databases>) {
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(databases)));
+fn close(files: Option<Files>) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(files)));
 }
 
 fn caught<T>(work: impl FnOnce() -> Result<T, Unusable>) -> Result<T, Unusable> {
@@ -165,9 +165,9 @@ fn warn_rebuilt(dir: &Path, reason: &str) {
     );
 }
 
-fn open_or_rebuild(dir: &Path, sizes: Sizes, silence_max: Duration) -> Result<Databases, StoreError> {
+fn open_or_rebuild(dir: &Path, sizes: Sizes, silence_max: Duration) -> Result<Files, StoreError> {
     match open_guarded(dir, sizes, silence_max)? {
-        Ok(databases) => Ok(databases),
+        Ok(files) => Ok(files),
         Err(Unusable(reason)) => {
             warn_rebuilt(dir, &reason);
             empty(dir)?;
@@ -178,7 +178,7 @@ fn open_or_rebuild(dir: &Path, sizes: Sizes, silence_max: Duration) -> Result<Da
 }
 
 /// Opens in a thread, which is left to itself when it gives no sign of life: it cannot be ended.
-fn open_guarded(dir: &Path, sizes: Sizes, silence_max: Duration) -> Result<Result<Databases, Unusable>, StoreError> {
+fn open_guarded(dir: &Path, sizes: Sizes, silence_max: Duration) -> Result<Result<Files, Unusable>, StoreError> {
     let (sender, receiver) = mpsc::channel();
     let opened_dir = dir.to_owned();
     let open = move || {
@@ -209,7 +209,7 @@ fn open_guarded(dir: &Path, sizes: Sizes, silence_max: Duration) -> Result<Resul
 }
 
 /// Opens, and leaves a trace if the process does not survive it.
-fn open_counted(dir: &Path, sizes: Sizes, alive: &mut dyn FnMut()) -> Result<Databases, Unusable> {
+fn open_counted(dir: &Path, sizes: Sizes, alive: &mut dyn FnMut()) -> Result<Files, Unusable> {
     let refused = |error: std::io::Error| Unusable(error.to_string());
     fs::create_dir_all(dir).map_err(refused)?;
     let path = dir.join(OPENING_FILE);
@@ -221,9 +221,9 @@ fn open_counted(dir: &Path, sizes: Sizes, alive: &mut dyn FnMut()) -> Result<Dat
         return Err(Unusable(format!("{OPEN_DEATHS_MAX} starts in a row have died while they opened it")));
     }
     fs::write(&path, [deaths + 1]).map_err(refused)?;
-    let databases = Databases::open(dir, sizes, alive)?;
+    let files = Files::open(dir, sizes, alive)?;
     fs::remove_file(&path).map_err(refused)?;
-    Ok(databases)
+    Ok(files)
 }
 
 fn empty(dir: &Path) -> Result<(), StoreError> {

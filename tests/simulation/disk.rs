@@ -5,6 +5,7 @@
 //! can break.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,6 +17,9 @@ use call_legs::store::{Remembered, StoreError, View};
 
 use crate::life::Life;
 use crate::seed::{Run, lock, sleep};
+
+/// How many entries it hands over at once: few, so that those who want all have to ask again.
+const ENTRIES_AT_ONCE: usize = 5;
 
 /// What is on the disk.
 #[derive(Clone, Debug, Default)]
@@ -166,8 +170,13 @@ impl View for SimView {
         Ok(())
     }
 
-    async fn all(&self) -> Result<Vec<(KeyHash, Remembered)>, StoreError> {
-        self.step(|files| files.entries.iter().map(|(key, entry)| (*key, entry.clone())).collect()).await
+    async fn entries_after(&self, after: Option<KeyHash>) -> Result<Vec<(KeyHash, Remembered)>, StoreError> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.step(|files| {
+            let entries = files.entries.range((from, Bound::Unbounded)).take(ENTRIES_AT_ONCE);
+            entries.map(|(key, entry)| (*key, entry.clone())).collect()
+        })
+        .await
     }
 }
 
@@ -175,7 +184,12 @@ fn write_page(files: &mut Files, page: &Page) {
     let meta = PageMeta::of(page);
     files.pages.insert((page.seq, page.writer), meta);
     for entry in page.entries() {
-        let new = Remembered { seen: entry.seen, seq: page.seq, unit: page.unit.clone(), generation: page.generation };
+        let new = Remembered {
+            seen: entry.seen,
+            seq: page.seq,
+            unit: page.unit.as_str().into(),
+            generation: page.generation,
+        };
         let known = files.entries.entry(entry.key).or_insert_with(|| new.clone());
         if known.seq <= new.seq {
             *known = new;

@@ -344,7 +344,7 @@ impl<'a> Seen<'a> {
                 let new = Remembered {
                     seen: found.seen,
                     seq: page.seq,
-                    unit: page.unit.clone(),
+                    unit: page.unit.as_str().into(),
                     generation: page.generation,
                 };
                 let known = entries.entry(found.key).or_insert_with(|| new.clone());

@@ -1,0 +1,300 @@
+//! The head's database, in sled: what changes with every apply, whole or not at all.
+//!
+//! | key | value |
+//! |---|---|
+//! | `layout` | the version of all this |
+//! | `id` | a number of the store's own |
+//! | `head` | the journal's head, and what there is: [`Record`] as JSON |
+//! | `p` and a page's id | the page without its entries |
+//! | `e` and a number | some entries of a page that is not in a run yet |
+//!
+//! When the recent entries are in a run, an epoch ends, and those of the next are written over them, from the
+//! first number on: what sled has room for once it need not make room for again, and each is written about twice
+//! where new keys would be written three times and then deleted. The head says how many count, and each value
+//! says of which epoch it is.
+//!
+//! sled never gives disk space back to the file system, and where values are written over again it does not use
+//! all of it again either: 7 bytes for each entry that passed through were left behind. So a database that has
+//! grown by more than its content is written anew, at the end of an epoch, and deleted when the new one is whole.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use sled::{Batch, Db, Mode};
+
+use super::files::{Result, Unusable, damaged, delete, numbered, sync_dir};
+use super::packed::{chunk_key, pack_chunk, page_id, page_key, page_keys, seal, unpack_chunk, unpack_meta, unseal};
+use super::run::RunRecord;
+use crate::core::identity::Fingerprint;
+use crate::core::journal::{Entry, Nonce, Seq};
+use crate::core::ledger::{Head, PageId, PageMeta};
+
+/// Before the databases' numbers in the names of their directories.
+const HEAD_PREFIX: &str = "head-";
+
+/// Where layouts before 6 had it.
+const OLD_HEAD_DIR: &str = "head";
+
+const LAYOUT_KEY: &[u8] = b"layout";
+const ID_KEY: &[u8] = b"id";
+const HEAD_KEY: &[u8] = b"head";
+
+/// sled keeps more than it is told, up to 64 reads in each 256th part of the pages: this is little beside that.
+const CACHE_BYTES: u64 = 1 << 20;
+
+/// Keys deleted at once: large batches cost sled memory that it never returns.
+const BATCH_MAX: usize = 100;
+
+/// What a page takes in sled when pages have come and gone for long, and how many records lie in its file then.
+const PAGE_BYTES_MAX: u64 = 512;
+const RECORDS_MAX: u64 = 16;
+
+/// How long this process may take to let go of files that it had open before; no other process has them,
+/// since it would hold the state directory's lock.
+const CLOSING_MAX: Duration = Duration::from_secs(5);
+
+/// The layout's version: increased when older files can no longer be read; they are then rebuilt from the
+/// journal. So they are for another version of the fingerprint, which entries do not carry.
+fn layout() -> String {
+    format!("6.{}", Fingerprint::VERSION)
+}
+
+/// What the head's database holds beside pages and entries; written at once, and so always whole.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) head: Head,
+    pub(super) kept: Kept,
+}
+
+/// What is kept beside the head.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    /// The units' names by their number in entries.
+    pub(super) units: Vec<String>,
+    /// The oldest page that is kept; unlike the head's it never falls.
+    pub(super) oldest: Seq,
+    /// How many pages are kept.
+    pub(super) pages: u64,
+    /// How many entries those have.
+    pub(super) entries: u64,
+    /// The runs, oldest first.
+    pub(super) runs: Vec<RunRecord>,
+    /// The next run's number; none comes twice.
+    pub(super) next_run: u64,
+    /// Increased when the recent entries are in a run.
+    pub(super) epoch: u64,
+    /// In how many values they are until then.
+    pub(super) chunks: u64,
+}
+
+impl Kept {
+    /// The number of a unit, which it gets when it has none.
+    pub(super) fn unit(&mut self, name: &str) -> Result<u16> {
+        let number = self.units.iter().position(|unit| unit == name).unwrap_or_else(|| {
+            self.units.push(name.to_owned());
+            self.units.len() - 1
+        });
+        u16::try_from(number).map_err(|_| Unusable("there are more units than it can hold".to_owned()))
+    }
+}
+
+/// The open database.
+pub(super) struct HeadDb {
+    db: Db,
+    path: PathBuf,
+    number: u64,
+    /// How long the record was when it was written last.
+    record_bytes: u64,
+}
+
+impl HeadDb {
+    /// Opens the newest that is whole, or creates one, and reads its record. The others are deleted.
+    pub(super) fn open(dir: &Path) -> Result<(Self, Option<Record>)> {
+        if dir.join(OLD_HEAD_DIR).exists() {
+            return Err(Unusable("it has an older layout".to_owned()));
+        }
+        let mut numbers = numbered(dir, HEAD_PREFIX)?;
+        numbers.sort_unstable();
+        let mut opened = None;
+        while let Some(number) = numbers.pop() {
+            if opened.is_none() {
+                let path = head_path(dir, number);
+                let db = open_database(&path)?;
+                // Where there is another one, this one was not finished.
+                if numbers.is_empty() || db.get(LAYOUT_KEY)?.is_some() {
+                    opened = Some((db, path, number));
+                    continue;
+                }
+            }
+            delete(&head_path(dir, number)).map_err(|error| Unusable(error.to_string()))?;
+        }
+        let (db, path, number) = match opened {
+            Some(opened) => opened,
+            None => (open_database(&head_path(dir, 0))?, head_path(dir, 0), 0),
+        };
+        let record = Self::read_record(&db)?;
+        Ok((Self { db, path, number, record_bytes: 0 }, record))
+    }
+
+    fn read_record(db: &Db) -> Result<Option<Record>> {
+        let layout = layout();
+        match db.get(LAYOUT_KEY)? {
+            Some(found) if *found == *layout.as_bytes() => {
+                let id = db.get(ID_KEY)?;
+                if id.as_deref().and_then(unseal).is_none_or(|id| id.len() != 16) {
+                    return damaged("the store's id");
+                }
+            }
+            Some(found) => {
+                return Err(Unusable(format!("it has layout {}", String::from_utf8_lossy(&found))));
+            }
+            None => {
+                let id = Nonce(rand::random());
+                let mut batch = Batch::default();
+                batch.insert(LAYOUT_KEY, layout.as_bytes());
+                batch.insert(ID_KEY, seal(&id.0));
+                db.apply_batch(batch)?;
+                db.flush()?;
+            }
+        }
+        let Some(bytes) = db.get(HEAD_KEY)? else { return Ok(None) };
+        let record = unseal(&bytes).and_then(|json| serde_json::from_slice(json).ok());
+        record.map_or_else(|| damaged("the head"), |record| Ok(Some(record)))
+    }
+
+    /// Whether its file is longer by more than `slack` than what its content explains.
+    pub(super) fn is_bloated(&self, kept: &Kept, slack: u64) -> bool {
+        let file = fs::metadata(self.path.join("db")).map_or(0, |metadata| metadata.len());
+        file > slack + kept.pages * PAGE_BYTES_MAX + self.record_bytes * RECORDS_MAX
+    }
+
+    /// Writes all that is needed to a new database, which takes this one's place.
+    pub(super) fn renew(&mut self, dir: &Path, kept: &Kept) -> Result<()> {
+        let refused = |error: std::io::Error| Unusable(error.to_string());
+        let number = self.number + 1;
+        let path = head_path(dir, number);
+        delete(&path).map_err(refused)?;
+        let db = open_database(&path)?;
+        let chunks = chunk_key(0)..chunk_key(kept.chunks);
+        let pages = self.db.range(page_keys(kept.oldest, None));
+        let mut items = pages.chain(self.db.range(chunks)).peekable();
+        while items.peek().is_some() {
+            let mut batch = Batch::default();
+            for item in items.by_ref().take(BATCH_MAX) {
+                let (key, value) = item?;
+                batch.insert(key, value);
+            }
+            db.apply_batch(batch)?;
+        }
+        // All that was before it has to be there when this is.
+        db.flush()?;
+        let mut batch = Batch::default();
+        for key in [LAYOUT_KEY, ID_KEY, HEAD_KEY] {
+            let Some(value) = self.db.get(key)? else { return damaged("the head") };
+            batch.insert(key, value);
+        }
+        db.apply_batch(batch)?;
+        db.flush()?;
+        sync_dir(&path).and_then(|()| sync_dir(dir)).map_err(refused)?;
+        let old = std::mem::replace(self, Self { db, path, number, record_bytes: self.record_bytes });
+        drop(old.db);
+        delete(&old.path).map_err(refused)
+    }
+
+    /// The bytes under a page's key.
+    pub(super) fn page(&self, key: &[u8]) -> Result<Option<sled::IVec>> {
+        Ok(self.db.get(key)?)
+    }
+
+    /// The pages in `[from, to)` with their units' numbers, in order.
+    pub(super) fn pages(
+        &self,
+        range: (Seq, Option<Seq>),
+        units: &[String],
+    ) -> impl Iterator<Item = Result<(PageId, PageMeta, u16)>> {
+        self.db.range(page_keys(range.0, range.1)).map(|item| {
+            let (key, value) = item?;
+            let page = page_id(&key).zip(unpack_meta(&key, &value, units));
+            page.map_or_else(|| damaged("a page"), |(id, (meta, unit))| Ok((id, meta, unit)))
+        })
+    }
+
+    /// Reads the recent entries back, and checks that they are all there. They come in parts.
+    pub(super) fn recent(&self, kept: &Kept, mut take: impl FnMut(PageId, &[[u8; Entry::BYTES]])) -> Result<()> {
+        for number in 0..kept.chunks {
+            let key = chunk_key(number);
+            let value = self.db.get(key)?;
+            let chunk = value.as_deref().and_then(|value| unpack_chunk(&key, kept.epoch, value));
+            let Some((id, entries)) = chunk else { return damaged("a part of the recent entries") };
+            take(id, entries);
+        }
+        Ok(())
+    }
+
+    /// Writes the record along with what the batch has: all or nothing, and durable when it returns.
+    pub(super) fn write(&mut self, mut batch: Batch, record: &Record) -> Result<()> {
+        let json = serde_json::to_vec(record).map_err(|error| Unusable(error.to_string()))?;
+        self.record_bytes = json.len() as u64;
+        batch.insert(HEAD_KEY, seal(&json));
+        self.db.apply_batch(batch)?;
+        self.db.flush()?;
+        Ok(())
+    }
+
+    /// Deletes what the record no longer needs. What a crash leaves of it is nobody's.
+    pub(super) fn forget(&self, kept: &Kept) -> Result<()> {
+        let mut keys = self.db.range(page_keys(0, Some(kept.oldest))).keys().peekable();
+        while keys.peek().is_some() {
+            let mut batch = Batch::default();
+            for key in keys.by_ref().take(BATCH_MAX) {
+                batch.remove(key?);
+            }
+            self.db.apply_batch(batch)?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds a page's entries to a batch, in parts of so many each, behind the parts that there are.
+pub(super) fn put_entries(batch: &mut Batch, kept: &mut Kept, id: PageId, entries: &[Entry], part: usize) {
+    for entries in entries.chunks(part) {
+        let key = chunk_key(kept.chunks);
+        batch.insert(&key, pack_chunk(&key, kept.epoch, id, entries));
+        kept.chunks += 1;
+    }
+}
+
+/// Adds a page to a batch.
+pub(super) fn put_page(batch: &mut Batch, id: PageId, packed: Vec<u8>) {
+    batch.insert(page_key(id), packed);
+}
+
+fn head_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{HEAD_PREFIX}{number}"))
+}
+
+fn open_database(path: &Path) -> Result<Db> {
+    let config = sled::Config::new()
+        .path(path)
+        .cache_capacity(CACHE_BYTES)
+        .mode(Mode::LowSpace)
+        // Flushed by hand, after each apply: a background flush would only add writes.
+        .flush_every_ms(None);
+    let since = Instant::now();
+    loop {
+        match config.open() {
+            Ok(db) => return Ok(db),
+            // sled has no kind for it. Work that was under way when the view was dropped ends first.
+            Err(error) if error.to_string().contains("could not acquire lock") && since.elapsed() < CLOSING_MAX => {
+                thread::sleep(Duration::from_millis(50));
+            }
+            Err(error) => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                return Err(Unusable(format!("{name}: {error}")));
+            }
+        }
+    }
+}

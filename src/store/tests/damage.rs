@@ -1,0 +1,281 @@
+//! Files that are not what was written: noticed, and built anew.
+
+use std::time::Instant;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::*;
+
+#[tokio::test]
+async fn rubbish_in_any_file_is_survived() {
+    let (original, model) = filled().await;
+    let mut survived = 0;
+    for file in files(&original.path().join("store")) {
+        for seed in 0..4 {
+            let dir = tempfile::tempdir().unwrap();
+            copy(original.path(), dir.path());
+            let path = dir.path().join(file.strip_prefix(original.path()).unwrap());
+            let mut dice = StdRng::seed_from_u64(seed);
+            let mut bytes = fs::read(&path).unwrap();
+            let (count, end) = match seed {
+                0 => (bytes.len(), bytes.len()),
+                1 => (64, bytes.len()),
+                // The first pages, where something is.
+                2 => (64, bytes.len().min(4096)),
+                _ => (1, bytes.len().min(20_000)),
+            };
+            for _ in 0..count {
+                let place = dice.random_range(0..end.max(1));
+                if let Some(byte) = bytes.get_mut(place) {
+                    *byte = dice.random();
+                }
+            }
+            fs::write(&path, bytes).unwrap();
+            survived += u32::from(is_survived_within(dir.path(), &model, Duration::from_secs(4)).await);
+        }
+    }
+    eprintln!("{survived} were not touched where it matters");
+}
+
+#[tokio::test]
+async fn truncated_and_empty_files_are_survived() {
+    let (original, model) = filled().await;
+    for file in files(&original.path().join("store")) {
+        let length = fs::metadata(&file).unwrap().len();
+        for length in [0, 1, length / 2, length.saturating_sub(1), length.saturating_sub(300_000)] {
+            let dir = tempfile::tempdir().unwrap();
+            copy(original.path(), dir.path());
+            let path = dir.path().join(file.strip_prefix(original.path()).unwrap());
+            fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length).unwrap();
+            is_survived_within(dir.path(), &model, Duration::from_secs(4)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn things_in_the_wrong_place_are_survived() {
+    let (original, model) = filled().await;
+    let damages: [&dyn Fn(&Path); 8] = [
+        &|store| fs::write(store.join("head-0/snap.0FFFFFFFFFFFFFFF.generating"), b"half").unwrap(),
+        &|store| {
+            delete_all(store);
+            fs::write(store, "a file").unwrap();
+        },
+        &|store| {
+            fs::remove_dir_all(store.join("head-0")).unwrap();
+            fs::write(store.join("head-0"), "a file").unwrap();
+        },
+        &|store| {
+            let run = first_run(store);
+            fs::remove_file(&run).unwrap();
+            fs::create_dir(&run).unwrap();
+        },
+        &|store| fs::remove_file(first_run(store)).unwrap(),
+        &|store| fs::remove_dir_all(store.join("head-0")).unwrap(),
+        &|store| fs::create_dir(store.join("opening")).unwrap(),
+        &|store| fs::write(store.join("opening"), [9]).unwrap(),
+    ];
+    for (number, damage) in damages.iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        copy(original.path(), dir.path());
+        damage(&dir.path().join("store"));
+        assert!(!is_survived(dir.path(), &model).await, "{number}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    copy(original.path(), dir.path());
+    fs::create_dir(dir.path().join("store/run-777")).unwrap();
+    fs::write(dir.path().join("store/run-888"), "x").unwrap();
+    fs::write(dir.path().join("store/run-999x"), "x").unwrap();
+    fs::write(dir.path().join("store/opening"), [1]).unwrap();
+    assert!(is_survived(dir.path(), &model).await, "what is nobody's harms nobody");
+}
+
+fn first_run(store: &Path) -> PathBuf {
+    store.join(format!("run-{}", runs(store.parent().unwrap())[0]))
+}
+
+fn delete_all(path: &Path) {
+    fs::remove_dir_all(path).unwrap();
+}
+
+/// A copy of the view in which one value of the head's database is changed, or removed.
+fn changed(original: &Path, key: &[u8], change: impl FnOnce(&mut Vec<u8>) -> bool) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    copy(original, dir.path());
+    let db = sled::open(dir.path().join("store/head-0")).unwrap();
+    let mut value = db.get(key).unwrap().unwrap().to_vec();
+    if change(&mut value) {
+        db.insert(key, value).unwrap()
+    } else {
+        db.remove(key).unwrap()
+    };
+    drop(db);
+    dir
+}
+
+#[tokio::test]
+async fn a_changed_or_missing_value_is_noticed_although_sled_has_nothing_to_complain_of() {
+    let (original, model) = filled().await;
+    let flip = |value: &mut Vec<u8>| {
+        value[9] ^= 1;
+        true
+    };
+    let page = [b"p".as_slice(), &5_u64.to_be_bytes()].concat();
+    let chunk = [b"e".as_slice(), &0_u64.to_be_bytes()].concat();
+    for key in [b"head".as_slice(), b"id", &page, &chunk] {
+        let dir = changed(original.path(), key, flip);
+        assert!(!is_survived(dir.path(), &model).await, "{key:?}");
+    }
+    for key in [&page, &chunk] {
+        let dir = changed(original.path(), key, |_| false);
+        assert!(!is_survived(dir.path(), &model).await, "{key:?} is missing");
+    }
+    let another = |value: &mut Vec<u8>| {
+        value[0] = b'9';
+        true
+    };
+    let dir = changed(original.path(), b"layout", another);
+    assert!(!is_survived(dir.path(), &model).await, "another layout");
+}
+
+/// Where the buckets of a run lie in its file, with their checksums.
+fn buckets(files: &crate::store::files::Files, run: usize) -> Vec<std::ops::Range<usize>> {
+    let run = &files.runs[run];
+    let ends = run.starts.iter().skip(1).copied().chain([run.record.entries as u32]);
+    let place = |entries: u32, sums: usize| entries as usize * 28 + sums * 8;
+    (0..)
+        .zip(run.starts.iter().zip(ends))
+        .map(|(number, (start, end))| place(*start, number)..place(end, number + 1))
+        .collect()
+}
+
+/// What is done to a file.
+type Damage<'a> = &'a dyn Fn(&mut Vec<u8>);
+
+#[tokio::test]
+async fn a_poked_bucket_is_noticed_when_it_is_read_and_never_a_wrong_answer() {
+    let (original, model) = filled().await;
+    let files = open(original.path()).into_files();
+    let (number, places) = (files.runs[0].record.number, buckets(&files, 0));
+    drop(files);
+    let length = |place: &std::ops::Range<usize>| place.len();
+    let twin =
+        (1..places.len()).find_map(|a| (0..a).find(|b| length(&places[*b]) == length(&places[a])).map(|b| (a, b)));
+    let (a, b) = twin.expect("two buckets of one length");
+    let damages: [Damage<'_>; 4] = [
+        &|bytes| bytes[places[1].start + 3] ^= 1,
+        &|bytes| bytes[places[1].end - 1] ^= 1,
+        &|bytes| bytes[places[2].clone()].fill(0),
+        &|bytes| {
+            let (first, second) = (bytes[places[a].clone()].to_vec(), bytes[places[b].clone()].to_vec());
+            bytes[places[a].clone()].copy_from_slice(&second);
+            bytes[places[b].clone()].copy_from_slice(&first);
+        },
+    ];
+    for damage in damages {
+        let dir = tempfile::tempdir().unwrap();
+        copy(original.path(), dir.path());
+        let path = dir.path().join(format!("store/run-{number}"));
+        let mut bytes = fs::read(&path).unwrap();
+        damage(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+        let view = open(dir.path());
+        assert!(view.load().await.unwrap().is_some(), "an older run's buckets are not read at opening");
+        let keys: Vec<KeyHash> = model.entries.keys().copied().collect();
+        let mut failed = 0;
+        for key in &keys {
+            match view.find(vec![*key]).await {
+                Ok(found) => assert_eq!(found[0].as_ref(), model.entries.get(key)),
+                Err(error) => {
+                    assert!(error.to_string().contains("not what was written"), "{error}");
+                    failed += 1;
+                }
+            }
+        }
+        assert!(0 < failed && failed < keys.len(), "{failed} of {}", keys.len());
+        assert!(all(&view).await.is_err());
+        drop(view);
+        assert!(!is_survived(dir.path(), &model).await);
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_damaged_before_a_merge_ends_the_apply() {
+    let (dir, mut model) = filled().await;
+    // But for the newest, which is read at opening.
+    let (_, older) = records(open(dir.path())).split_last().map(|(last, older)| (*last, older.to_vec())).unwrap();
+    for run in older {
+        let path = dir.path().join(format!("store/run-{}", run.number));
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[0] ^= 1;
+        fs::write(&path, bytes).unwrap();
+    }
+    let view = open(dir.path());
+    let pages = (0..6).map(|number| model.numbers("a", 2000 + number * 70..2070 + number * 70, 1)).collect();
+    let refused = view.apply(pages, model.ledger.head.clone()).await.unwrap_err();
+    assert!(refused.to_string().contains("a bucket of"), "{refused}");
+    assert!(view.load().await.unwrap().is_none(), "and what is left is not used");
+}
+
+#[tokio::test]
+async fn any_flipped_byte_of_a_run_is_noticed_before_it_matters() {
+    let (original, _) = filled().await;
+    let files = open(original.path()).into_files();
+    let record = files.runs[0].record;
+    drop(files);
+    let content = fs::read(original.path().join(format!("store/run-{}", record.number))).unwrap();
+    let memory_from = record.entries as usize * 28 + record.buckets as usize * 8;
+    let filter_from = content.len() - record.shape().bytes() - 8;
+    let mut dice = StdRng::seed_from_u64(1);
+    let anywhere = (0..20).map(|_| dice.random_range(memory_from..content.len()));
+    for place in anywhere.chain([memory_from, filter_from, filter_from + 700, content.len() - 1]) {
+        let dir = tempfile::tempdir().unwrap();
+        copy(original.path(), dir.path());
+        let mut bytes = content.clone();
+        bytes[place] = if place < filter_from { bytes[place] ^ 4 } else { bytes[place].wrapping_sub(1) };
+        fs::write(dir.path().join(format!("store/run-{}", record.number)), bytes).unwrap();
+        assert_eq!(open(dir.path()).load().await.unwrap(), None, "byte {place}");
+    }
+}
+
+#[tokio::test]
+async fn a_database_without_its_end_is_survived_even_where_sled_spins() {
+    // Larger, since only a database of some length makes sled spin when its end is missing.
+    let dir = tempfile::tempdir().unwrap();
+    let view = SledView::open_with(dir.path(), Sizes::default(), PATIENCE).unwrap();
+    let mut model = Model::new();
+    for number in 0..40 {
+        let page = model.numbers("a", number * 500..number * 500 + 500, 1);
+        apply(&view, &model, vec![page]).await;
+    }
+    drop(view);
+    let mut outcomes = BTreeMap::new();
+    for cut in [100_000, 300_000, 524_288, 1_000_000] {
+        let dir2 = tempfile::tempdir().unwrap();
+        copy(dir.path(), dir2.path());
+        let path = dir2.path().join("store/head-0/db");
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let length = file.metadata().unwrap().len();
+        file.set_len(length.saturating_sub(cut)).unwrap();
+        let begun = Instant::now();
+        let view = SledView::open_with(dir2.path(), SMALL, Duration::from_secs(3));
+        let outcome = match &view {
+            Err(StoreError::Hangs { .. }) => {
+                assert!(files(&dir2.path().join("store")).is_empty());
+                "hangs"
+            }
+            Err(error) => panic!("{error}"),
+            Ok(view) => match view.load().await.unwrap() {
+                None => "emptied",
+                Some(found) if is_brought_up_to_date(view, &found, &model).await => "whole",
+                Some(_) => "damaged",
+            },
+        };
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        *outcomes.entry(outcome).or_insert(0) += 1;
+        drop(view);
+        assert_eq!(open(dir2.path()).load().await.unwrap().is_some(), ["whole", "damaged"].contains(&outcome));
+    }
+    eprintln!("{outcomes:?}");
+}
