@@ -17,9 +17,9 @@ use super::prepare::{Prepared, Preparer, ReadyRow};
 use crate::core::time::UtcMillis;
 use crate::source::Page;
 
-/// How many KiB of pages may be in memory, for all polls together and for all other reads together. A larger page has
-/// all of it for itself.
-const ROOM_KIB: u32 = 8 << 10;
+/// How many KiB of pages may be in memory, for all polls together and for all other reads together: two of the largest
+/// usual ones, so that one is made ready while the other is published. A larger page has all of it for itself.
+const ROOM_KIB: u32 = 18 << 10;
 
 /// How many bytes of rows go into one transaction at most; as Avro they are less.
 const CHUNK_BYTES_MAX: usize = 8 << 20;

@@ -29,6 +29,11 @@ use crate::source::wire::{self, Row};
 /// Half of how many rows are remembered by their bytes: 15 MB for all, and hours of the calls of a large company.
 const KNOWN_MAX: usize = 114_000;
 
+/// A leg's fields take at most this part of its JSON text, as a rule; they grow where they take more.
+const FIELDS_OF_JSON: usize = 2;
+
+const CALL_ID_BYTES_USUAL: usize = 20;
+
 /// How many rows are looked at before others have their turn: a fraction of a millisecond.
 const ROWS_AT_ONCE: usize = 128;
 
@@ -110,11 +115,13 @@ impl Preparer {
     pub(super) async fn prepare(&self, page: Page, seen_at: UtcMillis) -> Prepared {
         let hashes: Vec<RowHash> = page.rows().map(|raw| self.hash(raw)).collect();
         let found = self.known().find(&hashes);
+        let new = found.iter().filter(|known| known.is_none()).count();
+        let new_share = |whole: usize| whole * new / hashes.len().max(1);
         let mut prepared = Prepared {
             seen_at,
             rows: Vec::with_capacity(page.len()),
-            fields: Vec::new(),
-            call_ids: Vec::new(),
+            fields: Vec::with_capacity(new_share(page.size_bytes() / FIELDS_OF_JSON)),
+            call_ids: Vec::with_capacity(new_share(page.len() * CALL_ID_BYTES_USUAL)),
             contradictions: Vec::new(),
             page,
         };
