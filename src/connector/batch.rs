@@ -71,14 +71,8 @@ impl Making<'_> {
     }
 
     fn headers(&self, entry: Entry, at: UtcMillis) -> Vec<(&'static str, Vec<u8>)> {
-        let trace = Trace {
-            journal: self.journal,
-            seen: entry.seen,
-            generation: self.generation,
-            at,
-            unit: self.read.unit.to_owned(),
-        };
-        vec![(KeyHash::HEADER, entry.key.0.to_vec()), (Trace::HEADER, trace.to_bytes())]
+        let trace = Trace::bytes_of(self.journal, entry.seen, self.generation, at, self.read.unit);
+        vec![(KeyHash::HEADER, entry.key.0.to_vec()), (Trace::HEADER, trace)]
     }
 }
 

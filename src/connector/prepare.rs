@@ -26,8 +26,8 @@ use crate::core::zone::{self, Contradiction};
 use crate::source::Page;
 use crate::source::wire::{self, Row};
 
-/// Half of how many rows are remembered by their bytes: 15 MB for all, and hours of the calls of a large company.
-const KNOWN_MAX: usize = 114_000;
+/// Half of how many rows are remembered by their bytes: 8 MB for all, and the overlap of twenty legs a second.
+const KNOWN_MAX: usize = 57_000;
 
 /// A leg's fields take at most this part of its JSON text, as a rule; they grow where they take more.
 const FIELDS_OF_JSON: usize = 2;
@@ -53,12 +53,16 @@ pub(super) struct Prepared {
     /// When it was received.
     seen_at: UtcMillis,
     rows: Vec<Ready>,
-    /// The legs' fields as Avro, one leg after the other.
-    fields: Vec<u8>,
-    /// Their call IDs, one after the other.
-    call_ids: Vec<u8>,
+    texts: Texts,
     /// The rows that contradict our idea of the zone, by their places on the page.
     contradictions: Vec<(usize, Contradiction)>,
+}
+
+/// What goes into messages, one leg after the other.
+struct Texts {
+    /// The legs' fields as Avro.
+    fields: Vec<u8>,
+    call_ids: Vec<u8>,
 }
 
 /// What was found of a row.
@@ -114,59 +118,58 @@ impl Preparer {
     /// Makes a page ready, with a pause for others every few rows.
     pub(super) async fn prepare(&self, page: Page, seen_at: UtcMillis) -> Prepared {
         let hashes: Vec<RowHash> = page.rows().map(|raw| self.hash(raw)).collect();
-        let found = self.known().find(&hashes);
-        let new = found.iter().filter(|known| known.is_none()).count();
+        let known = self.known().find(&hashes);
+        let new = known.iter().filter(|known| known.is_none()).count();
         let new_share = |whole: usize| whole * new / hashes.len().max(1);
-        let mut prepared = Prepared {
-            seen_at,
-            rows: Vec::with_capacity(page.len()),
+        let mut texts = Texts {
             fields: Vec::with_capacity(new_share(page.size_bytes() / FIELDS_OF_JSON)),
             call_ids: Vec::with_capacity(new_share(page.len() * CALL_ID_BYTES_USUAL)),
-            contradictions: Vec::new(),
-            page,
         };
-        let mut learnt = Vec::new();
-        for (index, (hash, known)) in hashes.into_iter().zip(found).enumerate() {
+        let (mut rows, mut contradictions, mut learnt) = (Vec::with_capacity(page.len()), Vec::new(), Vec::new());
+        let mut spare = None;
+        for (index, (hash, known)) in hashes.into_iter().zip(known).enumerate() {
             if let Some((key, found)) = known {
-                prepared.rows.push(Ready { key, what: What::Leg(found, None) });
+                rows.push(Ready { key, what: What::Leg(found, None) });
                 continue;
             }
-            let ready = self.parse(&mut prepared, index);
-            if let What::Leg(found, _) = &ready.what
-                && prepared.contradictions.last().is_none_or(|(at, _)| *at != index)
-            {
-                learnt.push((hash, (ready.key, *found)));
-            }
-            prepared.rows.push(ready);
+            let raw = page.row(index);
+            rows.push(match wire::row_in(raw, spare.take()) {
+                Row::Leg(leg) => {
+                    let ready = self.leg(&leg, &mut texts);
+                    match (&ready.what, contradiction(&leg, self.time_basis, self.zone)) {
+                        (_, Some(contradiction)) => contradictions.push((index, contradiction)),
+                        (What::Leg(found, _), None) => learnt.push((hash, (ready.key, *found))),
+                        _ => {}
+                    }
+                    spare = Some(leg);
+                    ready
+                }
+                Row::Dead(reason) => Ready { key: KeyHash::of_dead_row(raw), what: What::Dead(reason) },
+                Row::Unfinished => Ready { key: KeyHash::of_dead_row(raw), what: What::Unfinished },
+            });
             if index % ROWS_AT_ONCE == ROWS_AT_ONCE - 1 {
                 tokio::task::yield_now().await;
             }
         }
+        drop(spare);
         self.known().learn(learnt);
-        prepared
+        Prepared { page, seen_at, rows, texts, contradictions }
     }
 
-    fn parse(&self, prepared: &mut Prepared, index: usize) -> Ready {
-        let Prepared { page, fields, call_ids, contradictions, .. } = prepared;
-        let raw = page.row(index);
-        let leg = match wire::row(raw) {
-            Row::Leg(leg) => leg,
-            Row::Dead(reason) => return Ready { key: KeyHash::of_dead_row(raw), what: What::Dead(reason) },
-            Row::Unfinished => return Ready { key: KeyHash::of_dead_row(raw), what: What::Unfinished },
-        };
-        contradictions.extend(contradiction(&leg, self.time_basis, self.zone).map(|found| (index, found)));
+    fn leg(&self, leg: &Leg<'_>, texts: &mut Texts) -> Ready {
+        let Texts { fields, call_ids } = texts;
         let starts = (fields.len(), call_ids.len());
         // What does not fit the schema is tried again where it can be buried.
-        let encoded = self.encoder.encode_fields(&leg, fields).ok().map(|()| {
+        let encoded = self.encoder.encode_fields(leg, fields).ok().map(|()| {
             call_ids.extend_from_slice(leg.call_id().as_bytes());
             Encoded { fields: starts.0..fields.len(), call_id: starts.1..call_ids.len() }
         });
         let found = Found {
-            fingerprint: Fingerprint::of_leg(&leg),
-            at: time_of(&leg, self.time_basis),
+            fingerprint: Fingerprint::of_leg(leg),
+            at: time_of(leg, self.time_basis),
             disconnected: leg.disconnected,
         };
-        Ready { key: KeyHash::of_leg(&leg), what: What::Leg(found, encoded) }
+        Ready { key: KeyHash::of_leg(leg), what: What::Leg(found, encoded) }
     }
 
     fn hash(&self, raw: &[u8]) -> RowHash {
@@ -217,8 +220,8 @@ impl<'a> ReadyRow<'a> {
     /// The leg as Avro.
     pub(super) fn parts(self, encoded: &Encoded) -> Parts<'a> {
         Parts {
-            fields: &self.page.fields[encoded.fields.clone()],
-            call_id: &self.page.call_ids[encoded.call_id.clone()],
+            fields: &self.page.texts.fields[encoded.fields.clone()],
+            call_id: &self.page.texts.call_ids[encoded.call_id.clone()],
         }
     }
 }

@@ -578,15 +578,20 @@ impl Trace {
 
     /// The header's value.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(Self::FIXED + self.unit.len());
+        Self::bytes_of(self.journal, self.seen, self.generation, self.at, &self.unit)
+    }
+
+    /// The header's value for a trace of these parts, in the order of the fields.
+    pub fn bytes_of(journal: [u8; 4], seen: Seen, generation: u32, at: UtcMillis, unit: &str) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(Self::FIXED + unit.len());
         bytes.push(Self::LAYOUT);
-        bytes.push(if self.seen.fingerprint.is_some() { Fingerprint::VERSION } else { 0 });
-        bytes.extend_from_slice(&self.seen.fingerprint.map_or(0, Fingerprint::bits).to_be_bytes()[1..]);
-        bytes.push(self.seen.revision);
-        bytes.extend_from_slice(&self.generation.to_be_bytes());
-        bytes.extend_from_slice(&self.at.as_millis().to_be_bytes());
-        bytes.extend_from_slice(&self.journal);
-        bytes.extend_from_slice(self.unit.as_bytes());
+        bytes.push(if seen.fingerprint.is_some() { Fingerprint::VERSION } else { 0 });
+        bytes.extend_from_slice(&seen.fingerprint.map_or(0, Fingerprint::bits).to_be_bytes()[1..]);
+        bytes.push(seen.revision);
+        bytes.extend_from_slice(&generation.to_be_bytes());
+        bytes.extend_from_slice(&at.as_millis().to_be_bytes());
+        bytes.extend_from_slice(&journal);
+        bytes.extend_from_slice(unit.as_bytes());
         bytes
     }
 

@@ -172,12 +172,11 @@ impl KafkaProducer {
 
     /// Sends messages that may share record batches.
     async fn send_together(&self, batch: &[Message]) -> Result<Vec<Place>, ProducerError> {
-        let reports = Arc::new(BatchReports::new(batch.len()));
+        let reports = Arc::new(BatchReports::new(batch));
+        let number = self.client.context().begin_batch(&reports);
         let mut messages = batch.iter().enumerate();
         for (position, message) in messages.by_ref() {
-            let delivery =
-                Delivery { reports: Arc::clone(&reports), position, is_leg: message.destination == Destination::Legs };
-            if let Err(code) = self.enqueue(message, delivery).await {
+            if let Err(code) = self.enqueue(message, Delivery { batch: number, position }).await {
                 reports.report(position, Err(code));
                 if content_fault(code).is_none() {
                     break;
@@ -215,14 +214,14 @@ impl KafkaProducer {
         Ok(())
     }
 
-    fn record<'a>(&'a self, message: &'a Message, delivery: Delivery) -> BaseRecord<'a, [u8], [u8], Box<Delivery>> {
+    fn record<'a>(&'a self, message: &'a Message, delivery: Delivery) -> BaseRecord<'a, [u8], [u8], usize> {
         let headers = message
             .headers
             .iter()
             .fold(OwnedHeaders::new_with_capacity(message.headers.len()), |headers, (key, value)| {
                 headers.insert(Header { key, value: Some(value) })
             });
-        let mut record = BaseRecord::with_opaque_to(&self.topics.of(message.destination).name, Box::new(delivery))
+        let mut record = BaseRecord::with_opaque_to(&self.topics.of(message.destination).name, delivery.to_opaque())
             .key(message.key.as_slice())
             .headers(headers);
         if let Some(payload) = &message.payload {
@@ -347,7 +346,7 @@ fn run(
 
 /// Creates the client, and with a transactional id waits until all before it are fenced.
 fn connect(settings: &ClientConfig, context: Context) -> Result<Arc<Client>, SinkError> {
-    let client = Client::from_config_and_context(settings, Reports { client: context }).map_err(client::refused)?;
+    let client = Client::from_config_and_context(settings, Reports::new(context)).map_err(client::refused)?;
     let client = Arc::new(client);
     take_reports(&client).map_err(|error| SinkError::Unavailable(format!("a producer needs a thread: {error}")))?;
     if let Some(id) = settings.get("transactional.id") {
@@ -516,16 +515,19 @@ fn is_lasting(code: RDKafkaErrorCode) -> bool {
 
 /// The delivery reports of one batch.
 struct BatchReports {
+    /// Tests kill the process after so many acknowledgements of such a batch.
+    has_legs: bool,
     outstanding: AtomicUsize,
     outcomes: Mutex<Vec<Result<Place, RDKafkaErrorCode>>>,
     complete: Notify,
 }
 
 impl BatchReports {
-    fn new(messages: usize) -> Self {
+    fn new(batch: &[Message]) -> Self {
         Self {
-            outstanding: AtomicUsize::new(messages),
-            outcomes: Mutex::new(vec![Err(RDKafkaErrorCode::Fail); messages]),
+            has_legs: batch.iter().any(|message| message.destination == Destination::Legs),
+            outstanding: AtomicUsize::new(batch.len()),
+            outcomes: Mutex::new(vec![Err(RDKafkaErrorCode::Fail); batch.len()]),
             complete: Notify::new(),
         }
     }
@@ -548,16 +550,53 @@ impl BatchReports {
     }
 }
 
-/// Which message of which batch a delivery report is about.
+/// Which message of which batch a delivery report is about. It goes with the message as a number, since there are
+/// millions of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Delivery {
-    reports: Arc<BatchReports>,
+    batch: usize,
     position: usize,
-    is_leg: bool,
 }
 
-/// Hands delivery reports to the batches they belong to.
+impl Delivery {
+    /// No batch comes near so many messages.
+    const POSITION_BITS: u32 = usize::BITS / 2;
+
+    const fn to_opaque(self) -> usize {
+        self.batch << Self::POSITION_BITS | self.position
+    }
+
+    const fn from_opaque(opaque: usize) -> Self {
+        let position = opaque & ((1 << Self::POSITION_BITS) - 1);
+        Self { batch: opaque >> Self::POSITION_BITS, position }
+    }
+}
+
+/// Hands delivery reports to the batch they belong to.
 struct Reports {
     client: Context,
+    /// The newest batch and its number. Those before it are complete, or were given up.
+    newest: Mutex<(usize, Option<Arc<BatchReports>>)>,
+}
+
+impl Reports {
+    fn new(client: Context) -> Self {
+        Self { client, newest: Mutex::new((0, None)) }
+    }
+
+    /// Takes reports for another batch from here on; gives its number.
+    fn begin_batch(&self, reports: &Arc<BatchReports>) -> usize {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is left of a batch whose number comes again, four thousand million batches later, is long gone.
+        newest.0 = (newest.0 + 1) & (usize::MAX >> Delivery::POSITION_BITS);
+        newest.1 = Some(Arc::clone(reports));
+        newest.0
+    }
+
+    fn reports_of(&self, batch: usize) -> Option<Arc<BatchReports>> {
+        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        newest.1.as_ref().filter(|_| newest.0 == batch).map(Arc::clone)
+    }
 }
 
 impl ClientContext for Reports {
@@ -571,19 +610,21 @@ impl ClientContext for Reports {
 }
 
 impl ProducerContext for Reports {
-    type DeliveryOpaque = Box<Delivery>;
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, delivery: Self::DeliveryOpaque) {
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        let Delivery { batch, position } = Delivery::from_opaque(opaque);
+        let Some(reports) = self.reports_of(batch) else { return };
         let outcome = match result {
             // A repeated request that the brokers remember no longer is acknowledged without a place.
             Ok(message) if message.offset() < 0 => Err(RDKafkaErrorCode::NoOffset),
             Ok(message) => Ok(Place { partition: message.partition(), offset: message.offset() }),
             Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
         };
-        if delivery.is_leg && outcome.is_ok() {
+        if reports.has_legs && outcome.is_ok() {
             hooks::point("leg-acknowledged");
         }
-        delivery.reports.report(delivery.position, outcome);
+        reports.report(position, outcome);
     }
 }
 
@@ -642,6 +683,18 @@ mod tests {
     }
 
     #[test]
+    fn a_report_finds_its_message_and_none_of_another_batch() {
+        for delivery in [Delivery { batch: 1, position: 0 }, Delivery { batch: 0xffff_ffff, position: 0xffff_ffff }] {
+            assert_eq!(Delivery::from_opaque(delivery.to_opaque()), delivery);
+        }
+        let reports = Reports::new(Context::default());
+        let [first, second] = [(); 2].map(|()| Arc::new(BatchReports::new(&[leg()])));
+        let numbers = [&first, &second].map(|batch| reports.begin_batch(batch));
+        assert!(reports.reports_of(numbers[0]).is_none(), "it was given up");
+        assert!(reports.reports_of(numbers[1]).is_some_and(|found| Arc::ptr_eq(&found, &second)));
+    }
+
+    #[test]
     fn batches_are_kept_to_what_every_topic_takes_and_messages_to_what_any_does() {
         let mut topics = topics();
         topics.status.message_bytes_max = 5_000;
@@ -695,7 +748,7 @@ mod tests {
             make_transactional(&mut settings, "id");
             assert_eq!(settings.get("socket.timeout.ms"), expected);
             let created: Result<Client, KafkaError> =
-                Client::from_config_and_context(&settings, Reports { client: Context::default() });
+                Client::from_config_and_context(&settings, Reports::new(Context::default()));
             assert!(created.is_ok(), "{:?}", created.err());
         }
     }

@@ -14,7 +14,7 @@ mod scan;
 use serde::Deserialize;
 
 pub use page::{NotAPage, Page, page};
-pub use row::{Row, row};
+pub use row::{Row, row, row_in};
 
 /// The fields of an error body that say what is wrong, from any of the API's three shapes.
 #[derive(Debug, Default)]
