@@ -31,6 +31,9 @@ use tokio::runtime::Runtime;
 
 use tape::Tape;
 
+/// Half an hour at 28 legs a second: what a large company's polls read again each time.
+const OVERLAP_LEGS: u64 = 50_000;
+
 /// What the command line asks for.
 struct Wanted {
     parts: Vec<String>,
@@ -47,7 +50,7 @@ impl Wanted {
             let value = arguments.iter().skip_while(|argument| *argument != name).nth(1);
             value.map_or(default, |value| value.parse().expect("a whole number"))
         };
-        let known = |argument: &&String| ["pipeline", "latency", "growth"].contains(&argument.as_str());
+        let known = |argument: &&String| ["pipeline", "duplicates", "latency", "growth"].contains(&argument.as_str());
         Self {
             parts: arguments.iter().filter(known).cloned().collect(),
             legs: number("--legs", 1_000_000),
@@ -82,6 +85,12 @@ fn main() {
             }
         });
         report::pipeline(&exactly, &at_least, &limits);
+    }
+    if wanted.includes("duplicates") {
+        let tape = Arc::new(Tape::render(OVERLAP_LEGS, pipeline::SPAN, now, 4));
+        let rates: Vec<f64> =
+            (0..wanted.rounds).map(|_| runtime.block_on(pipeline::duplicates(&bootstrap, &tape))).collect();
+        report::duplicates(tape.len(), &rates);
     }
     if wanted.includes("latency") {
         report::latency(&runtime.block_on(latency::measure(&bootstrap, now)));

@@ -18,7 +18,7 @@ pub(crate) struct Run {
     /// New legs a second, and per second of the connector's CPU time.
     pub(crate) legs_s: f64,
     pub(crate) legs_cpu_s: f64,
-    /// The same of rows that are all duplicates.
+    /// The same of rows that are all duplicates, more of them than are remembered by their bytes.
     pub(crate) duplicates_s: f64,
     pub(crate) duplicates_cpu_s: f64,
     pub(crate) rss_peak_bytes: u64,
@@ -55,6 +55,30 @@ pub(crate) async fn run(bootstrap: &str, tape: &Arc<Tape>, delivery: &str, numbe
     connector.terminate();
     let [(legs_s, legs_cpu_s), (duplicates_s, duplicates_cpu_s)] = rates[..] else { panic!("two polls") };
     (Run { legs_s, legs_cpu_s, duplicates_s, duplicates_cpu_s, rss_peak_bytes }, rig.topic)
+}
+
+/// Polls of an overlap in which every row is known, as most are from day to day.
+const KNOWN_POLLS: usize = 20;
+
+/// Rows per second of CPU time in polls that find nothing new.
+pub(crate) async fn duplicates(bootstrap: &str, tape: &Arc<Tape>) -> f64 {
+    let server = Server::start(Arc::clone(tape)).await;
+    let settings = [("poll.start_from", "\"now-4h\""), ("poll.overlap", "\"5h\"")];
+    let rig = Rig::new("duplicates", &server.base_url(), bootstrap, &settings);
+    let connector = rig.start();
+    server.asked(1).await;
+    server.allow_poll();
+    server.asked(2).await;
+    let before = connector.used().cpu;
+    for poll in 2..2 + KNOWN_POLLS {
+        server.allow_poll();
+        server.asked(poll + 1).await;
+    }
+    let rows = (tape.len() * KNOWN_POLLS) as f64;
+    let cost = (connector.used().cpu - before).as_secs_f64();
+    assert!(connector.metric("call_legs_rows_total", "result=\"duplicate\"").await >= rows, "all were known");
+    connector.terminate();
+    rows / cost
 }
 
 /// What the parts can do alone, with the records of a run.

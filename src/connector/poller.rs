@@ -33,7 +33,7 @@ use crate::telemetry::status::UnitState;
 const CATCHING_UP_TOLD: Duration = Duration::from_secs(30);
 
 /// A window with more rows than this is read in halves: the identities of a window's rows are in memory while it is read.
-const WINDOW_ROWS_MAX: u64 = 100_000;
+const WINDOW_ROWS_MAX: u64 = 250_000;
 
 /// A leg or two may have been taken back; that all of these were is less likely than that the API shows nothing.
 const TELLING_LEGS: u64 = 5;
