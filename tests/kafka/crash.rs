@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use call_legs::sandbox::Sandbox;
 
-use super::rig::{Rig, assert_complete, identities, sandbox_settings};
+use super::rig::{Rig, SMALL_WINDOWS, assert_complete, identities, sandbox_settings};
 use super::support::kafka::{Kafka, kafka};
 use super::watch::Watch;
 
@@ -30,7 +30,7 @@ const LEGS: u64 = 90;
 const EXPECTED_MIN: Duration = Duration::from_millis(300);
 
 fn rig(sandbox: Sandbox, bootstrap: &str) -> Rig {
-    Rig::new(sandbox, bootstrap, &["source.page_size = 10"])
+    Rig::new(sandbox, bootstrap, &SMALL_WINDOWS)
 }
 
 async fn sandbox() -> Sandbox {

@@ -32,6 +32,9 @@ pub(super) fn sandbox_settings(legs: u64, span: Duration) -> Settings {
     }
 }
 
+/// Settings by which an hour's legs go into many transactions: each window is one at least.
+pub(super) const SMALL_WINDOWS: [&str; 2] = ["poll.start_from = \"now-61m\"", "poll.max_window = \"5m\""];
+
 /// Where nobody listens.
 pub(super) fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()

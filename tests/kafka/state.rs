@@ -9,7 +9,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use serde_json::Value;
 
-use super::rig::{Rig, assert_complete, identities, sandbox_settings};
+use super::rig::{Rig, SMALL_WINDOWS, assert_complete, identities, sandbox_settings};
 use super::support::kafka::kafka;
 
 const LEGS: u64 = 120;
@@ -235,7 +235,7 @@ async fn the_feed_tells_quiet_blind_and_stopped_apart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_least_once_loses_nothing_and_repeats_only_what_was_in_flight() {
-    let rig = rig(&["kafka.delivery = \"at-least-once\"", "source.page_size = 10"]).await;
+    let rig = rig(&[&["kafka.delivery = \"at-least-once\""], SMALL_WINDOWS.as_slice()].concat()).await;
     for point in
         ["claimed", "leg-acknowledged:17", "legs-acknowledged:2", "page-sent:2", "progress-sent:2", "committed:2"]
     {
