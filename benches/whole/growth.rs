@@ -30,6 +30,15 @@ const LEGS: u64 = 300_000;
 /// The share of the identities that is forgotten in the end.
 const FORGOTTEN: f64 = 0.9;
 
+/// Legs that are shown in the end only.
+const HELD_BACK: usize = 100;
+
+/// How many pages the connector forgets in one transaction.
+const FORGOTTEN_AT_ONCE: u64 = 500;
+
+/// How often it writes something at the latest.
+const BEAT: Duration = Duration::from_secs(1);
+
 const HOUR: Duration = Duration::from_secs(3600);
 
 pub(crate) struct Measured {
@@ -73,8 +82,8 @@ pub(crate) async fn measure(bootstrap: &str, identities: u64, now: UtcMillis) ->
 
     let (_, mut connector) = started(&rig, &server, &mut polls).await;
     let disk = size_bytes(&rig.state_dir()) as f64 / identities as f64;
-    server.show_only(usize::MAX);
-    let rows = tape.len() as f64;
+    server.show_only(tape.len() - HELD_BACK);
+    let rows = (tape.len() - HELD_BACK) as f64;
     let mut costs = Vec::new();
     for result in ["result=\"published\"", "result=\"duplicate\""] {
         let before = connector.used().cpu;
@@ -89,12 +98,16 @@ pub(crate) async fn measure(bootstrap: &str, identities: u64, now: UtcMillis) ->
 
     let left = journal.forget(bootstrap, &format!("{}.journal", rig.topic), now);
     let (_, connector) = started(&rig, &server, &mut polls).await;
-    let mut sizes = (0, size_bytes(&rig.state_dir()));
-    // A part is forgotten with each beat.
-    while sizes.0 != sizes.1 {
-        tokio::time::sleep(Duration::from_secs(8)).await;
-        sizes = (sizes.1, size_bytes(&rig.state_dir()));
-    }
+    // Pages are forgotten in parts, one with each beat; the view hears of it with the next new legs.
+    tokio::time::sleep(BEAT * u32::try_from(identities / PAGE_ENTRIES / FORGOTTEN_AT_ONCE + 10).expect("few beats"))
+        .await;
+    polls += 1;
+    server.asked(polls).await;
+    server.show_only(usize::MAX);
+    server.allow_poll();
+    polls += 1;
+    server.asked(polls).await;
+    let disk_after_expiry = size_bytes(&rig.state_dir()) as f64 / left as f64;
     connector.terminate();
     Measured {
         identities,
@@ -102,7 +115,7 @@ pub(crate) async fn measure(bootstrap: &str, identities: u64, now: UtcMillis) ->
         duplicate: costs[1],
         rss_peak_bytes,
         disk,
-        disk_after_expiry: sizes.1 as f64 / left as f64,
+        disk_after_expiry,
         warm_start: warm_starts[1],
         rebuilt: identities as f64 / rebuilding.as_secs_f64(),
     }

@@ -148,7 +148,11 @@ pub(crate) fn drawing(sizes: &[growth::Measured]) -> String {
         let points: Vec<String> =
             values.iter().enumerate().map(|(at, value)| format!("{:.1},{:.1}", x(at), y(*value))).collect();
         // Writing to a String cannot fail.
-        let _ = writeln!(svg, "<text x=\"{left}\" y=\"{}\" font-weight=\"bold\">{name}</text>", top - 20.0);
+        let _ = writeln!(
+            svg,
+            "<text x=\"{left}\" y=\"{}\"><tspan font-weight=\"bold\">{name}</tspan>, dashed: the bar</text>",
+            top - 20.0
+        );
         let _ = writeln!(
             svg,
             "<path d=\"M{left} {top}v{height}h{width}\" fill=\"none\" stroke=\"#888\"/><path d=\"M{left} {:.1}h{width}\" stroke=\"#c33\" stroke-dasharray=\"4 3\"/>",
@@ -163,9 +167,14 @@ pub(crate) fn drawing(sizes: &[growth::Measured]) -> String {
             let digits = if *value < 10.0 { 2 } else { 0 };
             let millions = size.identities / 1_000_000;
             let (x, y) = (x(at), y(*value));
+            let anchor = match at {
+                0 => "start",
+                _ if at + 1 == sizes.len() => "end",
+                _ => "middle",
+            };
             let _ = writeln!(
                 svg,
-                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"#26c\"/><text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{value:.digits$} {unit}</text><text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#555\">{millions} M</text>",
+                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"#26c\"/><text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{value:.digits$} {unit}</text><text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\" fill=\"#555\">{millions} M</text>",
                 y - 7.0,
                 top + height + 16.0
             );
