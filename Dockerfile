@@ -5,6 +5,8 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
+# Not built here, but Cargo.toml names it.
+COPY benches ./benches
 COPY src ./src
 COPY schemas ./schemas
 RUN cargo build --release --locked && cp target/release/call-legs /call-legs

@@ -1,5 +1,8 @@
 //! Manifests, unit and compose file, as those see them that read them.
 
+use std::fs;
+use std::path::Path;
+
 use call_legs::config::Config;
 
 use super::tools::{run, run_python, text_of};
@@ -49,4 +52,17 @@ fn the_unit_is_valid_and_hardened() {
     assert_eq!(said.trim(), "", "systemd-analyze verify has nothing to say");
     // Of 100, which is no protection at all; two tenths of it are the network that it works with.
     run("systemd-analyze", "systemd", &["security", "--offline=true", "--threshold=20", &path]);
+}
+
+/// Cargo refuses a manifest that names a target whose folder is not there, also one that is not built.
+#[test]
+fn the_image_is_built_with_every_folder_that_cargo_needs() {
+    let read = |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    let (manifest, dockerfile, ignored) = (read("Cargo.toml"), read("Dockerfile"), read(".dockerignore"));
+    let named = [("[[bench]]", "benches"), ("[[test]]", "tests"), ("[[example]]", "examples")];
+    let named = named.into_iter().filter(|(table, _)| manifest.lines().any(|line| line == *table));
+    for folder in named.map(|(_, folder)| folder).chain(["src", "schemas"]) {
+        assert!(dockerfile.lines().any(|line| line == format!("COPY {folder} ./{folder}")), "{folder}");
+        assert!(ignored.lines().any(|line| line == format!("!{folder}")), "{folder}");
+    }
 }
