@@ -1,7 +1,7 @@
 //! The whole connector, measured: the daemon as a child process, a real Apache Kafka, an API that costs nothing to ask.
 //!
 //! ```text
-//!   cargo bench --bench whole                                     everything, some ten minutes
+//!   cargo bench --bench whole                                     everything, some eight minutes
 //!   cargo bench --bench whole -- pipeline --legs 500000 --rounds 1
 //!   cargo bench --bench whole -- latency
 //!   cargo bench --bench whole -- growth --largest 100000000      with 100 million identities
