@@ -5,6 +5,8 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
+# The allocator's settings.
+COPY .cargo ./.cargo
 # Not built here, but Cargo.toml names it.
 COPY benches ./benches
 COPY src ./src

@@ -61,7 +61,7 @@ fn the_image_is_built_with_every_folder_that_cargo_needs() {
     let (manifest, dockerfile, ignored) = (read("Cargo.toml"), read("Dockerfile"), read(".dockerignore"));
     let named = [("[[bench]]", "benches"), ("[[test]]", "tests"), ("[[example]]", "examples")];
     let named = named.into_iter().filter(|(table, _)| manifest.lines().any(|line| line == *table));
-    for folder in named.map(|(_, folder)| folder).chain(["src", "schemas"]) {
+    for folder in named.map(|(_, folder)| folder).chain([".cargo", "src", "schemas"]) {
         assert!(dockerfile.lines().any(|line| line == format!("COPY {folder} ./{folder}")), "{folder}");
         assert!(ignored.lines().any(|line| line == format!("!{folder}")), "{folder}");
     }
