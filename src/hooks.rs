@@ -15,6 +15,8 @@ pub enum Mutant {
     AbortAfterUnknownCommit,
     /// Progress is sent first in the transaction, before what it speaks of, and nothing is read back.
     ProgressFirst,
+    /// A page is sent before its legs are acknowledged.
+    PageBeforeLegs,
     /// Identities expire by the wall clock.
     ExpiryByWallClock,
     /// Identities expire by the floor alone, covered or not.

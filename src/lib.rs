@@ -36,8 +36,8 @@
 //! # What holds, and where
 //!
 //! - Kafka has everything: the view may be deleted at any instant ([`store`]).
-//! - Legs, dead letters, status, page and progress are one transaction, progress last; the view is told
-//!   after the commit (`connector::transaction`).
+//! - Legs, dead letters, page, progress and status are one transaction, in which the page waits for its legs and
+//!   progress is the journal's last; the view is told after the commit (`connector::transaction`).
 //! - Nothing is published between a producer's init and the end of the read-back (`connector::takeover`).
 //! - Any answer but a clean one drops the producer; nothing is ever aborted by us (`connector::owner`).
 //! - No transaction waits for HTTP: what goes into one is in memory before it begins.

@@ -66,13 +66,13 @@ impl Tape {
             ];
             parameters.extend(cursor.as_deref().map(|cursor| ("scrollId", cursor)));
             let answer = api.answer(origin, &Request::report(api.credentials(), &token, &parameters));
-            let page = wire::page(answer.body).expect("the simulated API's page");
+            let page = wire::page(answer.body.into()).expect("the simulated API's page");
             if page.is_empty() {
                 break;
             }
             for row in page.rows() {
-                let wire::Row::Leg(leg) = wire::row(row) else { panic!("a row that is no leg") };
-                found.push((leg.disconnected.as_millis(), Bytes::copy_from_slice(row)));
+                let wire::Row::Leg(leg) = wire::row_in(row, None) else { panic!("a row that is no leg") };
+                found.push((leg.disconnected.as_millis(), Bytes::copy_from_slice(row.as_bytes())));
             }
             cursor = page.cursor;
         }

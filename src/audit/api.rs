@@ -79,8 +79,8 @@ impl<S: Source> UnitReading<'_, S> {
         loop {
             let page = self.fetch(bounds, cursor.as_deref()).await?;
             self.progress.add_rows(page.len());
-            for raw in page.rows() {
-                self.show(raw, window, bounds.asked, comparison);
+            for row in page.rows() {
+                self.show(row.as_bytes(), window, bounds.asked, comparison);
             }
             match scroll.on_page(PageMeta { rows: page.len(), total: page.total, cursor: page.cursor.as_deref() }) {
                 Step::Next(next) => cursor = Some(next),

@@ -424,8 +424,6 @@ fn unit_name(units: &[String], index: UnitIndex) -> &str {
 mod tests {
     use std::collections::VecDeque;
 
-    use bytes::Bytes;
-
     use super::compare::{Records, Tally};
     use super::*;
     use crate::clock::SystemClock;
@@ -498,7 +496,7 @@ mod tests {
 
         async fn fetch(&self, _: &str, _: &QueryBounds, _: Option<&str>) -> Result<Page, SourceError> {
             let answer = self.0.lock().unwrap().pop_front().expect("no more requests than answers");
-            answer.map(|body| wire::page(Bytes::from_static(body.as_bytes())).unwrap())
+            answer.map(|body| wire::page(body.into()).unwrap())
         }
 
         fn skew(&self) -> Option<Skew> {

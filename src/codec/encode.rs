@@ -24,16 +24,6 @@ impl LegEncoder {
     /// When a value is not of its field's kind or a required one is missing. Parsing sees to both,
     /// so an error is a bug, and for this leg a permanent one.
     pub fn encode(&self, leg: &Leg<'_>, ingest: &Ingest, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        self.encode_fields(leg, out)?;
-        self.encode_ingest(ingest, out);
-        Ok(())
-    }
-
-    /// Appends all of a leg's datum but its origin: what can be written before that is known.
-    ///
-    /// # Errors
-    /// As of [`Self::encode`]; on an error `out` is as before.
-    pub fn encode_fields(&self, leg: &Leg<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let before = out.len();
         for (position, (field, value)) in FIELDS.iter().zip(&leg.values).enumerate() {
             if !write_field(position, field, value, out) {
@@ -42,12 +32,8 @@ impl LegEncoder {
             }
         }
         write_extra(&leg.extra, out);
-        Ok(())
-    }
-
-    /// Appends a leg's origin, with which its datum ends.
-    pub fn encode_ingest(&self, ingest: &Ingest, out: &mut Vec<u8>) {
         write_ingest(ingest, out);
+        Ok(())
     }
 }
 

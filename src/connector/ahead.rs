@@ -13,13 +13,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::fault::Fault;
-use super::prepare::{Prepared, Preparer, ReadyRow};
+use super::prepare::{Origin, Prepared, Preparer, ReadyRow};
 use crate::core::time::UtcMillis;
 use crate::source::Page;
 
-/// How many KiB of pages may be in memory, for all polls together and for all other reads together: two of the largest
-/// usual ones, so that one is made ready while the other is published. A larger page has all of it for itself.
-const ROOM_KIB: u32 = 18 << 10;
+/// How many KiB of pages may be in memory, for all polls together and for all other reads together: two of 5,000 legs, so
+/// that one is made ready while the other is published. A larger page has all of it for itself.
+const ROOM_KIB: u32 = 14 << 10;
 
 /// How many bytes of rows go into one transaction at most; as Avro they are less.
 const CHUNK_BYTES_MAX: usize = 8 << 20;
@@ -53,13 +53,13 @@ impl Ahead {
     }
 
     /// Waits until there is room for a page, and begins to make it ready.
-    pub(super) async fn begin(&self, page: Page, seen_at: UtcMillis, is_live: bool) -> Result<Underway, Fault> {
-        let rooms = if is_live { &self.live } else { &self.older };
+    pub(super) async fn begin(&self, page: Page, seen_at: UtcMillis, origin: &Arc<Origin>) -> Result<Underway, Fault> {
+        let rooms = if origin.piece.how.is_live() { &self.live } else { &self.older };
         let kib = u32::try_from(page.size_bytes() >> 10).unwrap_or(ROOM_KIB).clamp(1, ROOM_KIB);
         // It is never closed.
         let room = Arc::clone(rooms).acquire_many_owned(kib).await.map_err(|_| Fault::Stopped)?;
-        let preparer = Arc::clone(&self.preparer);
-        let preparing = tokio::spawn(async move { preparer.prepare(page, seen_at).await });
+        let (preparer, origin) = (Arc::clone(&self.preparer), Arc::clone(origin));
+        let preparing = tokio::spawn(async move { preparer.prepare(page, seen_at, &origin).await });
         Ok(Underway { preparing: AbortOnDropHandle::new(preparing), room })
     }
 }
@@ -91,7 +91,7 @@ impl Queue {
         let mut bytes = 0;
         let mut chunk = Vec::with_capacity(rows_max.min(self.len()));
         for row in rows {
-            bytes += row.raw().len();
+            bytes += row.raw_bytes();
             if bytes > CHUNK_BYTES_MAX && !chunk.is_empty() {
                 break;
             }
@@ -118,20 +118,23 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use chrono_tz::Tz;
-
+    use super::super::prepare::tests::{TERMS, origin_of_polls};
     use super::*;
-    use crate::config::TimeBasis;
+    use crate::core::leg::How;
+    use crate::core::planner::Piece;
     use crate::source::wire;
 
     fn page(rows: &[usize]) -> Page {
         let rows: Vec<String> = rows.iter().map(|bytes| format!("{:?}", "x".repeat(*bytes - 2))).collect();
-        wire::page(Bytes::from(format!(r#"{{"data":[{}]}}"#, rows.join(",")))).unwrap()
+        wire::page(format!(r#"{{"data":[{}]}}"#, rows.join(",")).into()).unwrap()
     }
 
     fn ahead() -> Ahead {
-        Ahead::new(Preparer::new(TimeBasis::Disconnect, Tz::UTC, 1))
+        Ahead::new(Preparer::new(TERMS))
+    }
+
+    fn origin(how: How) -> Arc<Origin> {
+        Arc::new(Origin { piece: Piece { how, ..origin_of_polls().piece }, ..origin_of_polls() })
     }
 
     fn lengths(queue: &Queue, rows_max: usize) -> Vec<usize> {
@@ -142,7 +145,7 @@ mod tests {
     async fn rows_of_several_pages_go_together_in_their_order() {
         let (ahead, (sender, mut pages)) = (ahead(), Ahead::channel());
         for rows in [&[11, 12, 13][..], &[21, 22], &[31]] {
-            sender.send(ahead.begin(page(rows), UtcMillis::new(1), true).await.unwrap()).await.unwrap();
+            sender.send(ahead.begin(page(rows), UtcMillis::new(1), &origin(How::Poll)).await.unwrap()).await.unwrap();
         }
         drop(sender);
         let mut queue = Queue::default();
@@ -160,7 +163,10 @@ mod tests {
     async fn a_transaction_takes_few_large_rows_and_one_in_any_case() {
         let (ahead, (sender, mut pages)) = (ahead(), Ahead::channel());
         let large = CHUNK_BYTES_MAX + 1;
-        sender.send(ahead.begin(page(&[10, large, 20]), UtcMillis::new(1), true).await.unwrap()).await.unwrap();
+        sender
+            .send(ahead.begin(page(&[10, large, 20]), UtcMillis::new(1), &origin(How::Poll)).await.unwrap())
+            .await
+            .unwrap();
         let mut queue = Queue::default();
         queue.fill(&mut pages, 9).await.unwrap();
         for expected in [10, large, 20] {
@@ -172,9 +178,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_page_waits_for_room_but_not_for_that_of_older_reads() {
         let (ahead, large) = (ahead(), ROOM_KIB as usize * 1024);
-        let older = ahead.begin(page(&[large * 2]), UtcMillis::new(1), false).await.unwrap();
-        let first = ahead.begin(page(&[large]), UtcMillis::new(1), true).await.unwrap();
-        let second = ahead.begin(page(&[10]), UtcMillis::new(1), true);
+        let older = ahead.begin(page(&[large * 2]), UtcMillis::new(1), &origin(How::Backfill)).await.unwrap();
+        let first = ahead.begin(page(&[large]), UtcMillis::new(1), &origin(How::Poll)).await.unwrap();
+        let polls = origin(How::Poll);
+        let second = ahead.begin(page(&[10]), UtcMillis::new(1), &polls);
         tokio::pin!(second);
         let waited = tokio::time::timeout(std::time::Duration::from_secs(1), &mut second).await;
         assert!(waited.is_err(), "there is no room");

@@ -131,6 +131,7 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
         let mut pass = Pass {
             piece: Piece { window, how: How::Backfill },
             generation: unit.generation,
+            final_to: unit.progress.final_to,
             rows_max: (window.length() > SPAN_MIN).then_some(ROWS_MAX),
             counts,
             sightings: Sightings::default(),

@@ -4,10 +4,11 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::fault::Fault;
-use super::prepare::{Found as FoundRow, Parts, ReadyRow, What};
+use super::prepare::{Found as FoundRow, NewLeg, ReadyRow, What};
 use super::publisher::{Publisher, REFUSED_KEPT};
 use super::transaction::PageDraft;
 use crate::config::{MessageTimestamp, Revisions};
@@ -25,9 +26,6 @@ use crate::hooks::{self, Mutant};
 use crate::sink::{Cluster, Destination, Message};
 use crate::source::wire::{self, Row};
 use crate::store::View;
-
-/// Room for what stands before and behind a leg's fields: the framing's header and the origin.
-const ORIGIN_BYTES_MAX: usize = 64;
 
 /// In what context rows were read.
 #[derive(Clone, Copy, Debug)]
@@ -70,9 +68,9 @@ impl Making<'_> {
         }
     }
 
-    fn headers(&self, entry: Entry, at: UtcMillis) -> Vec<(&'static str, Vec<u8>)> {
+    fn headers(&self, entry: Entry, at: UtcMillis) -> Vec<(&'static str, Bytes)> {
         let trace = Trace::bytes_of(self.journal, entry.seen, self.generation, at, self.read.unit);
-        vec![(KeyHash::HEADER, entry.key.0.to_vec()), (Trace::HEADER, trace)]
+        vec![(KeyHash::HEADER, entry.key.0.to_vec().into()), (Trace::HEADER, trace.into())]
     }
 }
 
@@ -112,8 +110,8 @@ impl Batch {
 /// What a pass over a window's pages has seen.
 #[derive(Debug, Default)]
 pub(super) struct Sightings {
-    /// Distinct rows.
-    pub(super) rows: FxHashSet<KeyHash>,
+    /// Distinct rows, by the halves of their keys: a window has many.
+    pub(super) rows: FxHashSet<u64>,
     /// Dead rows that were held back.
     pub(super) held: u64,
     /// Why the first of them is dead.
@@ -126,7 +124,7 @@ pub(super) struct Sightings {
 
 impl Sightings {
     pub(super) fn take(&mut self, batch: &Batch) {
-        self.rows.extend(&batch.seen);
+        self.rows.extend(batch.seen.iter().map(KeyHash::half));
         self.held += batch.counts.held;
         self.held_for = self.held_for.or(batch.held_for);
         self.legs.extend(&batch.swept);
@@ -154,9 +152,9 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         let making = self.making(read);
         let mut batch = Batch {
             counts: Counts::default(),
-            messages: Vec::new(),
-            rows: Vec::new(),
-            disconnected: Vec::new(),
+            messages: Vec::with_capacity(rows.len()),
+            rows: Vec::with_capacity(rows.len()),
+            disconnected: Vec::with_capacity(rows.len()),
             lateness: Lateness::default(),
             buried: Vec::new(),
             held_for: None,
@@ -313,10 +311,12 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         entry: Entry,
         making: &Making<'_>,
     ) -> Result<Message, Reason> {
-        if let What::Leg(_, Some(encoded)) = &row.ready().what {
-            return self.message(&row.parts(encoded), found, row.seen_at(), entry, making);
+        let is_first = entry.seen.revision == 0;
+        if let Some(new) = row.new_leg(making.generation, making.final_to).filter(|_| is_first) {
+            return self.message(new, found, making);
         }
-        // It was known by its bytes and is new all the same, as after a rewind; or it does not fit.
+        // A revision; or known by its bytes and new all the same, as after a rewind; or the unit has come further since
+        // the read began; or it does not fit.
         match wire::row(row.raw()) {
             Row::Leg(leg) => self.encode(&leg, found, row.seen_at(), entry, making),
             Row::Dead(_) | Row::Unfinished => Err(Reason::Invalid),
@@ -332,35 +332,23 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         entry: Entry,
         making: &Making<'_>,
     ) -> Result<Message, Reason> {
-        let mut fields = Vec::with_capacity(640);
-        self.encoder.encode_fields(leg, &mut fields).map_err(|error| {
+        let Piece { window, how } = making.read.piece;
+        let (late, revision) = (found.at < making.final_to, entry.seen.revision);
+        let ingest = Ingest { first_seen: seen_at, how, late, revision, window };
+        let mut payload = Vec::with_capacity(640);
+        self.terms.framing.write_header(&mut payload);
+        self.encoder.encode(leg, &ingest, &mut payload).map_err(|error| {
             tracing::warn!(unit = making.read.unit, %error, "a leg cannot be encoded and goes to the dead letters");
             Reason::Invalid
         })?;
-        let parts = Parts { fields: &fields, call_id: leg.call_id().as_bytes() };
-        self.message(&parts, found, seen_at, entry, making)
+        let key = leg.call_id().to_owned().into();
+        let headers = making.headers(entry, within(found.at, window));
+        self.message(NewLeg { key, payload: payload.into(), headers }, found, making)
     }
 
-    fn message(
-        &self,
-        parts: &Parts<'_>,
-        found: FoundRow,
-        seen_at: UtcMillis,
-        entry: Entry,
-        making: &Making<'_>,
-    ) -> Result<Message, Reason> {
-        let FoundRow { at, disconnected, .. } = found;
-        let ingest = Ingest {
-            first_seen: seen_at,
-            how: making.read.piece.how,
-            late: at < making.final_to,
-            revision: entry.seen.revision,
-            window: making.read.piece.window,
-        };
-        let mut payload = Vec::with_capacity(parts.fields.len() + ORIGIN_BYTES_MAX);
-        self.terms.framing.write_header(&mut payload);
-        payload.extend_from_slice(parts.fields);
-        self.encoder.encode_ingest(&ingest, &mut payload);
+    fn message(&self, leg: NewLeg, found: FoundRow, making: &Making<'_>) -> Result<Message, Reason> {
+        let FoundRow { disconnected, .. } = found;
+        let NewLeg { key, payload, headers } = leg;
         let timestamp = match self.terms.timestamp {
             MessageTimestamp::Disconnect => Some(disconnected),
             MessageTimestamp::Publish => None,
@@ -369,13 +357,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         if timestamp.is_some_and(|timestamp| !cluster.takes_timestamp(Destination::Legs, timestamp, making.now)) {
             return Err(Reason::Timestamp);
         }
-        let message = Message {
-            destination: Destination::Legs,
-            key: parts.call_id.to_vec(),
-            payload: Some(payload),
-            timestamp,
-            headers: making.headers(entry, within(at, making.read.piece.window)),
-        };
+        let message = Message { destination: Destination::Legs, key, payload: Some(payload), timestamp, headers };
         if message.size_bytes() <= cluster.message_bytes_max(Destination::Legs) {
             Ok(message)
         } else {
@@ -424,28 +406,28 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         headers.extend([
             ("call-legs-error-code", dead.reason.code().into()),
             ("call-legs-error-message", dead.reason.to_string().into()),
-            ("call-legs-unit", read.unit.into()),
+            ("call-legs-unit", read.unit.to_owned().into()),
             ("call-legs-window", format!("{}/{}", read.piece.window.start, read.piece.window.end).into()),
             ("call-legs-row-bytes", raw.len().to_string().into()),
-            ("call-legs-row-hash", row_hash.clone().into_bytes()),
+            ("call-legs-row-hash", row_hash.clone().into()),
         ]);
         let mut message = Message {
             destination: Destination::DeadLetters,
-            key: row_hash.into_bytes(),
+            key: row_hash.into(),
             payload: None,
             timestamp: Some(row.seen_at()),
             headers,
         };
         let bytes_max = self.owner.follower.cluster.message_bytes_max(Destination::DeadLetters);
         let room = bytes_max.saturating_sub(message.size_bytes());
-        message.payload = Some(raw[..raw.len().min(room)].to_vec());
+        message.payload = Some(Bytes::copy_from_slice(&raw[..raw.len().min(room)]));
         message
     }
 }
 
 /// By when an identity may be forgotten: a time outside the window, which the API's filter should not
 /// let through, counts as the window's edge.
-fn within(at: UtcMillis, window: Window) -> UtcMillis {
+pub(super) fn within(at: UtcMillis, window: Window) -> UtcMillis {
     at.clamp(window.start, last_of(window))
 }
 

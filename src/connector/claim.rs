@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use super::fault::Fault;
 use crate::codec::JournalCodec;
 use crate::core::journal::{Claim, Record};
-use crate::sink::{Destination, Message, Packing, Producer, ProducerError};
+use crate::sink::{Message, Packing, Producer, ProducerError};
 
 /// Commits a claim; gives its offset.
 pub(super) async fn write<P: Producer>(producer: &mut P, codec: &JournalCodec, claim: &Claim) -> Result<i64, Fault> {
@@ -22,7 +22,7 @@ async fn write_with<P: Producer>(
     statuses: &[Message],
 ) -> Result<i64, Fault> {
     let (key, payload) = codec.encode(&Record::Claim(claim.clone()));
-    let message = Message { destination: Destination::Journal, key, payload, timestamp: None, headers: Vec::new() };
+    let message = Message::journal(key, payload);
     let in_doubt = |error: ProducerError| Fault::Doubtful(error.to_string());
     producer.begin().await.map_err(in_doubt)?;
     let places = producer.send(std::slice::from_ref(&message), Packing::Shared).await.map_err(in_doubt)?;

@@ -77,6 +77,7 @@ pub use survey::ReplayTerms;
 use crate::clock::Clock;
 use crate::config::StartFrom;
 use crate::core::dead_letter::Reason;
+use crate::core::journal::Trace;
 use crate::core::ledger::Ledger;
 use crate::core::planner::Sweep;
 use crate::core::time::UtcMillis;
@@ -91,7 +92,7 @@ use backfiller::Backfiller;
 use fault::Fault;
 use owner::Owner;
 use poller::Poller;
-use prepare::Preparer;
+use prepare::{PageTerms, Preparer};
 use publisher::Publisher;
 use reader::{Traffic, WindowReader};
 use replay::Replay;
@@ -276,7 +277,9 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
     fn ahead(&self) -> Ahead {
         let random = self.clock.nonce();
         let seed = u64::from_ne_bytes(std::array::from_fn(|byte| random[byte]));
-        Ahead::new(Preparer::new(self.records.time_basis, self.pace.time_zone, seed))
+        let (framing, time_basis) = (self.records.framing, self.records.time_basis);
+        let journal = Trace::journal_tag(&self.terms.journal);
+        Ahead::new(Preparer::new(PageTerms { framing, journal, time_basis, zone: self.pace.time_zone, seed }))
     }
 
     fn publisher(&self, stop: &CancellationToken) -> Publisher<C, V> {

@@ -164,7 +164,8 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
             let begun_local = self.reader.clock.now();
             let begun_before = self.reader.earlier_now(begun_local);
             let rows_max = (piece.window.length() > SPAN_MIN).then_some(WINDOW_ROWS_MAX);
-            let mut pass = Pass { piece, generation, rows_max, counts, sightings: Sightings::default() };
+            let final_to = progress.final_to;
+            let mut pass = Pass { piece, generation, final_to, rows_max, counts, sightings: Sightings::default() };
             let read = self.reader.read(&mut pass).await;
             // What follows is in doubt, too, whether or not its rows say so.
             unbelieved.shows_rows |= !pass.sightings.rows.is_empty();

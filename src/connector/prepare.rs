@@ -1,26 +1,32 @@
-//! A page made ready: its rows parsed, hashed and encoded, as far as that is the rows' own matter.
+//! A page made ready: its rows parsed and hashed, and the message of each leg written as it is if the leg is new.
 //!
 //! ```text
-//!   page ─▶ known by its bytes? ─┬─ no ──▶ parse ─▶ identity, fingerprint, time ─▶ fields as Avro
+//!   page ─▶ known by its bytes? ─┬─ no ──▶ parse ─▶ identity, fingerprint, time ─▶ message
 //!                                └─ yes ─▶ identity, fingerprint, time, as they were found before
 //! ```
 //!
 //! Nothing here asks the view, the journal or the clock, so that a page is made ready in a task of its own, beside the
 //! transaction of the page before. What was found depends on a row's bytes alone: in the overlap of two polls most rows
-//! come again as they were, and are not parsed again. Whether they are duplicates is not decided here.
+//! come again as they were, and are not parsed again. Whether a leg is new is not decided here, nor what may have changed
+//! since the read began: a message that says otherwise than is decided then is not used (see [`ReadyRow::new_leg`]).
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use chrono_tz::Tz;
 use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use crate::codec::LegEncoder;
+use super::batch::within;
+use crate::codec::{Framing, LegEncoder};
 use crate::config::TimeBasis;
 use crate::core::dead_letter::Reason;
+use crate::core::dedupe::Seen;
 use crate::core::identity::{Fingerprint, KeyHash};
-use crate::core::leg::{Leg, Value, position};
+use crate::core::journal::Trace;
+use crate::core::leg::{Ingest, Leg, Value, position};
+use crate::core::planner::Piece;
 use crate::core::time::UtcMillis;
 use crate::core::zone::{self, Contradiction};
 use crate::source::Page;
@@ -29,10 +35,8 @@ use crate::source::wire::{self, Row};
 /// Half of how many rows are remembered by their bytes: 8 MB for all, and the overlap of twenty legs a second.
 const KNOWN_MAX: usize = 57_000;
 
-/// A leg's fields take at most this part of its JSON text, as a rule; they grow where they take more.
-const FIELDS_OF_JSON: usize = 2;
-
-const CALL_ID_BYTES_USUAL: usize = 20;
+/// A leg's message takes at most this part of its JSON text, as a rule; where it takes more, the memory grows.
+const MESSAGE_OF_JSON: f64 = 0.6;
 
 /// How many rows are looked at before others have their turn: a fraction of a millisecond.
 const ROWS_AT_ONCE: usize = 128;
@@ -40,11 +44,30 @@ const ROWS_AT_ONCE: usize = 128;
 /// Makes pages ready; one for all units.
 pub(super) struct Preparer {
     encoder: LegEncoder,
-    time_basis: TimeBasis,
-    zone: Tz,
+    terms: PageTerms,
     known: Mutex<KnownRows>,
+}
+
+/// How pages are made ready; fixed for the life of the process.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PageTerms {
+    pub(super) framing: Framing,
+    /// What stands for the journal in traces.
+    pub(super) journal: [u8; 4],
+    pub(super) time_basis: TimeBasis,
+    pub(super) zone: Tz,
     /// Random, so that nobody can make two rows that are taken for one.
-    seed: u64,
+    pub(super) seed: u64,
+}
+
+/// What the messages of a read's legs say beside the legs' own fields.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    pub(super) unit: String,
+    pub(super) piece: Piece,
+    /// The unit's, and how far it was final, when the read was planned.
+    pub(super) generation: u32,
+    pub(super) final_to: UtcMillis,
 }
 
 /// A page whose rows are ready to be classified.
@@ -53,16 +76,12 @@ pub(super) struct Prepared {
     /// When it was received.
     seen_at: UtcMillis,
     rows: Vec<Ready>,
-    texts: Texts,
+    /// What goes into messages, one leg after the other.
+    messages: Bytes,
+    generation: u32,
+    final_to: UtcMillis,
     /// The rows that contradict our idea of the zone, by their places on the page.
     contradictions: Vec<(usize, Contradiction)>,
-}
-
-/// What goes into messages, one leg after the other.
-struct Texts {
-    /// The legs' fields as Avro.
-    fields: Vec<u8>,
-    call_ids: Vec<u8>,
 }
 
 /// What was found of a row.
@@ -75,8 +94,8 @@ pub(super) struct Ready {
 
 #[derive(Clone, Debug)]
 pub(super) enum What {
-    /// A leg; where it was known by its bytes it is not encoded.
-    Leg(Found, Option<Encoded>),
+    /// A leg; where it was known by its bytes it has no message.
+    Leg(Found, Option<Written>),
     Dead(Reason),
     Unfinished,
 }
@@ -90,11 +109,12 @@ pub(super) struct Found {
     pub(super) disconnected: UtcMillis,
 }
 
-/// Where in the page's texts a leg's fields and call ID are.
+/// Where the parts of a leg's message are, one behind the other.
 #[derive(Clone, Debug)]
-pub(super) struct Encoded {
-    fields: Range<usize>,
-    call_id: Range<usize>,
+pub(super) struct Written {
+    start: usize,
+    /// The ends of the key, the payload, and the two headers.
+    ends: [usize; 4],
 }
 
 /// A row of a page that is ready.
@@ -104,39 +124,39 @@ pub(super) struct ReadyRow<'a> {
     index: usize,
 }
 
-/// A leg's fields as Avro, without its origin, and its call ID.
-pub(super) struct Parts<'a> {
-    pub(super) fields: &'a [u8],
-    pub(super) call_id: &'a [u8],
+/// A new leg's message, in parts.
+pub(super) struct NewLeg {
+    pub(super) key: Bytes,
+    pub(super) payload: Bytes,
+    pub(super) headers: Vec<(&'static str, Bytes)>,
 }
 
 impl Preparer {
-    pub(super) fn new(time_basis: TimeBasis, zone: Tz, seed: u64) -> Self {
-        Self { encoder: LegEncoder::new(), time_basis, zone, known: Mutex::default(), seed }
+    pub(super) fn new(terms: PageTerms) -> Self {
+        Self { encoder: LegEncoder::new(), terms, known: Mutex::default() }
     }
 
     /// Makes a page ready, with a pause for others every few rows.
-    pub(super) async fn prepare(&self, page: Page, seen_at: UtcMillis) -> Prepared {
-        let hashes: Vec<RowHash> = page.rows().map(|raw| self.hash(raw)).collect();
+    pub(super) async fn prepare(&self, page: Page, seen_at: UtcMillis, origin: &Origin) -> Prepared {
+        let hashes: Vec<RowHash> = page.rows().map(|row| self.hash(row.as_bytes())).collect();
         let known = self.known().find(&hashes);
         let new = known.iter().filter(|known| known.is_none()).count();
-        let new_share = |whole: usize| whole * new / hashes.len().max(1);
-        let mut texts = Texts {
-            fields: Vec::with_capacity(new_share(page.size_bytes() / FIELDS_OF_JSON)),
-            call_ids: Vec::with_capacity(new_share(page.len() * CALL_ID_BYTES_USUAL)),
-        };
+        let new_bytes = page.size_bytes() as f64 * new as f64 / hashes.len().max(1) as f64;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of what is in memory")]
+        let mut messages = Vec::with_capacity((new_bytes * MESSAGE_OF_JSON) as usize);
         let (mut rows, mut contradictions, mut learnt) = (Vec::with_capacity(page.len()), Vec::new(), Vec::new());
-        let mut spare = None;
+        let (mut spare, mut scratch) = (None, Vec::new());
         for (index, (hash, known)) in hashes.into_iter().zip(known).enumerate() {
             if let Some((key, found)) = known {
                 rows.push(Ready { key, what: What::Leg(found, None) });
                 continue;
             }
-            let raw = page.row(index);
-            rows.push(match wire::row_in(raw, spare.take()) {
+            let row = page.row(index);
+            let of_raw = || KeyHash::of_dead_row(row.as_bytes());
+            rows.push(match wire::row_in(row, spare.take()) {
                 Row::Leg(leg) => {
-                    let ready = self.leg(&leg, &mut texts);
-                    match (&ready.what, contradiction(&leg, self.time_basis, self.zone)) {
+                    let ready = self.leg(&leg, seen_at, origin, (&mut messages, &mut scratch));
+                    match (&ready.what, contradiction(&leg, self.terms.time_basis, self.terms.zone)) {
                         (_, Some(contradiction)) => contradictions.push((index, contradiction)),
                         (What::Leg(found, _), None) => learnt.push((hash, (ready.key, *found))),
                         _ => {}
@@ -144,8 +164,8 @@ impl Preparer {
                     spare = Some(leg);
                     ready
                 }
-                Row::Dead(reason) => Ready { key: KeyHash::of_dead_row(raw), what: What::Dead(reason) },
-                Row::Unfinished => Ready { key: KeyHash::of_dead_row(raw), what: What::Unfinished },
+                Row::Dead(reason) => Ready { key: of_raw(), what: What::Dead(reason) },
+                Row::Unfinished => Ready { key: of_raw(), what: What::Unfinished },
             });
             if index % ROWS_AT_ONCE == ROWS_AT_ONCE - 1 {
                 tokio::task::yield_now().await;
@@ -153,27 +173,61 @@ impl Preparer {
         }
         drop(spare);
         self.known().learn(learnt);
-        Prepared { page, seen_at, rows, texts, contradictions }
+        let Origin { generation, final_to, .. } = *origin;
+        Prepared { page, seen_at, rows, messages: messages.into(), generation, final_to, contradictions }
     }
 
-    fn leg(&self, leg: &Leg<'_>, texts: &mut Texts) -> Ready {
-        let Texts { fields, call_ids } = texts;
-        let starts = (fields.len(), call_ids.len());
-        // What does not fit the schema is tried again where it can be buried.
-        let encoded = self.encoder.encode_fields(leg, fields).ok().map(|()| {
-            call_ids.extend_from_slice(leg.call_id().as_bytes());
-            Encoded { fields: starts.0..fields.len(), call_id: starts.1..call_ids.len() }
-        });
+    fn leg(
+        &self,
+        leg: &Leg<'_>,
+        seen_at: UtcMillis,
+        origin: &Origin,
+        (messages, scratch): (&mut Vec<u8>, &mut Vec<u8>),
+    ) -> Ready {
         let found = Found {
-            fingerprint: Fingerprint::of_leg(leg),
-            at: time_of(leg, self.time_basis),
+            fingerprint: Fingerprint::of_leg_in(leg, scratch),
+            at: time_of(leg, self.terms.time_basis),
             disconnected: leg.disconnected,
         };
-        Ready { key: KeyHash::of_leg(leg), what: What::Leg(found, encoded) }
+        let key = KeyHash::of_leg(leg);
+        let start = messages.len();
+        let written = self.write(leg, key, found, seen_at, origin, messages);
+        if written.is_none() {
+            // What does not fit the schema is tried again where it can be buried.
+            messages.truncate(start);
+        }
+        Ready { key, what: What::Leg(found, written) }
+    }
+
+    /// Appends the message of a leg that nobody has seen before.
+    fn write(
+        &self,
+        leg: &Leg<'_>,
+        key: KeyHash,
+        found: Found,
+        seen_at: UtcMillis,
+        origin: &Origin,
+        messages: &mut Vec<u8>,
+    ) -> Option<Written> {
+        let Found { fingerprint, at, .. } = found;
+        let Origin { unit, piece, generation, final_to } = origin;
+        let start = messages.len();
+        messages.extend_from_slice(leg.call_id().as_bytes());
+        let call_id_end = messages.len();
+        self.terms.framing.write_header(messages);
+        let Piece { window, how } = *piece;
+        let ingest = Ingest { first_seen: seen_at, how, late: at < *final_to, revision: 0, window };
+        self.encoder.encode(leg, &ingest, messages).ok()?;
+        let payload_end = messages.len();
+        messages.extend_from_slice(&key.0);
+        let identity_end = messages.len();
+        let seen = Seen { fingerprint: Some(fingerprint), revision: 0 };
+        Trace::append(self.terms.journal, seen, *generation, within(at, window), unit, messages);
+        Some(Written { start, ends: [call_id_end, payload_end, identity_end, messages.len()] })
     }
 
     fn hash(&self, raw: &[u8]) -> RowHash {
-        let hash = xxh3_128_with_seed(raw, self.seed).to_ne_bytes();
+        let hash = xxh3_128_with_seed(raw, self.terms.seed).to_ne_bytes();
         let [low, high] = [0, 8].map(|start| u64::from_ne_bytes(std::array::from_fn(|byte| hash[start + byte])));
         (low, high)
     }
@@ -199,7 +253,12 @@ impl Prepared {
 impl<'a> ReadyRow<'a> {
     /// The bytes that the API sent.
     pub(super) fn raw(self) -> &'a [u8] {
-        self.page.page.row(self.index)
+        self.page.page.row(self.index).as_bytes()
+    }
+
+    /// How many they are.
+    pub(super) fn raw_bytes(self) -> usize {
+        self.page.page.row_bytes(self.index)
     }
 
     /// When they were received.
@@ -217,12 +276,20 @@ impl<'a> ReadyRow<'a> {
         contradictions.iter().find(|(index, _)| *index == self.index).map(|(_, found)| *found)
     }
 
-    /// The leg as Avro.
-    pub(super) fn parts(self, encoded: &Encoded) -> Parts<'a> {
-        Parts {
-            fields: &self.page.texts.fields[encoded.fields.clone()],
-            call_id: &self.page.texts.call_ids[encoded.call_id.clone()],
+    /// The leg's message, where it has one and its unit is as the message says: of this generation and final so far.
+    pub(super) fn new_leg(self, generation: u32, final_to: UtcMillis) -> Option<NewLeg> {
+        let What::Leg(found, Some(written)) = &self.ready().what else { return None };
+        let is_late = |final_to| found.at < final_to;
+        if self.page.generation != generation || is_late(self.page.final_to) != is_late(final_to) {
+            return None;
         }
+        let [key_end, payload_end, identity_end, end] = written.ends;
+        let part = |range: Range<usize>| self.page.messages.slice(range);
+        Some(NewLeg {
+            key: part(written.start..key_end),
+            payload: part(key_end..payload_end),
+            headers: vec![(KeyHash::HEADER, part(payload_end..identity_end)), (Trace::HEADER, part(identity_end..end))],
+        })
     }
 }
 
@@ -276,10 +343,25 @@ fn contradiction(leg: &Leg<'_>, basis: TimeBasis, zone: Tz) -> Option<Contradict
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
+pub(super) mod tests {
     use super::*;
+    use crate::core::leg::How;
+    use crate::core::time::Window;
+
+    pub(in super::super) const TERMS: PageTerms = PageTerms {
+        framing: Framing::Confluent { schema_id: 7 },
+        journal: [1; 4],
+        time_basis: TimeBasis::Disconnect,
+        zone: Tz::UTC,
+        seed: 7,
+    };
+
+    /// Of a read in the middle of which [`row`]'s legs are, all of them late.
+    pub(in super::super) fn origin_of_polls() -> Origin {
+        let window = Window::new(UtcMillis::new(1_643_898_000_000), UtcMillis::new(1_643_899_000_000));
+        let final_to = UtcMillis::new(1_643_898_472_254);
+        Origin { unit: "u".to_owned(), piece: Piece { window, how: How::Poll }, generation: 3, final_to }
+    }
 
     #[test]
     fn the_connect_times_text_matters_only_where_windows_are_cut_on_it() {
@@ -307,7 +389,7 @@ mod tests {
     }
 
     fn page(rows: &[String]) -> Page {
-        wire::page(Bytes::from(format!(r#"{{"data":[{}]}}"#, rows.join(",")))).unwrap()
+        wire::page(format!(r#"{{"data":[{}]}}"#, rows.join(",")).into()).unwrap()
     }
 
     fn row(call: usize, more: &str) -> String {
@@ -318,7 +400,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_row_that_comes_again_is_found_the_same_and_is_not_parsed() {
-        let preparer = Preparer::new(TimeBasis::Disconnect, Tz::UTC, 7);
+        let (preparer, origin) = (Preparer::new(TERMS), origin_of_polls());
         let rows = [
             row(1, ""),
             row(2, r#","callerName":"ann""#),
@@ -326,8 +408,8 @@ mod tests {
             "7".to_owned(),
             row(3, r#","status":"In Progress""#).replace("1643898472253", "null"),
         ];
-        let first = preparer.prepare(page(&rows), UtcMillis::new(1)).await;
-        let again = preparer.prepare(page(&rows), UtcMillis::new(2)).await;
+        let first = preparer.prepare(page(&rows), UtcMillis::new(1), &origin).await;
+        let again = preparer.prepare(page(&rows), UtcMillis::new(2), &origin).await;
         for (first, again) in first.rows_from(0).zip(again.rows_from(0)) {
             assert_eq!((first.raw(), first.ready().key), (again.raw(), again.ready().key));
             match (&first.ready().what, &again.ready().what) {
@@ -346,10 +428,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_new_leg_s_message_is_used_only_while_it_says_what_is_so() {
+        let (origin, seen_at) = (origin_of_polls(), UtcMillis::new(5));
+        let prepared = Preparer::new(TERMS).prepare(page(&[row(1, ""), row(2, "")]), seen_at, &origin).await;
+        let second = prepared.rows_from(1).next().unwrap();
+        let message = second.new_leg(3, origin.final_to).unwrap();
+
+        let Row::Leg(leg) = wire::row(second.raw()) else { panic!("a leg") };
+        let Origin { piece: Piece { window, how }, .. } = origin;
+        let ingest = Ingest { first_seen: seen_at, how, late: true, revision: 0, window };
+        let mut payload = Vec::new();
+        TERMS.framing.write_header(&mut payload);
+        LegEncoder::new().encode(&leg, &ingest, &mut payload).unwrap();
+        let seen = Seen { fingerprint: Some(Fingerprint::of_leg(&leg)), revision: 0 };
+        let trace = Trace::bytes_of([1; 4], seen, 3, leg.disconnected, "u");
+        assert_eq!((&*message.key, &*message.payload), (&b"2"[..], &*payload));
+        let identity = Bytes::copy_from_slice(&KeyHash::of_leg(&leg).0);
+        assert_eq!(message.headers, [(KeyHash::HEADER, identity), (Trace::HEADER, trace.into())]);
+
+        let later = origin.final_to.plus(std::time::Duration::from_secs(1));
+        assert!(second.new_leg(3, later).is_some(), "it stays late");
+        assert!(second.new_leg(3, leg.disconnected).is_none(), "it is no longer late");
+        assert!(second.new_leg(4, origin.final_to).is_none(), "the unit was rewound");
+    }
+
+    #[tokio::test]
     async fn a_row_that_contradicts_the_zone_says_so_each_time() {
-        let preparer = Preparer::new(TimeBasis::Disconnect, Tz::America__New_York, 7);
+        let preparer = Preparer::new(PageTerms { zone: Tz::America__New_York, ..TERMS });
+        let origin = origin_of_polls();
         for _ in 0..2 {
-            let prepared = preparer.prepare(page(&[row(1, ""), row(2, "")]), UtcMillis::new(1)).await;
+            let prepared = preparer.prepare(page(&[row(1, ""), row(2, "")]), UtcMillis::new(1), &origin).await;
             assert!(prepared.rows_from(0).all(|row| row.contradiction().is_some()));
         }
     }

@@ -43,6 +43,9 @@ const OVERDUE_REPEATED: Duration = Duration::from_secs(300);
 /// How long a row that the brokers refuse is not offered again; then the topic may have been mended.
 pub(super) const REFUSED_KEPT: Duration = Duration::from_secs(3600);
 
+/// How long a unit's status, once written with its legs, need not be written with more of them.
+const TOLD_KEPT: Duration = Duration::from_secs(1);
+
 /// How many rows go into one transaction when each is sent in a record batch of its own.
 pub(super) const ALONE_MAX: usize = 100;
 
@@ -97,6 +100,8 @@ pub(super) struct Publisher<C: Cluster, V> {
     pub(super) dead_told: BTreeMap<String, Repeated>,
     /// When it was said of a unit that its legs come near the overlap's edge.
     pub(super) warned: BTreeMap<String, Instant>,
+    /// By unit: when its status was last written with its legs.
+    told: BTreeMap<String, Instant>,
     /// Since when it owns the journal for an operator's order only: nothing polls then, and that is on purpose.
     for_an_order_since: Option<UtcMillis>,
     /// Whether this process has begun the journal.
@@ -124,6 +129,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             budgets: HashMap::new(),
             dead_told: BTreeMap::new(),
             warned: BTreeMap::new(),
+            told: BTreeMap::new(),
             for_an_order_since: None,
             has_begun: false,
         }
@@ -409,8 +415,12 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             unit.counts += batch.counts;
             unit.lateness.add(&batch.lateness);
             let counts_after = unit.counts;
+            // What moves while a window is read is counts only: where transactions follow upon each other, the feed's
+            // readers need not have them all.
+            let is_told = self.told.get(read.unit).is_some_and(|told| told.elapsed() < TOLD_KEPT);
+            let feed = (!is_told).then(|| self.feed(&unit));
             let draft = Draft {
-                feeds: vec![self.feed(&unit)],
+                feeds: feed.into_iter().collect(),
                 units: vec![unit],
                 messages: &batch.messages,
                 packing: Some(packing),
@@ -419,6 +429,9 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             };
             match commit_watched(&mut self.owner, draft, &self.status, started).await {
                 Ok(()) => {
+                    if !is_told {
+                        self.told.insert(read.unit.to_owned(), Instant::now());
+                    }
                     self.uncommitted.remove(read.unit);
                     self.note_published(&batch, read, Some(started));
                     sightings.take(&batch);

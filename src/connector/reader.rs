@@ -18,6 +18,7 @@ use super::Pace;
 use super::ahead::{Ahead, Queue, Underway};
 use super::batch::{Read, Sightings};
 use super::fault::Fault;
+use super::prepare::Origin;
 use super::publisher::Publisher;
 use super::stage::{count, stage, traced};
 use super::transaction::PAGE_ENTRIES_MAX;
@@ -153,8 +154,9 @@ impl<S, C: Cluster, V> Clone for WindowReader<S, C, V> {
 /// What is read, for whom, and what came of it so far.
 pub(super) struct Pass<'a> {
     pub(super) piece: Piece,
-    /// The unit's generation when the read was planned.
+    /// The unit's generation, and how far it was final, when the read was planned.
     pub(super) generation: u32,
+    pub(super) final_to: UtcMillis,
     /// A window that announces more rows is not read.
     pub(super) rows_max: Option<u64>,
     /// What became of the rows, summed up over all passes.
@@ -207,11 +209,12 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
     async fn read_once(&self, pass: &mut Pass<'_>, bounds: &QueryBounds) -> Result<(Ended, Option<u64>), ReadError> {
         pass.sightings = Sightings::default();
         let (pages, received) = Ahead::channel();
-        let (is_live, rows_max) = (pass.piece.how.is_live(), pass.rows_max);
+        let Pass { piece, generation, final_to, rows_max, .. } = *pass;
         let begun_at = self.clock.now();
         let scrolling = {
             let (reader, bounds) = (self.clone(), bounds.clone());
-            let scrolling = async move { reader.scroll(&bounds, pages, is_live, rows_max).await };
+            let origin = Arc::new(Origin { unit: self.unit.clone(), piece, generation, final_to });
+            let scrolling = async move { reader.scroll(&bounds, pages, &origin, rows_max).await };
             // A task of its own, so that neither waits while the other computes.
             AbortOnDropHandle::new(tokio::spawn(scrolling.in_current_span()))
         };
@@ -224,9 +227,10 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
         &self,
         bounds: &QueryBounds,
         pages: mpsc::Sender<Underway>,
-        is_live: bool,
+        origin: &Arc<Origin>,
         rows_max: Option<u64>,
     ) -> Result<(Ended, Option<u64>), ReadError> {
+        let is_live = origin.piece.how.is_live();
         let mut scroll = Scroll::default();
         let mut cursor = None;
         loop {
@@ -237,7 +241,7 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
             }
             let step = scroll.on_page(PageMeta { rows: page.len(), total: page.total, cursor: page.cursor.as_deref() });
             if !page.is_empty() {
-                let underway = self.until_stopped(self.ahead.begin(page, self.clock.now(), is_live)).await??;
+                let underway = self.until_stopped(self.ahead.begin(page, self.clock.now(), origin)).await??;
                 // Where the publishing side has given up, it says why.
                 pages.send(underway).await.map_err(|_| Fault::Stopped)?;
             }

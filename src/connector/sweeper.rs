@@ -171,12 +171,13 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
         let mut is_whole = true;
         for piece in pieces.iter().copied() {
             // What the floor has passed meanwhile can no longer be told from what was published.
-            let progress = self.reader.progress().await;
-            if progress.is_some_and(|unit| piece.window.start < remembered_from(&unit.progress)) {
+            let progress = self.reader.progress().await.map(|unit| unit.progress);
+            if progress.as_ref().is_some_and(|progress| piece.window.start < remembered_from(progress)) {
                 return Ok(false);
             }
-            let mut pass =
-                Pass { piece, generation, rows_max: None, counts: &mut sums.counts, sightings: Sightings::default() };
+            let final_to = progress.map_or(piece.window.end, |progress| progress.final_to);
+            let (counts, sightings) = (&mut sums.counts, Sightings::default());
+            let mut pass = Pass { piece, generation, final_to, rows_max: None, counts, sightings };
             let read = self.reader.read(&mut pass).await;
             let failed_before = std::mem::take(&mut sums.has_failed);
             let trouble = match read {

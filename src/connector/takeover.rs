@@ -155,13 +155,8 @@ impl<C: Cluster, V: View> Owner<C, V> {
     async fn self_test(&self) -> Result<(), Fault> {
         let cluster = &self.follower.cluster;
         let mut first = cluster.producer(Delivery::ExactlyOnce).await?;
-        let marker = Message {
-            destination: Destination::Journal,
-            key: format!("x/{}", Nonce(self.clock.nonce())).into_bytes(),
-            payload: Some(Vec::new()),
-            timestamp: None,
-            headers: Vec::new(),
-        };
+        let key = format!("x/{}", Nonce(self.clock.nonce()));
+        let marker = Message::journal(key.into_bytes(), Some(Vec::new()));
         let in_doubt = |error: ProducerError| Fault::Doubtful(format!("self-test: {error}"));
         first.begin().await.map_err(in_doubt)?;
         let places = first.send(std::slice::from_ref(&marker), Packing::Shared).await.map_err(in_doubt)?;

@@ -1,10 +1,12 @@
-//! One transaction: legs and dead letters, status, page, progress, and progress last.
+//! One transaction: legs and dead letters, then their page, progress last, and the status.
 //!
 //! ```text
-//!   begin ─▶ legs, dead letters ─▶ their places ─▶ status, page ─▶ progress ─▶ commit ─▶ view
+//!   begin ─▶ legs, dead letters ─▶ their places ─▶ pages, progress, tombstones, status ─▶ commit ─▶ view
 //! ```
 //!
-//! Everything in it is in memory before it begins: no transaction waits for HTTP.
+//! Everything in it is in memory before it begins: no transaction waits for HTTP. A page waits until its legs are
+//! acknowledged, since a late commit of the transaction before would make them known although they are nowhere. What
+//! comes behind it in the journal does not wait: one partition keeps its order.
 
 use super::fault::Fault;
 use super::hourly::SeenHours;
@@ -199,21 +201,21 @@ impl<C: Cluster, V: View> Owner<C, V> {
         session.producer.begin().await?;
         point("begun");
 
+        if !draft.messages.is_empty() && session.delivery == Delivery::ExactlyOnce {
+            // Kafka adds the journal's partition to the transaction together with those of the legs, and not only once
+            // they are acknowledged, which took as long again as all that is written then.
+            let (key, payload) = self.follower.codec.encode(&Record::Nothing);
+            session.producer.hand_over(&Message::journal(key, payload)).await?;
+        }
         let mut out_offsets = session.out_offsets.clone();
         let mut journal: Vec<(i64, Record)> = Vec::new();
         if hooks::is_mutant(Mutant::ProgressFirst) {
             let records = self.progress_records(&draft, head.last_seq + 1, head.chain, &out_offsets);
             journal.extend(self.write_journal(session, records, Vec::new()).await.map_err(doubt)?);
         }
-        let places = session.producer.send(draft.messages, draft.packing.unwrap_or(Packing::Shared)).await?;
-        raise(&mut out_offsets, draft.messages, &places)?;
-        point("legs-acknowledged");
-
         // What the read-back has adopted comes before any progress that speaks of what was read back.
-        // While some of it is left, they are not accounted for.
         let rest = session.adopted.split_off(session.adopted.len().min(ADOPTED_AT_ONCE_MAX));
         let adopted = std::mem::replace(&mut session.adopted, rest);
-        let accounted = if session.adopted.is_empty() { out_offsets.clone() } else { head.out_offsets.clone() };
         let (mut seq, mut chain) = (head.last_seq, head.chain);
         let mut records: Vec<Record> = draft.genesis.take().into_iter().collect();
         if let Some(Record::Genesis(genesis)) = records.first() {
@@ -225,23 +227,29 @@ impl<C: Cluster, V: View> Owner<C, V> {
             chain = page.chain();
             records.push(Record::Page(page));
         }
+        if hooks::is_mutant(Mutant::PageBeforeLegs) {
+            let pages = std::mem::take(&mut records);
+            journal.extend(self.write_journal(session, pages, Vec::new()).await.map_err(doubt)?);
+        }
+        let places = session.producer.send(draft.messages, draft.packing.unwrap_or(Packing::Shared)).await?;
+        raise(&mut out_offsets, draft.messages, &places)?;
+        point("legs-acknowledged");
         if hooks::is_mutant(Mutant::ApplyBeforeCommit) {
             self.apply_too_early(&records).await?;
         }
-        // From here on a refusal speaks of our own records, not of any row.
+        // While some of what was adopted is left, the topics are not accounted for.
+        let accounted = if session.adopted.is_empty() { out_offsets.clone() } else { head.out_offsets.clone() };
         let status = self.status_messages(session.delivery, &mut draft, &accounted);
         let forgettable = self.forgettable();
-        journal.extend(self.write_journal(session, records, status).await.map_err(doubt)?);
-        point("page-sent");
-
-        let mut last = self.day_records(&draft.seen);
-        last.append(&mut draft.notes);
+        records.extend(self.day_records(&draft.seen));
+        records.append(&mut draft.notes);
         if !hooks::is_mutant(Mutant::ProgressFirst) {
-            last.extend(self.progress_records(&draft, seq, chain, &accounted));
+            records.extend(self.progress_records(&draft, seq, chain, &accounted));
         }
-        // After what says that the pages are no longer needed.
-        let tombstones = forgettable.iter().map(tombstone).collect();
-        journal.extend(self.write_journal(session, last, tombstones).await.map_err(doubt)?);
+        // Behind what says that the pages are no longer needed.
+        let others = forgettable.iter().map(tombstone).chain(status).collect();
+        // A refusal speaks of our own records now, not of any row.
+        journal.extend(self.write_journal(session, records, others).await.map_err(doubt)?);
         point("progress-sent");
         if !draft.messages.is_empty() {
             hooks::point_soon("committing");
@@ -302,13 +310,8 @@ impl<C: Cluster, V: View> Owner<C, V> {
         records: Vec<Record>,
         others: Vec<Message>,
     ) -> Result<Vec<(i64, Record)>, ProducerError> {
-        let messages = records
-            .iter()
-            .map(|record| {
-                let (key, payload) = self.follower.codec.encode(record);
-                Message { destination: Destination::Journal, key, payload, timestamp: None, headers: Vec::new() }
-            })
-            .chain(others);
+        let encoded = records.iter().map(|record| self.follower.codec.encode(record));
+        let messages = encoded.map(|(key, payload)| Message::journal(key, payload)).chain(others);
         let messages: Vec<Message> = messages.collect();
         let places = session.producer.send(&messages, Packing::Shared).await?;
         Ok(places.into_iter().map(|place| place.offset).zip(records).collect())
@@ -330,13 +333,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
 
 /// What deletes a page.
 fn tombstone(&(seq, writer): &(Seq, Option<Nonce>)) -> Message {
-    Message {
-        destination: Destination::Journal,
-        key: page_key(seq, writer).into_bytes(),
-        payload: None,
-        timestamp: None,
-        headers: Vec::new(),
-    }
+    Message::journal(page_key(seq, writer).into_bytes(), None)
 }
 
 /// A unit's status as the feed has it.
@@ -345,8 +342,8 @@ pub(super) fn status_message(feed: &UnitFeed, encoder: &FeedEncoder, framing: &F
     encoder.encode(feed, framing, &mut payload);
     Message {
         destination: Destination::Status,
-        key: feed.unit.as_bytes().to_vec(),
-        payload: Some(payload),
+        key: feed.unit.clone().into(),
+        payload: Some(payload.into()),
         timestamp: Some(feed.at),
         headers: Vec::new(),
     }

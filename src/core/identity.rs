@@ -39,6 +39,11 @@ impl KeyHash {
         Self::from_digest(hash)
     }
 
+    /// The half of it: enough where two that are taken for one, once in many million windows, do no harm.
+    pub fn half(&self) -> u64 {
+        u64::from_be_bytes(std::array::from_fn(|index| self.0[index]))
+    }
+
     fn from_digest(hash: Sha256) -> Self {
         let digest = hash.finalize();
         Self(std::array::from_fn(|index| digest[index]))
@@ -61,22 +66,27 @@ impl Fingerprint {
     ///
     /// A known field of an unexpected type counts with its JSON text; unknown fields do not count.
     pub fn of_leg(leg: &Leg<'_>) -> Self {
-        let mut input = Vec::with_capacity(1024);
+        Self::of_leg_in(leg, &mut Vec::with_capacity(1024))
+    }
+
+    /// The same in memory that is used again; what it holds is of no use afterwards.
+    pub fn of_leg_in(leg: &Leg<'_>, input: &mut Vec<u8>) -> Self {
+        input.clear();
         for (field, value) in FIELDS.iter().zip(&leg.values).filter(|(field, _)| field.fingerprinted) {
             match value {
-                Value::Text(text) => push(&mut input, b't', text.as_bytes()),
-                Value::Integer(number) => push(&mut input, b'i', &number.to_be_bytes()),
+                Value::Text(text) => push(input, b't', text.as_bytes()),
+                Value::Integer(number) => push(input, b'i', &number.to_be_bytes()),
                 Value::TextList(texts) => {
-                    push(&mut input, b'l', &length_prefix(texts.len()));
-                    texts.iter().for_each(|text| push(&mut input, b't', text.as_bytes()));
+                    push(input, b'l', &length_prefix(texts.len()));
+                    texts.iter().for_each(|text| push(input, b't', text.as_bytes()));
                 }
                 Value::Null => match leg.extra.iter().find(|(name, _)| name == field.name) {
-                    Some((_, json)) => push(&mut input, b'x', json.as_bytes()),
+                    Some((_, json)) => push(input, b'x', json.as_bytes()),
                     None => input.push(b'n'),
                 },
             }
         }
-        Self::from_bits(xxh3_64(&input))
+        Self::from_bits(xxh3_64(input))
     }
 
     /// The fingerprint with these low 56 bits.

@@ -584,6 +584,12 @@ impl Trace {
     /// The header's value for a trace of these parts, in the order of the fields.
     pub fn bytes_of(journal: [u8; 4], seen: Seen, generation: u32, at: UtcMillis, unit: &str) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(Self::FIXED + unit.len());
+        Self::append(journal, seen, generation, at, unit, &mut bytes);
+        bytes
+    }
+
+    /// Appends the same to `bytes`.
+    pub fn append(journal: [u8; 4], seen: Seen, generation: u32, at: UtcMillis, unit: &str, bytes: &mut Vec<u8>) {
         bytes.push(Self::LAYOUT);
         bytes.push(if seen.fingerprint.is_some() { Fingerprint::VERSION } else { 0 });
         bytes.extend_from_slice(&seen.fingerprint.map_or(0, Fingerprint::bits).to_be_bytes()[1..]);
@@ -592,7 +598,6 @@ impl Trace {
         bytes.extend_from_slice(&at.as_millis().to_be_bytes());
         bytes.extend_from_slice(&journal);
         bytes.extend_from_slice(unit.as_bytes());
-        bytes
     }
 
     /// From a header's value; `None` when it is none of ours.

@@ -14,6 +14,8 @@ mod trouble;
 
 use std::future::Future;
 
+use bytes::Bytes;
+
 pub use cluster::KafkaCluster;
 pub use committed::KafkaReader;
 pub use producer::KafkaProducer;
@@ -50,22 +52,28 @@ pub struct Message {
     /// Where to.
     pub destination: Destination,
     /// Chooses the partition.
-    pub key: Vec<u8>,
+    pub key: Bytes,
     /// The value; `None` deletes the key in a compacted topic.
-    pub payload: Option<Vec<u8>>,
+    pub payload: Option<Bytes>,
     /// The record's timestamp; `None` for the time of sending.
     pub timestamp: Option<UtcMillis>,
     /// Name and bytes of each header.
-    pub headers: Vec<(&'static str, Vec<u8>)>,
+    pub headers: Vec<(&'static str, Bytes)>,
 }
 
 impl Message {
+    /// A record of the journal.
+    pub fn journal(key: Vec<u8>, payload: Option<Vec<u8>>) -> Self {
+        let (key, payload) = (key.into(), payload.map(Bytes::from));
+        Self { destination: Destination::Journal, key, payload, timestamp: None, headers: Vec::new() }
+    }
+
     /// An upper bound of what the message takes in a record batch of its own, in bytes.
     pub fn size_bytes(&self) -> usize {
         // A batch header takes 61 bytes, a record's own lengths and deltas at most some 36.
         const OVERHEAD: usize = 100;
         let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len() + 10).sum();
-        OVERHEAD + self.key.len() + self.payload.as_ref().map_or(0, Vec::len) + headers
+        OVERHEAD + self.key.len() + self.payload.as_ref().map_or(0, Bytes::len) + headers
     }
 }
 
@@ -173,6 +181,9 @@ pub trait Reader: Send {
 pub trait Producer: Send + Sync + 'static {
     /// Begins a transaction; nothing in at-least-once mode.
     fn begin(&mut self) -> impl Future<Output = Result<(), ProducerError>> + Send;
+
+    /// Hands a message over within a transaction, and waits for nothing: the commit does.
+    fn hand_over(&mut self, message: &Message) -> impl Future<Output = Result<(), ProducerError>> + Send;
 
     /// Sends a batch and waits, for as long as it takes, until every message is acknowledged.
     /// Gives each message's place. `packing` says whether messages may share a record batch; where they

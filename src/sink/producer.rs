@@ -36,6 +36,9 @@ const BATCH_BYTES_MAX: usize = 1_000_000;
 /// How long to wait for company before a record batch is sent. Every transaction waits for its last
 /// record, and all are enqueued at once: waiting 1 ms or 5 ms made 5,000 records no faster.
 const LINGER_MS: &str = "0";
+/// zstd's level, where the user says nothing of compression: at its own default, 3, legs were 3 % smaller and the whole
+/// connector took a tenth more CPU time.
+const COMPRESSION_LEVEL: &str = "1";
 /// What a user may set otherwise.
 const DEFAULTS: [(&str, &str); 4] = [
     ("compression.type", "zstd"),
@@ -74,6 +77,9 @@ pub(super) fn settings(
 ) -> Result<ClientConfig, SinkError> {
     let mut settings = client::settings(kafka)?;
     // Not the other way round: a map of settings that is copied has lost its passwords, which rdkafka hides.
+    if ["compression.type", "compression.level"].iter().all(|name| settings.get(name).is_none()) {
+        settings.set("compression.level", COMPRESSION_LEVEL);
+    }
     for (name, value) in DEFAULTS {
         if settings.get(name).is_none() {
             settings.set(name, value);
@@ -219,13 +225,13 @@ impl KafkaProducer {
             .headers
             .iter()
             .fold(OwnedHeaders::new_with_capacity(message.headers.len()), |headers, (key, value)| {
-                headers.insert(Header { key, value: Some(value) })
+                headers.insert(Header { key, value: Some(value.as_ref()) })
             });
         let mut record = BaseRecord::with_opaque_to(&self.topics.of(message.destination).name, delivery.to_opaque())
-            .key(message.key.as_slice())
+            .key(message.key.as_ref())
             .headers(headers);
         if let Some(payload) = &message.payload {
-            record = record.payload(payload.as_slice());
+            record = record.payload(payload.as_ref());
         }
         match message.timestamp {
             Some(timestamp) => record.timestamp(timestamp.as_millis()),
@@ -255,6 +261,13 @@ impl KafkaProducer {
 impl Producer for KafkaProducer {
     async fn begin(&mut self) -> Result<(), ProducerError> {
         self.call(What::Begin).await
+    }
+
+    async fn hand_over(&mut self, message: &Message) -> Result<(), ProducerError> {
+        self.enqueue(message, Delivery::NOBODYS).await.map_err(|code| {
+            let what = format!("Kafka's client does not take a message ({code})");
+            failure(&self.client, &what, Some(code))
+        })
     }
 
     async fn send(&mut self, batch: &[Message], packing: Packing) -> Result<Vec<Place>, ProducerError> {
@@ -559,6 +572,9 @@ struct Delivery {
 }
 
 impl Delivery {
+    /// Of a message that no batch waits for: the first batch is number 1.
+    const NOBODYS: Self = Self { batch: 0, position: 0 };
+
     /// No batch comes near so many messages.
     const POSITION_BITS: u32 = usize::BITS / 2;
 
@@ -675,7 +691,7 @@ mod tests {
     fn leg() -> Message {
         Message {
             destination: Destination::Legs,
-            key: b"key".to_vec(),
+            key: b"key".as_slice().into(),
             payload: None,
             timestamp: None,
             headers: Vec::new(),
@@ -734,6 +750,22 @@ mod tests {
             ("compression.type", "zstd"),
         ] {
             assert_eq!(settings.get(name), Some(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_level_of_compression_is_ours_only_where_the_user_says_nothing_of_it() {
+        for (given, kind, level) in [
+            (None, "zstd", Some("1")),
+            (Some(("compression.type", "gzip")), "gzip", None),
+            (Some(("compression.type", "zstd")), "zstd", None),
+            (Some(("compression.level", "9")), "zstd", Some("9")),
+        ] {
+            let mut kafka = kafka("localhost");
+            kafka.properties = config::Properties::from_iter(given);
+            let settings = settings(&kafka, &topics(), None).unwrap();
+            assert_eq!(settings.get("compression.type"), Some(kind), "{given:?}");
+            assert_eq!(settings.get("compression.level"), level, "{given:?}");
         }
     }
 

@@ -7,7 +7,6 @@ use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use chrono_tz::Tz;
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use reqwest::{StatusCode, redirect};
@@ -173,7 +172,7 @@ impl Source for Api {
 struct Answer {
     status: StatusCode,
     headers: HeaderMap,
-    body: Bytes,
+    body: Vec<u8>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -12,13 +12,12 @@ use super::support::kafka::{Kafka, kafka};
 use super::watch::Watch;
 
 /// Where it dies: before anything is published, and in the third transaction that holds legs.
-const POINTS: [&str; 9] = [
+const POINTS: [&str; 8] = [
     "initialised",
     "claimed",
     "begun:3",
     "leg-acknowledged:27",
     "legs-acknowledged:3",
-    "page-sent:3",
     "progress-sent:3",
     "committing:3",
     "committed:3",

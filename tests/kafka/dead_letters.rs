@@ -142,9 +142,7 @@ async fn what_the_topic_takes_by_now_is_replayed_once_beside_the_live_daemon() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_daemon_kills_at_every_step_of_a_replay_lose_and_repeat_nothing() {
     let (rig, dead) = refused_and_mended(&[]).await;
-    for point in
-        ["claimed", "begun", "legs-acknowledged", "page-sent", "progress-sent", "committing", "committing", "committed"]
-    {
+    for point in ["claimed", "begun", "legs-acknowledged", "progress-sent", "committing", "committing", "committed"] {
         let output = command()
             .args(["dead-letters", "replay", "--yes", "--config"])
             .arg(rig.config())

@@ -236,9 +236,7 @@ async fn the_feed_tells_quiet_blind_and_stopped_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn at_least_once_loses_nothing_and_repeats_only_what_was_in_flight() {
     let rig = rig(&[&["kafka.delivery = \"at-least-once\""], SMALL_WINDOWS.as_slice()].concat()).await;
-    for point in
-        ["claimed", "leg-acknowledged:17", "legs-acknowledged:2", "page-sent:2", "progress-sent:2", "committed:2"]
-    {
+    for point in ["claimed", "leg-acknowledged:17", "legs-acknowledged:2", "progress-sent:2", "committed:2"] {
         let status = rig.start_to_die_at(point).ended();
         assert!(!status.success(), "{point}");
     }

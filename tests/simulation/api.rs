@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bytes::Bytes;
 use call_legs::core::identity::{Fingerprint, KeyHash};
 use call_legs::core::query::QueryBounds;
 use call_legs::core::skew::Skew;
@@ -462,7 +461,7 @@ impl Source for SimSource {
             bounds.end,
             body.len()
         ));
-        page(Bytes::from(body)).map_err(|error| SourceError::unreachable(error.to_string()))
+        page(body.into_bytes()).map_err(|error| SourceError::unreachable(error.to_string()))
     }
 
     fn skew(&self) -> Option<Skew> {

@@ -483,14 +483,14 @@ impl Broker {
             }
             records.push(StoredRecord {
                 place: Place { partition: partition.1, offset },
-                key: stored.message.key.clone(),
-                payload: stored.message.payload.clone(),
+                key: stored.message.key.to_vec(),
+                payload: stored.message.payload.as_deref().map(<[u8]>::to_vec),
                 timestamp: stored.message.timestamp.unwrap_or(stored.at),
                 headers: stored
                     .message
                     .headers
                     .iter()
-                    .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                    .map(|(name, value)| ((*name).to_owned(), value.to_vec()))
                     .collect(),
             });
         }
@@ -515,7 +515,7 @@ impl Broker {
             .filter(|offset| {
                 log.record(*offset).is_some_and(|stored| {
                     !is_committed(stored)
-                        || newest.get(stored.message.key.as_slice()) != Some(offset)
+                        || newest.get(&*stored.message.key) != Some(offset)
                         || (stored.message.payload.is_none() && stored.at < deleted_before)
                 })
             })

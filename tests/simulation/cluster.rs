@@ -481,6 +481,10 @@ impl Producer for SimProducer {
         Ok(())
     }
 
+    async fn hand_over(&mut self, message: &Message) -> Result<(), ProducerError> {
+        self.send(std::slice::from_ref(message), Packing::Shared).await.map(drop)
+    }
+
     async fn send(&mut self, batch: &[Message], packing: Packing) -> Result<Vec<Place>, ProducerError> {
         self.note_call(true);
         let result = self.send_all(batch, packing).await;

@@ -288,7 +288,7 @@ impl<C: Codec> Checker<C> {
 }
 
 fn header<'a>(message: &'a Message, name: &str) -> Option<&'a [u8]> {
-    message.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_slice())
+    message.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_ref())
 }
 
 fn decode(

@@ -232,6 +232,11 @@ fn mutant_progress_first() {
 }
 
 #[test]
+fn mutant_page_before_its_legs() {
+    caught(Mutant::PageBeforeLegs, doubtful_weather);
+}
+
+#[test]
 fn mutant_expiry_by_the_wall_clock() {
     caught(Mutant::ExpiryByWallClock, |plan| plan.has_clock_jumps = true);
 }

@@ -31,7 +31,13 @@ const OUT: (Destination, i32) = (Destination::Legs, 0);
 const JOURNAL: (Destination, i32) = (Destination::Journal, 0);
 
 fn message(destination: Destination, key: &str) -> Message {
-    Message { destination, key: key.into(), payload: Some(key.into()), timestamp: None, headers: Vec::new() }
+    Message {
+        destination,
+        key: key.to_owned().into(),
+        payload: Some(key.to_owned().into()),
+        timestamp: None,
+        headers: Vec::new(),
+    }
 }
 
 fn writer(producer: u64) -> Writer {
@@ -282,7 +288,7 @@ proptest! {
                 let truth: Vec<String> = (0..log.stable())
                     .filter_map(|offset| log.record(offset))
                     .filter(|stored| broker.is_committed(stored))
-                    .map(|stored| String::from_utf8(stored.message.key.clone()).unwrap())
+                    .map(|stored| String::from_utf8(stored.message.key.to_vec()).unwrap())
                     .collect();
                 prop_assert_eq!(seen, truth);
             }
@@ -510,7 +516,7 @@ async fn scroll(source: &impl Source, unit: &str, window: Window, pause: Duratio
     let mut found = Vec::new();
     loop {
         let page = source.fetch(unit, &bounds, cursor.as_deref()).await.unwrap();
-        for raw in page.rows() {
+        for raw in page.rows().map(str::as_bytes) {
             match row(raw) {
                 Row::Leg(leg) if window.contains(leg.disconnected) => found.push(KeyHash::of_leg(&leg)),
                 Row::Dead(_) => found.push(KeyHash::of_dead_row(raw)),

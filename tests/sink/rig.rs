@@ -74,10 +74,10 @@ pub(crate) async fn create_topic(bootstrap: &str, name: &str, partitions: i32, s
 pub(crate) fn message(destination: Destination, text: &str) -> Message {
     Message {
         destination,
-        key: text.as_bytes().to_vec(),
-        payload: Some(text.as_bytes().to_vec()),
+        key: text.to_owned().into(),
+        payload: Some(text.to_owned().into()),
         timestamp: None,
-        headers: vec![("header", text.as_bytes().to_vec())],
+        headers: vec![("header", text.to_owned().into())],
     }
 }
 

@@ -110,7 +110,7 @@ async fn what_is_too_large_is_named() {
     let enormous = vec![0; 2_000_000];
     let mut batch: Vec<Message> = (0..100).map(|number| leg(&format!("{number:0100}"))).collect();
     for (payload, position) in [(noise, 20), (enormous, 70)] {
-        batch[position].payload = Some(payload);
+        batch[position].payload = Some(payload.into());
         let mut producer = cluster.producer(Delivery::ExactlyOnce).await.unwrap();
         producer.begin().await.unwrap();
         let outcome = producer.send(&batch, Packing::Shared).await;
@@ -137,10 +137,7 @@ async fn a_commit_takes_milliseconds() {
     // Brokers let a transaction wait while the markers of the one before are written, hence the pauses.
     for (rounds, size, pause) in [(50, 1, 0), (50, 1, 100), (20, 5_000, 0), (10, 5_000, 100)] {
         let batch: Vec<Message> = (0..size)
-            .map(|number| Message {
-                payload: Some(format!("{number}:").repeat(80).into_bytes()),
-                ..leg(&number.to_string())
-            })
+            .map(|number| Message { payload: Some(format!("{number}:").repeat(80).into()), ..leg(&number.to_string()) })
             .collect();
         let (mut sends, mut commits) = (Vec::new(), Vec::new());
         for _ in 0..rounds {

@@ -6,7 +6,6 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -16,7 +15,7 @@ use super::scan::Scanner;
 /// A page of the report: the body and where its rows lie in it.
 #[derive(Clone, Debug)]
 pub struct Page {
-    body: Bytes,
+    body: String,
     rows: Vec<Range<usize>>,
     /// How many rows the whole query has, as this page announces it.
     pub total: Option<u64>,
@@ -40,13 +39,18 @@ impl Page {
         self.body.len()
     }
 
+    /// How long a row is, in bytes; 0 where there is none.
+    pub fn row_bytes(&self, index: usize) -> usize {
+        self.rows.get(index).map_or(0, ExactSizeIterator::len)
+    }
+
     /// The raw JSON text of a row; empty where there is none.
-    pub fn row(&self, index: usize) -> &[u8] {
-        self.rows.get(index).map_or(&[], |range| &self.body[range.clone()])
+    pub fn row(&self, index: usize) -> &str {
+        self.rows.get(index).map_or("", |range| &self.body[range.clone()])
     }
 
     /// The raw JSON text of each row.
-    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &str> {
         self.rows.iter().map(|range| &self.body[range.clone()])
     }
 }
@@ -69,19 +73,15 @@ pub enum NotAPage {
 ///
 /// A body that is JSON but for broken UTF-8 is read with replacement characters: refusing it would
 /// hold its window back for as long as the row exists.
-pub fn page(body: Bytes) -> Result<Page, NotAPage> {
+pub fn page(body: Vec<u8>) -> Result<Page, NotAPage> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(NotAPage::Empty);
     }
     // Checking is several times as fast as mending.
-    let body = match std::str::from_utf8(&body) {
-        Ok(_) => body,
-        Err(_) => Bytes::from(String::from_utf8_lossy(&body).into_owned()),
-    };
-    let text = std::str::from_utf8(&body).unwrap_or_default();
-    let Cut { rows, meta } = match cut_usual(text) {
+    let body = String::from_utf8(body).unwrap_or_else(|broken| String::from_utf8_lossy(broken.as_bytes()).into_owned());
+    let Cut { rows, meta } = match cut_usual(&body) {
         Some(cut) => cut,
-        None => cut_any(text)?,
+        None => cut_any(&body)?,
     };
     let (total, cursor) = meta.map_or((None, None), |meta| (meta.total, meta.cursor));
     let total = total.and_then(|raw| serde_json::from_str(raw.get()).ok());
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn bodies_that_are_no_page_say_why() {
-        let not_a_page = |body: &'static str| page(Bytes::from_static(body.as_bytes())).map(|_| ()).unwrap_err();
+        let not_a_page = |body: &'static str| page(body.into()).map(|_| ()).unwrap_err();
         assert_eq!(not_a_page(" \n"), NotAPage::Empty);
         assert_eq!(not_a_page("<html>\n<body>"), NotAPage::NotJson(1, 13));
         assert_eq!(not_a_page("{\n \"meta\": {},\n \"data\": [{\"a\": 1}, {\"b\""), NotAPage::NotJson(39, 39));
@@ -281,9 +281,7 @@ mod tests {
 
     #[test]
     fn odd_meta_is_no_reason_to_refuse_rows() {
-        let odd = |body: &'static str| {
-            page(Bytes::from_static(body.as_bytes())).map(|page| (page.len(), page.total, page.cursor)).unwrap()
-        };
+        let odd = |body: &'static str| page(body.into()).map(|page| (page.len(), page.total, page.cursor)).unwrap();
         assert_eq!(
             odd(r#"{"data":[1],"meta":{"totalRecordCount":"5","scrollId":7}}"#),
             (1, None, Some("7".to_owned()))
@@ -295,7 +293,7 @@ mod tests {
 
     #[test]
     fn broken_utf8_is_mended_and_does_not_hold_the_page_back() {
-        let page = page(Bytes::from_static(b"{\"data\":[{\"a\":\"\xff\"}]}")).unwrap();
-        assert_eq!(page.rows().next(), Some("{\"a\":\"\u{fffd}\"}".as_bytes()));
+        let page = page(b"{\"data\":[{\"a\":\"\xff\"}]}".to_vec()).unwrap();
+        assert_eq!(page.rows().next(), Some("{\"a\":\"\u{fffd}\"}"));
     }
 }

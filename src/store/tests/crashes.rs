@@ -5,7 +5,7 @@ use super::*;
 /// Steps at which a process can die in an apply, each with what is there afterwards: the old head or the new.
 const DEATHS: [(&str, bool); 3] = [("before the head", false), ("before the cleaning", true), ("in a merge", false)];
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn after_a_crash_between_the_steps_one_of_both_heads_is_there_and_the_same_is_applied_again() {
     for (death, is_new) in DEATHS {
         let (dir, mut model) = filled().await;
@@ -45,7 +45,7 @@ async fn after_a_crash_between_the_steps_one_of_both_heads_is_there_and_the_same
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_the_journal_lost_is_not_there_after_a_crash() {
     let (dir, mut model) = filled().await;
     let mut lost = model.clone();
@@ -62,7 +62,7 @@ async fn a_page_that_the_journal_lost_is_not_there_after_a_crash() {
     assert_eq!(view.find(vec![key(901)]).await.unwrap(), [None]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bloated_head_is_written_anew_and_a_crash_in_that_loses_nothing() {
     let (dir, mut model) = filled().await;
     let copies = tempfile::tempdir().unwrap();
@@ -91,7 +91,7 @@ async fn a_bloated_head_is_written_anew_and_a_crash_in_that_loses_nothing() {
     assert_eq!(heads(dir.path()), [1]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_older_layout_is_built_anew() {
     let (dir, model) = filled().await;
     sled::open(dir.path().join("store/head")).unwrap().insert("layout", "5").unwrap();
@@ -99,7 +99,7 @@ async fn an_older_layout_is_built_anew() {
     assert!(!dir.path().join("store/head").exists());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn files_that_are_about_to_be_closed_are_waited_for() {
     let (dir, model) = filled().await;
     let open_before = open(dir.path());
@@ -111,7 +111,7 @@ async fn files_that_are_about_to_be_closed_are_waited_for() {
     closing.join().unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_is_the_older_view_and_a_mixture_is_none() {
     let (original, mut model) = filled().await;
     let old = model.clone();
@@ -151,7 +151,7 @@ async fn an_older_copy_is_the_older_view_and_a_mixture_is_none() {
     old.check(&open(older.path())).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_was_written_again_under_its_number_is_not_the_one_that_is_listed() {
     let (dir, mut model) = filled().await;
     let copies = tempfile::tempdir().unwrap();
@@ -173,7 +173,7 @@ async fn a_run_that_was_written_again_under_its_number_is_not_the_one_that_is_li
     assert_eq!(open(dir.path()).load().await.unwrap(), None);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_thread_that_gives_no_sign_of_life_is_left_and_its_files_are_deleted() {
     let (dir, _) = filled().await;
     let hangs = SledView::open_with(dir.path(), SMALL, Duration::from_micros(1)).map(|_| ()).unwrap_err();

@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn rubbish_in_any_file_is_survived() {
     let (original, model) = filled().await;
     let mut survived = 0;
@@ -38,7 +38,7 @@ async fn rubbish_in_any_file_is_survived() {
     eprintln!("{survived} were not touched where it matters");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn truncated_and_empty_files_are_survived() {
     let (original, model) = filled().await;
     for file in files(&original.path().join("store")) {
@@ -53,7 +53,7 @@ async fn truncated_and_empty_files_are_survived() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn things_in_the_wrong_place_are_survived() {
     let (original, model) = filled().await;
     let damages: [&dyn Fn(&Path); 8] = [
@@ -114,7 +114,7 @@ fn changed(original: &Path, key: &[u8], change: impl FnOnce(&mut Vec<u8>) -> boo
     dir
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_or_missing_value_is_noticed_although_sled_has_nothing_to_complain_of() {
     let (original, model) = filled().await;
     let flip = |value: &mut Vec<u8>| {
@@ -153,7 +153,7 @@ fn buckets(files: &crate::store::files::Files, run: usize) -> Vec<std::ops::Rang
 /// What is done to a file.
 type Damage<'a> = &'a dyn Fn(&mut Vec<u8>);
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_poked_bucket_is_noticed_when_it_is_read_and_never_a_wrong_answer() {
     let (original, model) = filled().await;
     let files = open(original.path()).into_files();
@@ -200,7 +200,7 @@ async fn a_poked_bucket_is_noticed_when_it_is_read_and_never_a_wrong_answer() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_is_damaged_before_a_merge_ends_the_apply() {
     let (dir, mut model) = filled().await;
     // But for the newest, which is read at opening.
@@ -218,7 +218,7 @@ async fn a_bucket_that_is_damaged_before_a_merge_ends_the_apply() {
     assert!(view.load().await.unwrap().is_none(), "and what is left is not used");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn any_flipped_byte_of_a_run_is_noticed_before_it_matters() {
     let (original, _) = filled().await;
     let files = open(original.path()).into_files();
@@ -239,7 +239,7 @@ async fn any_flipped_byte_of_a_run_is_noticed_before_it_matters() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_without_its_end_is_survived_even_where_sled_spins() {
     // Larger, since only a database of some length makes sled spin when its end is missing.
     let dir = tempfile::tempdir().unwrap();

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn pages_and_head_survive_reopening_and_a_wipe_leaves_nothing() {
     let (dir, mut model) = filled().await;
     let view = open(dir.path());
@@ -23,7 +23,7 @@ async fn pages_and_head_survive_reopening_and_a_wipe_leaves_nothing() {
     model.check(&open(dir.path())).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn applying_again_changes_nothing_whatever_came_between() {
     let (dir, mut model) = filled().await;
     let view = open(dir.path());
@@ -44,7 +44,7 @@ async fn applying_again_changes_nothing_whatever_came_between() {
     assert_eq!(view.load().await.unwrap(), None);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn two_writers_pages_of_one_number_are_both_kept() {
     let dir = tempfile::tempdir().unwrap();
     let view = open(dir.path());
@@ -69,7 +69,7 @@ async fn two_writers_pages_of_one_number_are_both_kept() {
     assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_late_page_of_another_writer_does_not_hide_what_is_newer() {
     let dir = tempfile::tempdir().unwrap();
     let view = open(dir.path());
@@ -92,7 +92,7 @@ async fn a_late_page_of_another_writer_does_not_hide_what_is_newer() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn forgetting_deletes_runs_and_keeps_what_is_needed() {
     let (dir, mut model) = filled().await;
     let oldest = records(open(dir.path()))[0];
@@ -124,7 +124,7 @@ async fn forgetting_deletes_runs_and_keeps_what_is_needed() {
     model.check(&view).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn runs_stay_few_and_disk_is_given_back_while_entries_come_and_go() {
     let dir = tempfile::tempdir().unwrap();
     let view = open(dir.path());
@@ -145,7 +145,7 @@ async fn runs_stay_few_and_disk_is_given_back_while_entries_come_and_go() {
     model.check(&view).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn runs_are_merged_to_the_last_level_and_hold_no_more_than_their_part() {
     let dir = tempfile::tempdir().unwrap();
     let view = open(dir.path());
@@ -164,7 +164,7 @@ async fn runs_are_merged_to_the_last_level_and_hold_no_more_than_their_part() {
     model.check(&open(dir.path())).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_of_which_little_is_needed_is_written_again_without_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let view = open(dir.path());
@@ -189,7 +189,7 @@ async fn a_run_of_which_little_is_needed_is_written_again_without_the_rest() {
     assert_eq!((kept.entries, kept.pages), (entries, model.ledger.pages.len() as u64));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_head_is_written_anew_in_the_course_of_applies() {
     let dir = tempfile::tempdir().unwrap();
     let sizes = Sizes { head_slack: 0, ..SMALL };
@@ -205,7 +205,7 @@ async fn the_head_is_written_anew_in_the_course_of_applies() {
     model.check(&open(dir.path())).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_newest_run_is_in_memory_also_after_opening() {
     let (dir, model) = filled().await;
     let files = open(dir.path()).into_files();
@@ -218,7 +218,7 @@ async fn the_newest_run_is_in_memory_also_after_opening() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn filters_stay_within_their_bound_also_when_they_are_read_back() {
     let (dir, model) = filled().await;
     let sizes = Sizes { filter_bytes: 1 << 10, ..SMALL };
@@ -258,7 +258,7 @@ proptest! {
 
     #[test]
     fn the_view_is_the_model(steps in steps()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
         runtime.block_on(async {
             let dir = tempfile::tempdir().unwrap();
             let mut view = open(dir.path());
