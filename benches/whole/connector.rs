@@ -116,7 +116,7 @@ impl Connector {
     pub(crate) async fn reaches(&mut self, name: &str, label: &str, value: f64) {
         while self.metric(name, label).await < value {
             self.must_run();
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 

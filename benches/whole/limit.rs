@@ -73,6 +73,7 @@ pub(crate) fn produce(bootstrap: &str, topic: &str, records: &[Record]) -> Durat
     settings
         .set("bootstrap.servers", bootstrap)
         .set("compression.type", "zstd")
+        .set("compression.level", "1")
         .set("linger.ms", "0")
         .set("queue.buffering.max.messages", "20000")
         .set("queue.buffering.max.kbytes", "65536")
