@@ -10,6 +10,7 @@
 //!   h/<unit>/<day>  Day, or none  schemas/journal-hours.avsc     none: below the floor
 //!   r/<p>/<o>    Replayed             schemas/journal-replayed.avsc
 //!   x/<nonce>    anything             of the self-test
+//!   x/           none                 opens the partition for what follows in its transaction
 //! ```
 //!
 //! The value's header names its schema, and the key has to be the one that its content asks for.
