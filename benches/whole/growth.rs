@@ -62,7 +62,13 @@ pub(crate) async fn measure(bootstrap: &str, identities: u64, now: UtcMillis) ->
     let server = Server::start(Arc::clone(&tape)).await;
     server.show_only(0);
     let name = format!("growth-{identities}");
-    let settings = [("poll.start_from", "\"now-2h\""), ("poll.overlap", "\"3h\""), ("kafka.beat", "\"1s\"")];
+    let settings = [
+        ("poll.start_from", "\"now-2h\""),
+        ("poll.overlap", "\"3h\""),
+        ("kafka.beat", "\"1s\""),
+        // A request waits at the gate while pages are forgotten; sent again, it would count as the next poll.
+        ("source.request_timeout", "\"5m\""),
+    ];
     let rig = Rig::new(&name, &server.base_url(), bootstrap, &settings);
     let mut polls = 0;
     started(&rig, &server, &mut polls).await.1.terminate();
