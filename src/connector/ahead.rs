@@ -13,7 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::fault::Fault;
-use super::prepare::{Origin, Prepared, Preparer, ReadyRow};
+use super::leg_message::Origin;
+use super::prepare::{Prepared, Preparer, ReadyRow};
 use crate::core::time::UtcMillis;
 use crate::source::Page;
 
@@ -118,7 +119,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use super::super::prepare::tests::{TERMS, origin_of_polls};
+    use super::super::prepare::tests::{origin_of_polls, terms};
     use super::*;
     use crate::core::leg::How;
     use crate::core::planner::Piece;
@@ -130,7 +131,7 @@ mod tests {
     }
 
     fn ahead() -> Ahead {
-        Ahead::new(Preparer::new(TERMS))
+        Ahead::new(Preparer::new(terms()))
     }
 
     fn origin(how: How) -> Arc<Origin> {

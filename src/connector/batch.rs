@@ -8,7 +8,8 @@ use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::fault::Fault;
-use super::prepare::{Found as FoundRow, NewLeg, ReadyRow, What};
+use super::leg_message::{Origin, Parts};
+use super::prepare::{Found as FoundRow, ReadyRow, What};
 use super::publisher::{Publisher, REFUSED_KEPT};
 use super::transaction::PageDraft;
 use crate::config::{MessageTimestamp, Revisions};
@@ -17,7 +18,7 @@ use crate::core::dedupe::{Counts, Seen, Verdict, classify};
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::{Entry, Trace};
 use crate::core::lateness::{self, Found, Lateness};
-use crate::core::leg::{How, Ingest, Leg};
+use crate::core::leg::{How, Leg};
 use crate::core::planner::Piece;
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::Progress;
@@ -332,23 +333,19 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         entry: Entry,
         making: &Making<'_>,
     ) -> Result<Message, Reason> {
-        let Piece { window, how } = making.read.piece;
-        let (late, revision) = (found.at < making.final_to, entry.seen.revision);
-        let ingest = Ingest { first_seen: seen_at, how, late, revision, window };
-        let mut payload = Vec::with_capacity(640);
-        self.terms.framing.write_header(&mut payload);
-        self.encoder.encode(leg, &ingest, &mut payload).map_err(|error| {
-            tracing::warn!(unit = making.read.unit, %error, "a leg cannot be encoded and goes to the dead letters");
+        let Making { read: Read { unit, piece, .. }, generation, final_to, .. } = *making;
+        let origin = Origin { unit: unit.to_owned(), piece, generation, final_to };
+        let mut memory = Vec::with_capacity(1024);
+        let written = self.writer.write(leg, entry, (found.at, seen_at), &origin, &mut memory).map_err(|error| {
+            tracing::warn!(unit, %error, "a leg cannot be encoded and goes to the dead letters");
             Reason::Invalid
         })?;
-        let key = leg.call_id().to_owned().into();
-        let headers = making.headers(entry, within(found.at, window));
-        self.message(NewLeg { key, payload: payload.into(), headers }, found, making)
+        self.message(written.parts(&memory.into()), found, making)
     }
 
-    fn message(&self, leg: NewLeg, found: FoundRow, making: &Making<'_>) -> Result<Message, Reason> {
+    fn message(&self, leg: Parts, found: FoundRow, making: &Making<'_>) -> Result<Message, Reason> {
         let FoundRow { disconnected, .. } = found;
-        let NewLeg { key, payload, headers } = leg;
+        let Parts { key, payload, headers } = leg;
         let timestamp = match self.terms.timestamp {
             MessageTimestamp::Disconnect => Some(disconnected),
             MessageTimestamp::Publish => None,

@@ -20,6 +20,7 @@
 //! | `reader` | one window read whole, page by page |
 //! | `ahead`, `prepare` | pages on their way: how many, made ready (parsed, hashed, encoded) meanwhile |
 //! | `batch` | rows to messages: classified, put together |
+//! | `leg_message` | a leg's message, written: ahead, as it is if the leg is new, or once it is known what it is |
 //! | `publisher` | messages to transactions; beats |
 //! | `measure` | what status and metrics show of it |
 //! | `owner`, `takeover` | who may write: standing by, claim, read-back, what follows a doubtful answer |
@@ -42,6 +43,7 @@ mod dead_letters;
 mod fault;
 mod follower;
 mod hourly;
+mod leg_message;
 mod measure;
 mod order;
 mod owner;
@@ -77,7 +79,6 @@ pub use survey::ReplayTerms;
 use crate::clock::Clock;
 use crate::config::StartFrom;
 use crate::core::dead_letter::Reason;
-use crate::core::journal::Trace;
 use crate::core::ledger::Ledger;
 use crate::core::planner::Sweep;
 use crate::core::time::UtcMillis;
@@ -90,6 +91,7 @@ use crate::telemetry::{Metrics, Role, StatusBoard};
 use ahead::Ahead;
 use backfiller::Backfiller;
 use fault::Fault;
+use leg_message::LegWriter;
 use owner::Owner;
 use poller::Poller;
 use prepare::{PageTerms, Preparer};
@@ -277,9 +279,9 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
     fn ahead(&self) -> Ahead {
         let random = self.clock.nonce();
         let seed = u64::from_ne_bytes(std::array::from_fn(|byte| random[byte]));
-        let (framing, time_basis) = (self.records.framing, self.records.time_basis);
-        let journal = Trace::journal_tag(&self.terms.journal);
-        Ahead::new(Preparer::new(PageTerms { framing, journal, time_basis, zone: self.pace.time_zone, seed }))
+        let writer = LegWriter::new(self.records.framing, &self.terms.journal);
+        let (time_basis, zone) = (self.records.time_basis, self.pace.time_zone);
+        Ahead::new(Preparer::new(PageTerms { writer, time_basis, zone, seed }))
     }
 
     fn publisher(&self, stop: &CancellationToken) -> Publisher<C, V> {

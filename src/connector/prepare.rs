@@ -10,7 +10,6 @@
 //! come again as they were, and are not parsed again. Whether a leg is new is not decided here, nor what may have changed
 //! since the read began: a message that says otherwise than is decided then is not used (see [`ReadyRow::new_leg`]).
 
-use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -18,15 +17,13 @@ use chrono_tz::Tz;
 use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use super::batch::within;
-use crate::codec::{Framing, LegEncoder};
+use super::leg_message::{LegWriter, Origin, Parts, Written};
 use crate::config::TimeBasis;
 use crate::core::dead_letter::Reason;
 use crate::core::dedupe::Seen;
 use crate::core::identity::{Fingerprint, KeyHash};
-use crate::core::journal::Trace;
-use crate::core::leg::{Ingest, Leg, Value, position};
-use crate::core::planner::Piece;
+use crate::core::journal::Entry;
+use crate::core::leg::{Leg, Value, position};
 use crate::core::time::UtcMillis;
 use crate::core::zone::{self, Contradiction};
 use crate::source::Page;
@@ -35,15 +32,14 @@ use crate::source::wire::{self, Row};
 /// Half of how many rows are remembered by their bytes: 8 MB for all, and the overlap of twenty legs a second.
 const KNOWN_MAX: usize = 57_000;
 
-/// A leg's message takes at most this part of its JSON text, as a rule; where it takes more, the memory grows.
-const MESSAGE_OF_JSON: f64 = 0.6;
+/// A leg's message takes at most this percentage of its JSON text, as a rule; where it takes more, the memory grows.
+const MESSAGE_PERCENT: usize = 60;
 
 /// How many rows are looked at before others have their turn: a fraction of a millisecond.
 const ROWS_AT_ONCE: usize = 128;
 
 /// Makes pages ready; one for all units.
 pub(super) struct Preparer {
-    encoder: LegEncoder,
     terms: PageTerms,
     known: Mutex<KnownRows>,
 }
@@ -51,23 +47,11 @@ pub(super) struct Preparer {
 /// How pages are made ready; fixed for the life of the process.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PageTerms {
-    pub(super) framing: Framing,
-    /// What stands for the journal in traces.
-    pub(super) journal: [u8; 4],
+    pub(super) writer: LegWriter,
     pub(super) time_basis: TimeBasis,
     pub(super) zone: Tz,
     /// Random, so that nobody can make two rows that are taken for one.
     pub(super) seed: u64,
-}
-
-/// What the messages of a read's legs say beside the legs' own fields.
-#[derive(Clone, Debug)]
-pub(super) struct Origin {
-    pub(super) unit: String,
-    pub(super) piece: Piece,
-    /// The unit's, and how far it was final, when the read was planned.
-    pub(super) generation: u32,
-    pub(super) final_to: UtcMillis,
 }
 
 /// A page whose rows are ready to be classified.
@@ -109,14 +93,6 @@ pub(super) struct Found {
     pub(super) disconnected: UtcMillis,
 }
 
-/// Where the parts of a leg's message are, one behind the other.
-#[derive(Clone, Debug)]
-pub(super) struct Written {
-    start: usize,
-    /// The ends of the key, the payload, and the two headers.
-    ends: [usize; 4],
-}
-
 /// A row of a page that is ready.
 #[derive(Clone, Copy)]
 pub(super) struct ReadyRow<'a> {
@@ -124,16 +100,9 @@ pub(super) struct ReadyRow<'a> {
     index: usize,
 }
 
-/// A new leg's message, in parts.
-pub(super) struct NewLeg {
-    pub(super) key: Bytes,
-    pub(super) payload: Bytes,
-    pub(super) headers: Vec<(&'static str, Bytes)>,
-}
-
 impl Preparer {
     pub(super) fn new(terms: PageTerms) -> Self {
-        Self { encoder: LegEncoder::new(), terms, known: Mutex::default() }
+        Self { terms, known: Mutex::default() }
     }
 
     /// Makes a page ready, with a pause for others every few rows.
@@ -141,9 +110,8 @@ impl Preparer {
         let hashes: Vec<RowHash> = page.rows().map(|row| self.hash(row.as_bytes())).collect();
         let known = self.known().find(&hashes);
         let new = known.iter().filter(|known| known.is_none()).count();
-        let new_bytes = page.size_bytes() as f64 * new as f64 / hashes.len().max(1) as f64;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of what is in memory")]
-        let mut messages = Vec::with_capacity((new_bytes * MESSAGE_OF_JSON) as usize);
+        let new_percent = new * 100 / hashes.len().max(1);
+        let mut messages = Vec::with_capacity(page.size_bytes() / 100 * new_percent / 100 * MESSAGE_PERCENT);
         let (mut rows, mut contradictions, mut learnt) = (Vec::with_capacity(page.len()), Vec::new(), Vec::new());
         let (mut spare, mut scratch) = (None, Vec::new());
         for (index, (hash, known)) in hashes.into_iter().zip(known).enumerate() {
@@ -190,40 +158,10 @@ impl Preparer {
             disconnected: leg.disconnected,
         };
         let key = KeyHash::of_leg(leg);
-        let start = messages.len();
-        let written = self.write(leg, key, found, seen_at, origin, messages);
-        if written.is_none() {
-            // What does not fit the schema is tried again where it can be buried.
-            messages.truncate(start);
-        }
+        let entry = Entry { key, seen: Seen { fingerprint: Some(found.fingerprint), revision: 0 } };
+        // What does not fit the schema is tried again where it can be buried.
+        let written = self.terms.writer.write(leg, entry, (found.at, seen_at), origin, messages).ok();
         Ready { key, what: What::Leg(found, written) }
-    }
-
-    /// Appends the message of a leg that nobody has seen before.
-    fn write(
-        &self,
-        leg: &Leg<'_>,
-        key: KeyHash,
-        found: Found,
-        seen_at: UtcMillis,
-        origin: &Origin,
-        messages: &mut Vec<u8>,
-    ) -> Option<Written> {
-        let Found { fingerprint, at, .. } = found;
-        let Origin { unit, piece, generation, final_to } = origin;
-        let start = messages.len();
-        messages.extend_from_slice(leg.call_id().as_bytes());
-        let call_id_end = messages.len();
-        self.terms.framing.write_header(messages);
-        let Piece { window, how } = *piece;
-        let ingest = Ingest { first_seen: seen_at, how, late: at < *final_to, revision: 0, window };
-        self.encoder.encode(leg, &ingest, messages).ok()?;
-        let payload_end = messages.len();
-        messages.extend_from_slice(&key.0);
-        let identity_end = messages.len();
-        let seen = Seen { fingerprint: Some(fingerprint), revision: 0 };
-        Trace::append(self.terms.journal, seen, *generation, within(at, window), unit, messages);
-        Some(Written { start, ends: [call_id_end, payload_end, identity_end, messages.len()] })
     }
 
     fn hash(&self, raw: &[u8]) -> RowHash {
@@ -277,19 +215,13 @@ impl<'a> ReadyRow<'a> {
     }
 
     /// The leg's message, where it has one and its unit is as the message says: of this generation and final so far.
-    pub(super) fn new_leg(self, generation: u32, final_to: UtcMillis) -> Option<NewLeg> {
+    pub(super) fn new_leg(self, generation: u32, final_to: UtcMillis) -> Option<Parts> {
         let What::Leg(found, Some(written)) = &self.ready().what else { return None };
         let is_late = |final_to| found.at < final_to;
         if self.page.generation != generation || is_late(self.page.final_to) != is_late(final_to) {
             return None;
         }
-        let [key_end, payload_end, identity_end, end] = written.ends;
-        let part = |range: Range<usize>| self.page.messages.slice(range);
-        Some(NewLeg {
-            key: part(written.start..key_end),
-            payload: part(key_end..payload_end),
-            headers: vec![(KeyHash::HEADER, part(payload_end..identity_end)), (Trace::HEADER, part(identity_end..end))],
-        })
+        Some(written.parts(&self.page.messages))
     }
 }
 
@@ -344,17 +276,23 @@ fn contradiction(leg: &Leg<'_>, basis: TimeBasis, zone: Tz) -> Option<Contradict
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::ops::Range;
+
+    use bytes::Bytes;
+
     use super::*;
-    use crate::core::leg::How;
+    use crate::codec::{Framing, LegEncoder};
+    use crate::core::journal::Trace;
+    use crate::core::leg::{How, Ingest};
+    use crate::core::planner::Piece;
     use crate::core::time::Window;
 
-    pub(in super::super) const TERMS: PageTerms = PageTerms {
-        framing: Framing::Confluent { schema_id: 7 },
-        journal: [1; 4],
-        time_basis: TimeBasis::Disconnect,
-        zone: Tz::UTC,
-        seed: 7,
-    };
+    const FRAMING: Framing = Framing::Confluent { schema_id: 7 };
+
+    pub(in super::super) fn terms() -> PageTerms {
+        let writer = LegWriter::new(FRAMING, "journal");
+        PageTerms { writer, time_basis: TimeBasis::Disconnect, zone: Tz::UTC, seed: 7 }
+    }
 
     /// Of a read in the middle of which [`row`]'s legs are, all of them late.
     pub(in super::super) fn origin_of_polls() -> Origin {
@@ -400,7 +338,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_row_that_comes_again_is_found_the_same_and_is_not_parsed() {
-        let (preparer, origin) = (Preparer::new(TERMS), origin_of_polls());
+        let (preparer, origin) = (Preparer::new(terms()), origin_of_polls());
         let rows = [
             row(1, ""),
             row(2, r#","callerName":"ann""#),
@@ -430,7 +368,7 @@ pub(super) mod tests {
     #[tokio::test]
     async fn a_new_leg_s_message_is_used_only_while_it_says_what_is_so() {
         let (origin, seen_at) = (origin_of_polls(), UtcMillis::new(5));
-        let prepared = Preparer::new(TERMS).prepare(page(&[row(1, ""), row(2, "")]), seen_at, &origin).await;
+        let prepared = Preparer::new(terms()).prepare(page(&[row(1, ""), row(2, "")]), seen_at, &origin).await;
         let second = prepared.rows_from(1).next().unwrap();
         let message = second.new_leg(3, origin.final_to).unwrap();
 
@@ -438,10 +376,10 @@ pub(super) mod tests {
         let Origin { piece: Piece { window, how }, .. } = origin;
         let ingest = Ingest { first_seen: seen_at, how, late: true, revision: 0, window };
         let mut payload = Vec::new();
-        TERMS.framing.write_header(&mut payload);
+        FRAMING.write_header(&mut payload);
         LegEncoder::new().encode(&leg, &ingest, &mut payload).unwrap();
         let seen = Seen { fingerprint: Some(Fingerprint::of_leg(&leg)), revision: 0 };
-        let trace = Trace::bytes_of([1; 4], seen, 3, leg.disconnected, "u");
+        let trace = Trace::bytes_of(Trace::journal_tag("journal"), seen, 3, leg.disconnected, "u");
         assert_eq!((&*message.key, &*message.payload), (&b"2"[..], &*payload));
         let identity = Bytes::copy_from_slice(&KeyHash::of_leg(&leg).0);
         assert_eq!(message.headers, [(KeyHash::HEADER, identity), (Trace::HEADER, trace.into())]);
@@ -454,7 +392,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_row_that_contradicts_the_zone_says_so_each_time() {
-        let preparer = Preparer::new(PageTerms { zone: Tz::America__New_York, ..TERMS });
+        let preparer = Preparer::new(PageTerms { zone: Tz::America__New_York, ..terms() });
         let origin = origin_of_polls();
         for _ in 0..2 {
             let prepared = preparer.prepare(page(&[row(1, ""), row(2, "")]), UtcMillis::new(1), &origin).await;

@@ -13,13 +13,14 @@ use tracing::field::Empty;
 use super::batch::{Batch, Read, Sightings};
 use super::fault::Fault;
 use super::hourly::SeenHours;
+use super::leg_message::LegWriter;
 use super::order::Order;
 use super::owner::{Decision, Owner};
 use super::prepare::ReadyRow;
 use super::stage::{count, stage, traced};
 use super::transaction::{CommitError, Draft};
 use crate::clock::Clock;
-use crate::codec::{Framing, LegEncoder};
+use crate::codec::Framing;
 use crate::config::{MessageTimestamp, Revisions, TimeBasis};
 use crate::core::dead_letter::{Budget, Reason};
 use crate::core::dedupe::Counts;
@@ -85,7 +86,7 @@ pub(super) enum Committed {
 pub(super) struct Publisher<C: Cluster, V> {
     pub(super) owner: Owner<C, V>,
     pub(super) terms: RecordTerms,
-    pub(super) encoder: LegEncoder,
+    pub(super) writer: LegWriter,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) status: StatusBoard,
     pub(super) metrics: Arc<Metrics>,
@@ -116,11 +117,11 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         status: StatusBoard,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let encoder = LegEncoder::new();
+        let writer = LegWriter::new(terms.framing, &owner.terms.journal);
         Self {
             owner,
             terms,
-            encoder,
+            writer,
             clock,
             status,
             metrics,

@@ -18,7 +18,7 @@ use super::Pace;
 use super::ahead::{Ahead, Queue, Underway};
 use super::batch::{Read, Sightings};
 use super::fault::Fault;
-use super::prepare::Origin;
+use super::leg_message::Origin;
 use super::publisher::Publisher;
 use super::stage::{count, stage, traced};
 use super::transaction::PAGE_ENTRIES_MAX;
