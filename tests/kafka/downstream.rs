@@ -21,8 +21,6 @@ const PAST_MS: i64 = 2 * 3_600_000;
 /// `poll.settle`; a leg that the API shows later than that is late.
 const SETTLE_MS: i64 = 2_000;
 const LATE: Duration = Duration::from_secs(10);
-/// For the example and what it tells; the machine may have much else to do.
-const PATIENCE: Duration = Duration::from_secs(90);
 
 /// By the start of its window and its name, a queue's abandoned calls.
 type Counts = BTreeMap<(i64, String), u64>;
@@ -187,7 +185,7 @@ impl Downstream {
     async fn until(&self, rig: &Rig, running: &mut Running, what: &str, holds: impl Fn(&Told) -> bool) -> Told {
         let started = Instant::now();
         let mut told = Told::default();
-        rig.until_within(PATIENCE, what, async || {
+        rig.until(what, async || {
             running.assert_running();
             told = Told::read(&self.alarms, self.from);
             holds(&told)

@@ -20,8 +20,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-/// For whatever a test waits for.
-const PATIENCE: Duration = Duration::from_secs(300);
+use super::support::PATIENCE;
 
 /// A sandbox's settings for tests: any port, no faults, nothing live.
 pub(super) fn sandbox_settings(legs: u64, span: Duration) -> Settings {
@@ -165,9 +164,17 @@ impl Rig {
         Daemon { rig: self, child }
     }
 
-    /// Runs another command with this configuration to its end.
+    /// Runs another command with this configuration to its end; again, where Kafka was too busy to answer it in time.
     pub(super) fn run(&self, arguments: &[&str]) -> Output {
-        command().args(arguments).arg("--config").arg(&self.config).output().unwrap()
+        let started = Instant::now();
+        loop {
+            let output = command().args(arguments).arg("--config").arg(&self.config).output().unwrap();
+            let said = [&output.stdout[..], &output.stderr].concat();
+            let is_answered = !String::from_utf8_lossy(&said).contains("Kafka does not answer (");
+            if is_answered || started.elapsed() > PATIENCE {
+                return output;
+            }
+        }
     }
 
     /// The same, and the most memory that it has taken meanwhile.
@@ -381,7 +388,6 @@ pub(super) fn read_committed(bootstrap: &str, topic: &str) -> Vec<OwnedMessage> 
 
 /// The same one by one, for topics that are larger than memory.
 pub(super) fn each_committed(bootstrap: &str, topic: &str, mut each: impl FnMut(&BorrowedMessage<'_>)) {
-    let wait = Duration::from_secs(20);
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .set("group.id", "test")
@@ -390,7 +396,7 @@ pub(super) fn each_committed(bootstrap: &str, topic: &str, mut each: impl FnMut(
         .set("isolation.level", "read_committed")
         .create()
         .unwrap();
-    let metadata = consumer.fetch_metadata(Some(topic), wait).unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).unwrap();
     let mut assignment = TopicPartitionList::new();
     let mut open = BTreeSet::new();
     for partition in metadata.topics()[0].partitions() {
@@ -399,7 +405,7 @@ pub(super) fn each_committed(bootstrap: &str, topic: &str, mut each: impl FnMut(
     }
     consumer.assign(&assignment).unwrap();
     while !open.is_empty() {
-        match consumer.poll(wait).expect("the topic's records come") {
+        match consumer.poll(PATIENCE).expect("the topic's records come") {
             Ok(message) => each(&message),
             Err(KafkaError::PartitionEOF(partition)) => {
                 open.remove(&partition);

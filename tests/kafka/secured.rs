@@ -117,15 +117,11 @@ async fn what_keeps_the_connector_out_is_said_in_one_sentence_without_the_passwo
     let with = |base: &[String], name: &str, value: &str| [base, &[property(name, value)]].concat();
     let elsewhere = kafka.sasl.replace("127.0.0.1", "localhost");
     let cases = [
-        (
-            &kafka.sasl,
-            scram(kafka, "carol", &wrong),
-            "refuses the user (Authentication failed during authentication due to invalid credentials with SASL mechanism SCRAM-SHA-512): check kafka.properties.sasl.username",
-        ),
+        (&kafka.sasl, scram(kafka, "carol", &wrong), "refuses the user (…): check kafka.properties.sasl.username"),
         (
             &kafka.sasl,
             with(&by_password, "sasl.mechanism", "SCRAM-SHA-256"),
-            "does not take this SASL mechanism (Broker: Unsupported SASL mechanism: broker's supported mechanisms: SCRAM-SHA-512): change kafka.properties.sasl.mechanism",
+            "does not take this SASL mechanism (…): change kafka.properties.sasl.mechanism",
         ),
         (
             &kafka.sasl,
@@ -146,13 +142,17 @@ async fn what_keeps_the_connector_out_is_said_in_one_sentence_without_the_passwo
         (
             &kafka.mutual,
             by_certificate[..2].to_vec(),
-            "refuses this client's certificate, or misses it (sslv3 alert bad certificate: SSL alert number 42): name a certificate that it trusts",
+            "refuses this client's certificate, or misses it (…): name a certificate that it trusts",
         ),
-        (&kafka.mutual, mutual(kafka, &foreign), "refuses this client's certificate, or misses it (sslv3 alert"),
+        (
+            &kafka.mutual,
+            mutual(kafka, &foreign),
+            "refuses this client's certificate, or misses it (…): name a certificate",
+        ),
         (
             &kafka.mutual,
             with(&by_certificate, "ssl.key.location", &name_of(&foreign.key)),
-            "kafka.properties: what ssl.key.location names cannot be used (error:05800074:x509 certificate routines::key values mismatch): it must be a PEM file",
+            "kafka.properties: what ssl.key.location names cannot be used (…): it must be a PEM file",
         ),
         (
             &kafka.mutual,
@@ -177,7 +177,9 @@ async fn what_keeps_the_connector_out_is_said_in_one_sentence_without_the_passwo
         let said = text(&checked);
         assert_eq!(checked.status.code(), Some(4), "{expected}: {said}");
         let failures: Vec<&str> = said.lines().filter(|line| line.starts_with("FAIL")).collect();
-        assert!(matches!(failures[..], [line] if line.contains(expected)), "{expected} in\n{said}");
+        // What stands for … is a library's, and changes with it.
+        let is_said = |line: &str| expected.split('…').all(|part| line.contains(part));
+        assert!(matches!(failures[..], [line] if is_said(line)), "{expected} in\n{said}");
         let place = [address.as_str(), "kafka.properties: ", "kafka.bootstrap_servers"];
         assert!(place.iter().any(|place| failures[0].contains(place)), "{address} in\n{said}");
         assert!(!said.contains("battery-staple") && !said.contains("correct-horse"), "{said}");

@@ -11,8 +11,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 
-/// For whatever a test waits for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::PATIENCE;
 
 /// A name that no other test of this process or another uses.
 pub(crate) fn unused_name() -> String {

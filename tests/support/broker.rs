@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::leash::{Leash, Leftover};
-use super::{directories, leash, maven, ports};
+use super::{PATIENCE, directories, leash, maven, ports};
 
 /// What every broker of the tests is told, from jars or in a container.
 pub const SETTINGS: &[(&str, &str)] = &[
@@ -45,12 +45,8 @@ pub const SETTINGS: &[(&str, &str)] = &[
 
 /// Any identifier will do, for every cluster stands alone.
 pub const CLUSTER_ID: &str = "Y2FsbC1sZWdzLXRlc3RzIA";
-/// A start takes two to six seconds on an idle machine.
-const START_WAIT_MAX: Duration = Duration::from_secs(120);
-const FORMAT_TIME_MAX: Duration = Duration::from_secs(60);
-const STOP_WAIT_MAX: Duration = Duration::from_secs(60);
 const READY_POLL_INTERVAL: Duration = Duration::from_millis(50);
-const PROBE_WAIT_MAX: Duration = Duration::from_secs(5);
+const PROBE_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Between the choice of a port and its use another process may take it.
 const PORT_ATTEMPTS: usize = 3;
 const HEAP_MB_MAX: u32 = 512;
@@ -138,7 +134,7 @@ impl Broker {
         format.args(["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER_ID, "--config"]);
         format.arg(self.properties_path());
         let (output, log) = (directories::open_log(&self.log)?, directories::open_log(&self.log)?);
-        let status = leash::run(&format, output, log, FORMAT_TIME_MAX)?;
+        let status = leash::run(&format, output, log, PATIENCE)?;
         if status.success() {
             Ok(())
         } else {
@@ -155,10 +151,10 @@ impl Broker {
         kafka.arg("kafka.Kafka").arg(self.properties_path());
         let (output, log) = (directories::open_log(&self.log)?, directories::open_log(&self.log)?);
         let mut leash = Leash::spawn(&kafka, Leftover::Directory(self.directory.clone()), output, log)?;
-        if let Err(error) = await_ready(&self.bootstrap, &mut leash, START_WAIT_MAX) {
+        if let Err(error) = await_ready(&self.bootstrap, &mut leash, PATIENCE) {
             // Ended before its leash is let go, so that the data is still there for another attempt.
             let _ = leash.signal("KILL");
-            let _ = leash.wait(STOP_WAIT_MAX);
+            let _ = leash.wait(PATIENCE);
             let words = directories::last_words(&self.log);
             return Err(format!("the Kafka broker on {} did not start: {error}; {words}", self.bootstrap));
         }
@@ -175,10 +171,9 @@ impl Broker {
         };
         leash.signal(name)?;
         if name == "TERM" || name == "KILL" {
-            if leash.wait(STOP_WAIT_MAX)?.is_none() {
-                let waited = STOP_WAIT_MAX.as_secs();
+            if leash.wait(PATIENCE)?.is_none() {
                 return Err(format!(
-                    "the broker on {bootstrap} still runs {waited} s after {name}; see {}",
+                    "the broker on {bootstrap} still runs {PATIENCE:?} after {name}; see {}",
                     log.display()
                 ));
             }

@@ -7,7 +7,7 @@ use super::leash::{Leash, Leftover};
 use super::{broker, directories, maven, ports};
 
 /// A daemon that answers at all answers at once; one that hangs must not hold up the tests.
-const DOCKER_ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);
+const DOCKER_ANSWER_WAIT_MAX: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// The first start pulls the image.
 const START_WAIT_MAX: Duration = Duration::from_secs(10 * 60);

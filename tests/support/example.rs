@@ -7,13 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use super::leash::{Leash, Leftover};
-use super::{directories, leash, maven};
+use super::{PATIENCE, directories, leash, maven};
 
-const COMPILE_TIME_MAX: Duration = Duration::from_secs(60);
-const END_WAIT_MAX: Duration = Duration::from_secs(20);
 const HEAP_MB_MAX: u32 = 256;
 const PROPERTIES: [&str; 3] = ["kafka.version", "avro.version", "slf4j.version"];
 
@@ -61,7 +58,7 @@ impl Example {
         compiler.arg("-d").arg(&classes).arg("-cp").arg(class_path);
         compiler.args(files(&root.join("src").join(package), "java")?);
         let (words, errors) = (directories::open_log(&log)?, directories::open_log(&log)?);
-        let status = leash::run(&compiler, words, errors, COMPILE_TIME_MAX)?;
+        let status = leash::run(&compiler, words, errors, PATIENCE)?;
         if !status.success() {
             return Err(format!("javac failed ({status}); {}", directories::last_words(&log)));
         }
@@ -99,7 +96,7 @@ impl Running {
     pub fn kill(mut self) {
         self.assert_running();
         self.leash.signal("KILL").expect("it can be killed");
-        assert!(matches!(self.leash.wait(END_WAIT_MAX), Ok(Some(_))), "it ends");
+        assert!(matches!(self.leash.wait(PATIENCE), Ok(Some(_))), "it ends");
     }
 
     /// # Panics

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::broker::{self, Broker, Extras};
 use super::container::Container;
+use super::{maven, no_test_can_run};
 
 const SERVERS_VARIABLE: &str = "CALL_LEGS_TEST_KAFKA";
 
@@ -42,7 +43,7 @@ pub fn kafka() -> &'static Kafka {
     static SHARED: OnceLock<Result<Kafka, String>> = OnceLock::new();
     match SHARED.get_or_init(Kafka::provide) {
         Ok(kafka) => kafka,
-        Err(error) => panic!("{error}"),
+        Err(error) => no_test_can_run(error),
     }
 }
 
@@ -91,12 +92,13 @@ impl Kafka {
     /// # Errors
     /// In one sentence, what is missing.
     pub fn private_with(extras: &Extras) -> Result<(Self, Vec<String>), String> {
-        let broker = Broker::create(extras).map_err(|error| {
-            format!(
-                "no private Kafka broker for this test: {error}; it needs a JDK (17 or later) and Maven (Debian: \
-                 default-jdk-headless maven)"
-            )
-        })?;
+        if let Err(error) = maven::programs() {
+            no_test_can_run(&format!(
+                "no private Kafka broker: {error}; install a JDK (17 or later) and Maven (Debian: default-jdk-headless maven)"
+            ));
+        }
+        let broker =
+            Broker::create(extras).map_err(|error| format!("no private Kafka broker for this test: {error}"))?;
         let (bootstrap, further) = (broker.bootstrap.clone(), broker.further.clone());
         Ok((Self { bootstrap, provider: Provider::Private(Mutex::new(broker)) }, further))
     }

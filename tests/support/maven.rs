@@ -58,9 +58,7 @@ impl Download {
 
     /// Into a directory of another name first: a download that is cut off must not look complete.
     fn download(&self, complete: &Path) -> Result<(), String> {
-        if !on_path("mvn") {
-            return Err("no `mvn` on the PATH".into());
-        }
+        programs()?;
         // Past the test harness, which keeps back what tests print: nobody should wonder what takes so long.
         let _ = writeln!(std::io::stderr(), "call-legs tests: downloading {} from Maven Central, once", self.about);
         let partial = directories::scratch(&format!("download-{}", self.name))?;
@@ -81,6 +79,12 @@ impl Download {
         fs::rename(&partial, complete)
             .map_err(|error| format!("cannot rename {} to {}: {error}", partial.display(), complete.display()))
     }
+}
+
+/// Whether there are Java and Maven.
+pub fn programs() -> Result<(), String> {
+    java()?;
+    if on_path("mvn") { Ok(()) } else { Err("no `mvn` on the PATH".into()) }
 }
 
 /// The Java of `JAVA_HOME`, else the one on the PATH.

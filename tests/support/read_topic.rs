@@ -13,9 +13,9 @@ use serde_json::Value;
 use super::{directories, leash, maven};
 
 /// A few seconds of Java, then some hundred thousand messages.
-const READ_TIME_MAX: Duration = Duration::from_secs(120);
+const READ_TIME_MAX: Duration = Duration::from_secs(10 * 60);
 /// Java gives up first: it knows how far it came.
-const END_WAIT_MAX: Duration = Duration::from_secs(135);
+const END_WAIT_MAX: Duration = Duration::from_secs(11 * 60);
 const HEAP_MB_MAX: u32 = 256;
 
 /// How the values of a topic are framed.

@@ -12,14 +12,12 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::leash::{Leash, Leftover};
-use super::{directories, maven, ports};
+use super::{PATIENCE, directories, maven, no_test_can_run, ports};
 
 const URL_VARIABLE: &str = "CALL_LEGS_TEST_REGISTRY";
-/// A start takes five seconds on an idle machine.
-const START_WAIT_MAX: Duration = Duration::from_secs(120);
 const READY_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// The first request waits for tables to be created.
-const ANSWER_WAIT_MAX: Duration = Duration::from_secs(20);
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(120);
 const HEAP_MB_MAX: u32 = 384;
 /// Between the choice of a port and its use another process may take it.
 const PORT_ATTEMPTS: usize = 3;
@@ -41,7 +39,7 @@ pub fn registry() -> &'static Registry {
     static SHARED: OnceLock<Result<Registry, String>> = OnceLock::new();
     match SHARED.get_or_init(Registry::provide) {
         Ok(registry) => registry,
-        Err(error) => panic!("{error}"),
+        Err(error) => no_test_can_run(error),
     }
 }
 
@@ -110,8 +108,8 @@ fn await_ready(port: u16, leash: &mut Leash) -> Result<(), String> {
         if let Some(status) = leash.ended()? {
             return Err(format!("its process ended ({status})"));
         }
-        if start.elapsed() > START_WAIT_MAX {
-            return Err(format!("it does not serve clients after {} s ({refusal})", START_WAIT_MAX.as_secs()));
+        if start.elapsed() > PATIENCE {
+            return Err(format!("it does not serve clients after {PATIENCE:?} ({refusal})"));
         }
         std::thread::sleep(READY_POLL_INTERVAL);
     }

@@ -4,16 +4,13 @@
 //! are changed by `Secure.java`, since no Rust client can.
 
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use super::broker::Extras;
 use super::certificates::{Authority, Issued};
 use super::kafka::Kafka;
-use super::{directories, leash, maven};
+use super::{PATIENCE, directories, leash, maven};
 
 const HEAP_MB_MAX: u32 = 128;
-/// A second or two of Java.
-const CHANGE_TIME_MAX: Duration = Duration::from_secs(90);
 
 /// A secured broker.
 pub struct Secured {
@@ -104,7 +101,7 @@ impl Secured {
             };
         }
         let log = directories::log_file("secure")?;
-        let status = leash::run(&java, directories::open_log(&log)?, directories::open_log(&log)?, CHANGE_TIME_MAX)?;
+        let status = leash::run(&java, directories::open_log(&log)?, directories::open_log(&log)?, PATIENCE)?;
         if status.success() {
             Ok(())
         } else {
