@@ -35,6 +35,8 @@
 //!
 //! # What holds, and where
 //!
+//! `docs/design.md` has the design, its reasons and the invariants that the tests cite.
+//!
 //! - Kafka has everything: the view may be deleted at any instant ([`store`]).
 //! - Legs, dead letters, page, progress and status are one transaction, in which the page waits for its legs and
 //!   progress is the journal's last; the view is told after the commit (`connector::transaction`).

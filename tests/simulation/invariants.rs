@@ -1,4 +1,4 @@
-//! The invariants of delivery.md, read off the raw logs from outside.
+//! The invariants of docs/design.md, read off the raw logs from outside.
 //!
 //! ```text
 //!   every slot of every partition ──▶ decoded once ──▶ those whose transaction was decided for ──▶ I1 … I14

@@ -10,7 +10,7 @@
 //! | `broker`, `cluster` | Kafka: the brokers' side without time; the network, librdkafka's patience |
 //! | `api`, `disk` | the call-legs API and its truth; state directories |
 //! | `world` | the plan of a seed, the processes, the schedule |
-//! | `invariants` | I1 … I14 of delivery.md, read off the raw logs |
+//! | `invariants` | I1 … I14 of docs/design.md, read off the raw logs |
 //! | `rule` | the dedupe rule by itself, with reads that the connector does not do yet |
 //! | `models` | tests of the models themselves |
 //!
