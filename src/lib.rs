@@ -31,6 +31,7 @@
 //! | [`config`] | file and environment, checked as a whole |
 //! | [`daemon`], [`cli`], [`error`] | the parts put together, the commands, the exit codes |
 //! | [`sandbox`] | the simulated API, for the demo and the tests |
+//! | [`http`] | the HTTP client of the source, the schema registry and the commands |
 //! | [`hooks`] | where tests reach in; nothing in a release build |
 //!
 //! # What holds, and where
@@ -80,6 +81,7 @@ pub mod core;
 pub mod daemon;
 pub mod error;
 pub mod hooks;
+pub mod http;
 pub mod sandbox;
 pub mod sink;
 pub mod source;

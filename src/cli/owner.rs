@@ -4,27 +4,32 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use reqwest::{Client, RequestBuilder};
+use reqwest::{Method, RequestBuilder};
+use url::Url;
 
 use crate::admin::{BACKFILLS, ORDERS};
 use crate::config::Config;
 use crate::connector::Order;
 use crate::error::{Ended, Exit, OrExit};
+use crate::http::{self, Client, Fault};
 use crate::store::Token;
 use crate::telemetry::status::BackfillStatus;
 
 /// Building a large view anew takes minutes.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
+/// More than any admin port says, with a thousand units.
+pub(super) const ANSWER_BYTES_MAX: usize = 64 << 20;
+
 /// Gives an order; its answer, or `None` when no owner runs here.
 pub(super) async fn give(config: &Config, order: &Order) -> Result<Option<String>, Ended> {
     let body = serde_json::to_string(order).or_exit(Exit::Internal)?;
-    ask(config, |client, at| client.post(format!("{at}{ORDERS}")).body(body)).await
+    ask(config, Method::POST, ORDERS, |request| request.body(body)).await
 }
 
 /// How its backfills are; `None` when no owner runs here.
 pub(super) async fn backfills(config: &Config) -> Result<Option<Vec<BackfillStatus>>, Ended> {
-    let Some(said) = ask(config, |client, at| client.get(format!("{at}{BACKFILLS}"))).await? else { return Ok(None) };
+    let Some(said) = ask(config, Method::GET, BACKFILLS, |request| request).await? else { return Ok(None) };
     serde_json::from_str(&said).or_exit(Exit::State).map(Some)
 }
 
@@ -36,19 +41,25 @@ pub(super) fn url_of(mut address: SocketAddr) -> String {
     format!("http://{address}")
 }
 
-async fn ask(config: &Config, request: impl FnOnce(&Client, &str) -> RequestBuilder) -> Result<Option<String>, Ended> {
+async fn ask(
+    config: &Config,
+    method: Method,
+    path: &str,
+    fill: impl FnOnce(RequestBuilder) -> RequestBuilder,
+) -> Result<Option<String>, Ended> {
     // Without one that can be read, no owner runs on this directory, or none that would take orders from us.
     let Ok(token) = Token::read(&config.state.dir) else { return Ok(None) };
     let address = config.admin.listen;
-    let client = Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build().or_exit(Exit::Internal)?;
-    let answer = match request(&client, &url_of(address)).bearer_auth(token.expose()).send().await {
-        Err(error) if error.is_connect() => return Ok(None),
+    let url: Url = format!("{}{path}", url_of(address)).parse().or_exit(Exit::Internal)?;
+    let client = Client::without_proxy(&url, ANSWER_TIMEOUT).or_exit(Exit::Internal)?;
+    let request = fill(client.request(method, url)).bearer_auth(token.expose());
+    let http::Answer { status, body, .. } = match http::send(request, ANSWER_BYTES_MAX).await {
+        Err(error) if error.fault == Fault::NoConnection => return Ok(None),
         answer => {
             answer.map_err(|error| anyhow!("admin.listen: {address} does not answer: {error}")).or_exit(Exit::State)?
         }
     };
-    let status = answer.status();
-    let said = answer.text().await.or_exit(Exit::State)?;
+    let said = String::from_utf8_lossy(&body).into_owned();
     match status.as_u16() {
         200 => Ok(Some(said)),
         401 => Err(anyhow!(

@@ -9,12 +9,12 @@ use std::time::Duration;
 use anyhow::anyhow;
 use clap::Args;
 use rdkafka::message::Message;
-use reqwest::Client;
+use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use url::Url;
 
-use super::owner::url_of;
+use super::owner::{ANSWER_BYTES_MAX, url_of};
 use super::{load, print_line};
 use crate::admin::STATUS;
 use crate::clock::{Clock, SystemClock};
@@ -24,6 +24,7 @@ use crate::core::feed::{BEATS_MISSED_MAX, state};
 use crate::core::time::UtcMillis;
 use crate::daemon;
 use crate::error::{Ended, Exit, OrExit};
+use crate::http::{self, Client, Fault};
 use crate::sink::reader::{From, TopicReader};
 use crate::sink::topics;
 use crate::telemetry::recent::PollNote;
@@ -92,21 +93,23 @@ pub(super) async fn run(arguments: StatusArgs) -> Result<(), Ended> {
 
 /// The snapshot of whoever listens at `url`, and as it was sent.
 pub(super) async fn fetch(url: &str, token: Option<SecretString>) -> Result<(String, Snapshot), Ended> {
-    let client = Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build().or_exit(Exit::Internal)?;
-    let mut request = client.get(format!("{}{STATUS}", url.trim_end_matches('/')));
+    let at: Url = format!("{}{STATUS}", url.trim_end_matches('/')).parse().or_exit(Exit::Usage)?;
+    let url = without_credentials(at.clone());
+    let client = Client::without_proxy(&at, ANSWER_TIMEOUT).or_exit(Exit::Internal)?;
+    let mut request = client.request(Method::GET, at);
     if let Some(token) = token {
         request = request.bearer_auth(token.expose_secret());
     }
-    let answer = request.send().await.map_err(|error| {
-        let why = if error.is_timeout() { "answers in time" } else { "listens" };
+    let answer = http::send(request, ANSWER_BYTES_MAX).await.map_err(|error| {
+        let why = if error.fault == Fault::Silent { "answers in time" } else { "listens" };
         anyhow!(
             "{url}: nobody {why} there: the connector is down, or its admin port is elsewhere (admin.listen, --url). \
              What it told last is in the status topic, which status --config FILE reads"
         )
     });
     let answer = answer.or_exit(Exit::NotReady)?;
-    let json = match answer.status().as_u16() {
-        200 => answer.text().await.or_exit(Exit::NotReady)?,
+    let json = match answer.status.as_u16() {
+        200 => String::from_utf8_lossy(&answer.body).into_owned(),
         401 => Err(anyhow!("{url}: it takes admin.token: give --config, or --token-file")).or_exit(Exit::Usage)?,
         status => Err(anyhow!("{url}: HTTP {status}: it is no call-legs, or one of another version"))
             .or_exit(Exit::NotReady)?,
@@ -115,6 +118,13 @@ pub(super) async fn fetch(url: &str, token: Option<SecretString>) -> Result<(Str
         .map_err(|error| anyhow!("{url}: what answers there is no call-legs of this version: {error}"))
         .or_exit(Exit::NotReady)?;
     Ok((json, snapshot))
+}
+
+/// The URL of an admin port as it may be shown.
+fn without_credentials(mut at: Url) -> String {
+    // Only a URL without a host refuses, and that one holds none.
+    let _ = at.set_username("").and_then(|()| at.set_password(None));
+    at.as_str().trim_end_matches(STATUS).to_owned()
 }
 
 /// What the connector told last in the status topic, a line a unit; of this and any other instance.
@@ -254,6 +264,17 @@ fn bars(unit: &UnitSnapshot) -> String {
 mod tests {
     use super::*;
     use crate::telemetry::snapshot::tests::snapshot;
+
+    #[test]
+    fn the_url_is_shown_without_credentials() {
+        for (given, shown) in [
+            ("http://127.0.0.1:9464", "http://127.0.0.1:9464"),
+            ("https://operator:hunter2@host.example/call-legs", "https://host.example/call-legs"),
+            ("http://:hunter2@[::1]:1", "http://[::1]:1"),
+        ] {
+            assert_eq!(without_credentials(format!("{given}{STATUS}").parse().unwrap()), shown);
+        }
+    }
 
     #[test]
     fn shows_what_the_page_shows() {

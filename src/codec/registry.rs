@@ -18,13 +18,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
-use reqwest::{Certificate, Client, Method, Response, StatusCode, redirect};
+use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use thiserror::Error;
 use url::Url;
+
+use crate::http::{self, Client, ClientError, Fault};
+
+const URL: &str = "avro.schema_registry_url";
+const CA_FILE: &str = "avro.schema_registry_ca_file";
 
 const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 const MEDIA_TYPES: &str =
@@ -90,23 +95,9 @@ pub enum SettingsError {
     /// The URL holds a user name or password, which would end up in logs.
     #[error("the schema registry's URL must not hold credentials; give the user name and the password separately")]
     CredentialsInUrl,
-    /// The file of certificate authorities cannot be read.
-    #[error("avro.schema_registry_ca_file: {} cannot be read", path.display())]
-    CaFile {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The file of certificate authorities holds none.
-    #[error("avro.schema_registry_ca_file: {} holds no PEM certificates", path.display())]
-    NoCertificate {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The HTTP library refuses the settings.
-    #[error("no HTTP client for the schema registry can be built")]
-    Client(#[source] reqwest::Error),
+    /// The file of certificate authorities, or the HTTP library.
+    #[error(transparent)]
+    Client(#[from] ClientError),
 }
 
 /// A registry's client. It holds a pool of connections and the ids it was given; build it once.
@@ -133,23 +124,8 @@ impl Registry {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(SettingsError::CredentialsInUrl);
         }
-        let mut http = Client::builder()
-            .user_agent(concat!("call-legs/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(connect_timeout)
-            .timeout(request_timeout)
-            // A redirected POST would arrive as a GET; the URL is to name the registry itself.
-            .redirect(redirect::Policy::none());
-        if let Some(path) = ca_file {
-            let pem = match std::fs::read(&path) {
-                Ok(pem) => pem,
-                Err(source) => return Err(SettingsError::CaFile { path, source }),
-            };
-            match Certificate::from_pem_bundle(&pem) {
-                Ok(certificates) if !certificates.is_empty() => http = http.tls_certs_merge(certificates),
-                _ => return Err(SettingsError::NoCertificate { path }),
-            }
-        }
-        let http = http.build().map_err(SettingsError::Client)?;
+        let ca_file = ca_file.as_deref().map(|path| (CA_FILE, path));
+        let http = Client::new(&http::Settings { url: &url, ca_file, connect_timeout, timeout: request_timeout })?;
         Ok(Self { http, url, host, credentials, ids: Mutex::default() })
     }
 
@@ -323,19 +299,17 @@ struct Request {
 impl Request {
     async fn send<T: DeserializeOwned>(self) -> Result<T, RegistryError> {
         let Self { http, host, step } = self;
-        // The URL is left out of the library's errors: ours name the host and the subject.
-        let unreachable = |host: &str, step: &str, source: reqwest::Error| {
-            let (host, source) = (host.to_owned(), source.without_url());
-            if is_untrusted(&source) {
-                return RegistryError::Untrusted { host, source };
+        let http::Answer { status, body, .. } = match http::send(http, ANSWER_BYTES_MAX).await {
+            Ok(answer) => answer,
+            Err(error) if error.fault == Fault::TooLarge => {
+                return Err(RegistryError::Garbled { host, step, reason: error.to_string() });
             }
-            RegistryError::Unreachable { host, step: step.to_owned(), source }
-        };
-        let response = http.send().await.map_err(|source| unreachable(&host, &step, source))?;
-        let status = response.status();
-        let Some(body) = bounded(response).await.map_err(|source| unreachable(&host, &step, source))? else {
-            let reason = format!("it is larger than {} MiB", ANSWER_BYTES_MAX / (1024 * 1024));
-            return Err(RegistryError::Garbled { host, step, reason });
+            Err(source) => {
+                return Err(match source.tls_advice(&format!("the schema registry at {host}"), [URL, CA_FILE]) {
+                    Some(advice) => RegistryError::Tls { advice, source },
+                    None => RegistryError::Unreachable { host, step, source },
+                });
+            }
         };
         if status.is_success() {
             // The library's message quotes nothing but names the place, which is enough to find it.
@@ -356,25 +330,6 @@ impl Request {
             _ => RegistryError::Refused(answer),
         })
     }
-}
-
-/// The answer's body, unless it is too large.
-async fn bounded(mut response: Response) -> Result<Option<Vec<u8>>, reqwest::Error> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-            return Ok(None);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(Some(body))
-}
-
-/// Whether the server's certificate was refused, by the words with which the TLS library begins to say so.
-fn is_untrusted(error: &reqwest::Error) -> bool {
-    let first: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    std::iter::successors(first, |error| error.source())
-        .any(|error| error.to_string().starts_with("invalid peer certificate"))
 }
 
 /// A foreign text made fit for one line of a log.
@@ -455,18 +410,16 @@ pub enum RegistryError {
         host: String,
         /// What was asked.
         step: String,
-        /// The HTTP library's error, without the URL.
-        source: reqwest::Error,
+        /// The HTTP client's error.
+        source: http::Error,
     },
-    /// A server whose certificate nobody vouches for that is trusted here. Trying again helps once it has another.
-    #[error(
-        "the certificate of the schema registry at {host} is not trusted; if its authority is your own, name that one's certificate (a PEM file) in avro.schema_registry_ca_file"
-    )]
-    Untrusted {
-        /// The registry's host, and its port if the URL names one.
-        host: String,
-        /// The HTTP library's error, without the URL.
-        source: reqwest::Error,
+    /// A server whose certificate is not trusted, or without TLS. Trying again helps once that is mended.
+    #[error("{advice}")]
+    Tls {
+        /// What is wrong, and what to do.
+        advice: String,
+        /// The HTTP client's error.
+        source: http::Error,
     },
     /// The registry is there and cannot answer at the moment: 408, 429 or 5xx. Trying again can help.
     #[error("the schema registry at {} could not answer a request {}: {}", .0.host, .0.step, .0)]
@@ -517,7 +470,7 @@ impl RegistryError {
     /// Whether the same request may succeed later without anybody changing anything.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Untrusted { .. } | Self::Unavailable(_) | Self::Garbled { .. } => true,
+            Self::Unreachable { .. } | Self::Tls { .. } | Self::Unavailable(_) | Self::Garbled { .. } => true,
             Self::NotFound(_)
             | Self::Refused(_)
             | Self::Unauthorized(_)
@@ -529,8 +482,6 @@ impl RegistryError {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -760,7 +711,7 @@ mod tests {
     async fn an_answer_larger_than_the_limit_is_not_read() {
         let mock = MockRegistry::start(|_| Reply::text(200, &" ".repeat(ANSWER_BYTES_MAX + 1))).await;
         let error = mock.client().subjects("").await.unwrap_err();
-        assert!(error.to_string().contains("larger than 4 MiB"), "{error}");
+        assert!(error.to_string().contains("larger than 4194304 bytes"), "{error}");
     }
 
     #[tokio::test]
@@ -771,7 +722,7 @@ mod tests {
         settings.request_timeout = Duration::from_millis(100);
         let error = Registry::new(settings).unwrap().register("calls-value", SCHEMA).await.unwrap_err();
         let RegistryError::Unreachable { source, .. } = &error else { panic!("{error}") };
-        assert!(source.is_timeout() && error.is_retryable());
+        assert!(source.fault == Fault::Silent && error.is_retryable());
     }
 
     #[tokio::test]
@@ -836,24 +787,8 @@ mod tests {
 
         let with_ca =
             |path: &std::path::Path| Registry::new(Settings { ca_file: Some(path.to_owned()), ..settings(1) }).err();
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        assert!(matches!(with_ca(file.path()), Some(SettingsError::NoCertificate { .. })));
-        file.write_all(CERTIFICATE.as_bytes()).unwrap();
-        assert!(with_ca(file.path()).is_none());
-        assert!(matches!(with_ca(&file.path().join("nonesuch")), Some(SettingsError::CaFile { .. })));
+        assert!(with_ca("tests/data/authority.pem".as_ref()).is_none());
+        let error = with_ca("Cargo.toml".as_ref()).unwrap().to_string();
+        assert_eq!(error, "avro.schema_registry_ca_file: Cargo.toml holds no PEM certificates");
     }
-
-    /// A self-signed certificate of a key that nobody kept.
-    const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\n\
-        MIIBujCCAV+gAwIBAgIUE0XAYsyDaWeEQcjLM8qxPb1GLrUwCgYIKoZIzj0EAwIw\n\
-        IzEhMB8GA1UEAwwYY2FsbC1sZWdzIHRlc3QgYXV0aG9yaXR5MCAXDTI2MTEyMzIx\n\
-        MDQ0NFoYDzIxMjYxMDMwMjEwNDQ0WjAjMSEwHwYDVQQDDBhjYWxsLWxlZ3MgdGVz\n\
-        dCBhdXRob3JpdHkwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAQ3ZzcohfJ4eVzk\n\
-        WNW8UKsaKn1gFb/OCOqAVG8RKkgntEHeXwoX2h0R299M628YWD9rlmpGn9QjF9Rd\n\
-        E9IYGbVgo28wbTAdBgNVHQ4EFgQUe+IIA62dIQwHYLLMxWs/H5YpKuIwHwYDVR0j\n\
-        BBgwFoAUe+IIA62dIQwHYLLMxWs/H5YpKuIwDwYDVR0TAQH/BAUwAwEB/zAaBgNV\n\
-        HREEEzARhwR/AAABgglsb2NhbGhvc3QwCgYIKoZIzj0EAwIDSQAwRgIhAM0FXc4b\n\
-        vXr+d8mejIrx1q2rxYCbBsg5TtEaCybQqghWAiEA3dPY6iuedccNOKLN0OYrBbup\n\
-        PyoW9j5sOcDECTiuKnA=\n\
-        -----END CERTIFICATE-----";
 }

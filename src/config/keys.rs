@@ -15,6 +15,7 @@ use super::section::{
     Policy, Poll, Properties, Registry, Revisions, Source, State, Telemetry, TimeBasis,
 };
 use crate::core::planner::Sweep;
+use crate::http::is_this_machine;
 
 /// The sections, typed.
 pub(super) struct Sections {
@@ -384,7 +385,7 @@ fn avro(r: &mut Reader) -> Option<Avro> {
     };
     let (url, ca_file, register) = (url?, ca_file?, register?);
     let registry = url.map(|url| {
-        if credentials.is_some() && url.scheme() == "http" && !rule::is_loopback(&url) {
+        if credentials.is_some() && url.scheme() == "http" && !is_this_machine(&url) {
             r.warning("avro.schema_registry_url", "is not https://: the registry's password travels in the clear");
         }
         Registry { url, credentials, ca_file, register }

@@ -12,10 +12,11 @@ use std::time::Duration;
 use chrono_tz::Tz;
 use figment::value::Value;
 use tracing_subscriber::EnvFilter;
-use url::{Host, Url};
+use url::Url;
 
 use super::personal::Personal;
 use super::start_from::StartFrom;
+use crate::http::is_this_machine;
 
 /// What a value must be, and how its text is read.
 pub(super) struct Rule<T> {
@@ -159,7 +160,7 @@ pub(super) fn source_url() -> Rule<Url> {
     let must = "be an https:// URL (http:// to this machine only) without user, query or fragment";
     Rule::new(must, |text| {
         let url = plain_url(text)?;
-        (url.scheme() == "https" || is_loopback(&url)).then(|| ending_in_slash(url))
+        (url.scheme() == "https" || is_this_machine(&url)).then(|| ending_in_slash(url))
     })
 }
 
@@ -192,16 +193,6 @@ fn plain_url(text: &str) -> Option<Url> {
         && url.query().is_none()
         && url.fragment().is_none();
     plain.then_some(url)
-}
-
-/// Whether the URL's host is this machine by its very name: no resolver is asked.
-pub(super) fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
 }
 
 /// An IANA time zone.

@@ -3,19 +3,17 @@
 //! It does not decide when to try again; the one request it repeats is a report whose token turned
 //! out to be rejected. No error carries a URL, a header or a body.
 
-use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use chrono_tz::Tz;
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
-use reqwest::{StatusCode, redirect};
-use secrecy::{ExposeSecret, SecretString};
+use reqwest::{Method, StatusCode};
+use secrecy::ExposeSecret;
 use tokio::time::Instant;
 use url::Url;
 
 use super::auth::{Login, Token, Tokens};
-use super::body::collect;
 use super::wire::{self, ErrorBody, Page};
 use super::{Source, SourceError};
 use crate::clock::{Clock, SystemClock};
@@ -25,17 +23,19 @@ use crate::core::query::QueryBounds;
 use crate::core::retry::clamp_retry_after;
 use crate::core::skew::Skew;
 use crate::core::time::UtcMillis;
+use crate::http::{self, Answer, Client, ClientError, Fault, secret_header};
 
 const API_KEY_HEADER: &str = "8x8-apikey";
 const TOKEN_PATH: &str = "v1/oauth/token";
 const REPORT_PATH: &str = "v2/call-legs";
+const CA_FILE: &str = "source.ca_file";
 
 /// A token reply is a few kilobytes; more is not one.
 const TOKEN_BODY_MAX: usize = 1 << 20;
 
 /// The API's client: one for all units, so that they share the token and the request budget.
 pub struct Api {
-    http: reqwest::Client,
+    http: Client,
     settings: config::Source,
     tokens: Tokens,
     budget: Mutex<Budget>,
@@ -43,36 +43,15 @@ pub struct Api {
     skew: Mutex<Option<Skew>>,
 }
 
-/// Why the client could not be built.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// The CA file cannot be used.
-    #[error("source.ca_file: {0}")]
-    CaFile(String),
-    /// The TLS set-up of this machine.
-    #[error("cannot set up the HTTP client: {0}")]
-    Build(String),
-}
-
 impl Api {
     /// A client by these settings; nothing is sent yet.
     pub fn new(settings: config::Source) -> Result<Self, ClientError> {
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("call-legs/", env!("CARGO_PKG_VERSION")))
-            // A redirect could carry the key elsewhere, or turn the token call into a GET.
-            .redirect(redirect::Policy::none())
-            .timeout(settings.request_timeout)
-            .https_only(settings.base_url.scheme() == "https");
-        if let Some(path) = &settings.ca_file {
-            let pem = std::fs::read(path)
-                .map_err(|error| ClientError::CaFile(format!("cannot read {}: {error}", path.display())))?;
-            let certificates = match reqwest::Certificate::from_pem_bundle(&pem) {
-                Ok(certificates) if !certificates.is_empty() => certificates,
-                _ => return Err(ClientError::CaFile(format!("{} holds no PEM certificates", path.display()))),
-            };
-            builder = builder.tls_certs_merge(certificates);
-        }
-        let http = builder.build().map_err(|error| ClientError::Build(causes(&error)))?;
+        let http = Client::new(&http::Settings {
+            url: &settings.base_url,
+            ca_file: settings.ca_file.as_deref().map(|path| (CA_FILE, path)),
+            connect_timeout: settings.request_timeout,
+            timeout: settings.request_timeout,
+        })?;
         let budget = Mutex::new(Budget::new(settings.requests_per_minute, Duration::ZERO));
         Ok(Self { http, settings, tokens: Tokens::default(), budget, started: Instant::now(), skew: Mutex::new(None) })
     }
@@ -85,8 +64,8 @@ impl Api {
         // Read at every login, so that a rotated secret needs no restart.
         let password = self.settings.password.read().map_err(|error| SourceError::refused(error.to_string()))?;
         let form = [("username", self.settings.username.as_str()), ("password", password.expose_secret())];
-        let request = self.http.post(self.url(TOKEN_PATH)).form(&form);
-        let Answer { status, headers, body } = self.send(request, TOKEN_BODY_MAX).await?;
+        let request = self.http.request(Method::POST, self.url(TOKEN_PATH)).form(&form);
+        let Answer { status, headers, body, .. } = self.send(request, TOKEN_BODY_MAX).await?;
         if status != StatusCode::OK {
             return Err(explain(Call::Token, status, &headers, &wire::error_body(&body)));
         }
@@ -97,7 +76,11 @@ impl Api {
     }
 
     async fn report(&self, parameters: &[(&str, String)], token: &Token) -> Result<Answer, SourceError> {
-        let request = self.http.get(self.url(REPORT_PATH)).query(parameters).bearer_auth(token.bearer.expose_secret());
+        let request = self
+            .http
+            .request(Method::GET, self.url(REPORT_PATH))
+            .query(parameters)
+            .bearer_auth(token.bearer.expose_secret());
         self.send(request, usize::try_from(self.settings.max_body).unwrap_or(usize::MAX)).await
     }
 
@@ -110,13 +93,14 @@ impl Api {
         let api_key = self.settings.api_key.read().map_err(|error| SourceError::refused(error.to_string()))?;
         let wait = lock(&self.budget).take(self.started.elapsed());
         tokio::time::sleep(wait).await;
+        let key = secret_header(api_key.expose_secret())
+            .ok_or_else(|| SourceError::refused("source.api_key holds characters that no HTTP header can carry"))?;
         let sent = SystemClock.now();
-        let mut response = request.header(API_KEY_HEADER, sensitive(&api_key)?).send().await.map_err(transport)?;
-        if let Some(date) = date(response.headers()) {
-            *lock(&self.skew) = Some(Skew::observed(sent, SystemClock.now(), date));
+        let answer = http::send(request.header(API_KEY_HEADER, key), body_max_bytes).await.map_err(broken)?;
+        if let Some(date) = date(&answer.headers) {
+            *lock(&self.skew) = Some(Skew::observed(sent, sent.plus(answer.headers_after), date));
         }
-        let body = collect(&mut response, body_max_bytes).await?;
-        Ok(Answer { status: response.status(), headers: std::mem::take(response.headers_mut()), body })
+        Ok(answer)
     }
 
     fn parameters(&self, unit: &str, bounds: &QueryBounds, cursor: Option<&str>) -> Vec<(&'static str, String)> {
@@ -154,7 +138,7 @@ impl Source for Api {
             token = self.token(Some(&token)).await?;
             answer = self.report(&parameters, &token).await?;
         }
-        let Answer { status, headers, body } = answer;
+        let Answer { status, headers, body, .. } = answer;
         if status != StatusCode::OK {
             let call = Call::Report { unit, scrolling: cursor.is_some() };
             return Err(explain(call, status, &headers, &wire::error_body(&body)));
@@ -169,22 +153,9 @@ impl Source for Api {
     }
 }
 
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Vec<u8>,
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // The guarded values are plain numbers, whole at every instant.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn sensitive(secret: &SecretString) -> Result<reqwest::header::HeaderValue, SourceError> {
-    let mut value = reqwest::header::HeaderValue::from_str(secret.expose_secret())
-        .map_err(|_| SourceError::refused("source.api_key holds characters that no HTTP header can carry"))?;
-    value.set_sensitive(true);
-    Ok(value)
 }
 
 fn date(headers: &HeaderMap) -> Option<UtcMillis> {
@@ -208,37 +179,18 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// An answer that did not come, or not whole.
-pub(super) fn transport(error: reqwest::Error) -> SourceError {
-    let error = error.without_url();
-    let causes = causes(&error);
-    let what = if error.is_timeout() {
-        "the source did not answer within source.request_timeout"
-    } else if causes.contains(UNTRUSTED) {
-        "the source's certificate is not trusted: if a proxy opens TLS, or the authority is your own, name its certificate (a PEM file) in source.ca_file"
-    } else if error.is_connect() {
-        "cannot connect to the source (check source.base_url, name resolution, proxy and firewall)"
-    } else if error.is_body() || error.is_decode() {
-        "the source's answer broke off"
-    } else {
-        "the connection to the source broke (if this lasts: network, proxy, or the API itself)"
+fn broken(error: http::Error) -> SourceError {
+    let what = match error.fault {
+        Fault::Silent => "the source did not answer within source.request_timeout",
+        Fault::NoConnection => {
+            "cannot connect to the source (check source.base_url, name resolution, proxy and firewall)"
+        }
+        Fault::CutShort => "the source's answer broke off",
+        Fault::TooLarge => "a reply is too large: lower source.page_size or raise source.max_body",
+        _ => "the connection to the source broke (if this lasts: network, proxy, or the API itself)",
     };
-    SourceError::unreachable(format!("{what}: {causes}"))
-}
-
-/// How the TLS library begins whatever it says of a certificate that it refuses.
-const UNTRUSTED: &str = "invalid peer certificate";
-
-/// The innermost causes, which name the fault; the outer ones only repeat that a request failed.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = String::new();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let separator = if text.is_empty() { "" } else { ": " };
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{separator}{error}");
-        cause = error.source();
-    }
-    if text.is_empty() { error.to_string() } else { text }
+    let what = error.tls_advice("the source", ["source.base_url", CA_FILE]).unwrap_or_else(|| what.to_owned());
+    SourceError::unreachable(format!("{what}: {error}"))
 }
 
 /// Which call an answer belongs to.

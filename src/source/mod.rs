@@ -4,7 +4,6 @@
 //! taken from the error's [`Recovery`].
 
 mod auth;
-mod body;
 mod http;
 pub mod wire;
 

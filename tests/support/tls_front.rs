@@ -1,14 +1,11 @@
 //! TLS before a server that speaks none: what a load balancer does.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_native_tls::TlsAcceptor;
+use tokio_native_tls::native_tls::{self, Identity, Protocol};
 
 use super::certificates::Issued;
 
@@ -18,10 +15,22 @@ use super::certificates::Issued;
 /// # Panics
 /// When there is no port, or the certificate cannot be used.
 pub async fn start(issued: &Issued, server: SocketAddr) -> SocketAddr {
-    let certificate = CertificateDer::from_pem_file(&issued.certificate).expect("a PEM certificate");
-    let key = PrivateKeyDer::from_pem_file(&issued.key).expect("a PEM key");
-    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key);
-    let acceptor = TlsAcceptor::from(Arc::new(config.expect("a certificate and its key")));
+    start_with(issued, Protocol::Tlsv13, server).await
+}
+
+/// The same with no newer TLS than this.
+///
+/// # Panics
+/// When there is no port, or the certificate cannot be used.
+pub async fn start_with(issued: &Issued, newest: Protocol, server: SocketAddr) -> SocketAddr {
+    let read = |path| std::fs::read(path).expect("a PEM file");
+    let identity =
+        Identity::from_pkcs8(&read(&issued.certificate), &read(&issued.key)).expect("a certificate and its key");
+    let acceptor = native_tls::TlsAcceptor::builder(identity)
+        .min_protocol_version(None)
+        .max_protocol_version(Some(newest))
+        .build();
+    let acceptor = TlsAcceptor::from(acceptor.expect("an identity that can be used"));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("a listener has an address");
     tokio::spawn(async move {

@@ -53,7 +53,7 @@ impl Otlp {
     /// # Errors
     /// When the HTTP client cannot be set up.
     pub fn new(endpoint: Url) -> Result<Self, reqwest::Error> {
-        let http = sender::client()?;
+        let http = sender::client(&endpoint)?;
         let (waiting, batches) = mpsc::channel(BATCHES_WAITING_MAX);
         let dropped = Arc::new(AtomicU64::new(0));
         let exporter = ToTask { waiting, dropped: Arc::clone(&dropped) };

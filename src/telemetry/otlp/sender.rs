@@ -12,8 +12,8 @@ use opentelemetry_proto::transform::common::tonic::{Attributes, ResourceAttribut
 use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
 use opentelemetry_sdk::trace::SpanData;
 use prost::Message;
+use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;
-use reqwest::{StatusCode, redirect};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -74,12 +74,8 @@ impl From<reqwest::Error> for Trouble {
 }
 
 /// The client for the collector.
-pub(super) fn client() -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder()
-        .user_agent(concat!("call-legs/", env!("CARGO_PKG_VERSION")))
-        .redirect(redirect::Policy::none())
-        .timeout(REQUEST_TIMEOUT)
-        .build()
+pub(super) fn client(endpoint: &Url) -> Result<reqwest::Client, reqwest::Error> {
+    crate::http::builder(endpoint).timeout(REQUEST_TIMEOUT).build()
 }
 
 /// Sends to the collector.
