@@ -10,15 +10,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderValue};
-use reqwest::{Certificate, ClientBuilder, Method, RequestBuilder, StatusCode, redirect, tls};
+use reqwest::{Certificate, Client, ClientBuilder, RequestBuilder, StatusCode, redirect, tls};
 use tokio::time::Instant;
 use url::{Host, Url};
 
 /// What editors and other systems put before a text, and what is no part of it.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
-
-/// A client for one server. It holds a pool of connections; build it once.
-pub struct Client(reqwest::Client);
 
 /// How a server is reached.
 pub struct Settings<'a> {
@@ -34,56 +31,26 @@ pub struct Settings<'a> {
 
 /// Why no client can be built.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// The file of authorities cannot be used.
-    #[error("{key}: {why}")]
-    CaFile {
-        /// The key that names the file.
-        key: &'static str,
-        /// Which file, and why not.
-        why: String,
-    },
-    /// The TLS library cannot be set up.
-    #[error("cannot set up the HTTP client: {0}")]
-    Build(String),
+#[error("{0}")]
+pub struct ClientError(String);
+
+/// A client for one server. It holds a pool of connections; build it once. Nothing is sent yet.
+///
+/// # Errors
+/// When the file of authorities cannot be used.
+pub fn client(settings: &Settings<'_>) -> Result<Client, ClientError> {
+    let mut builder = builder(settings.url).connect_timeout(settings.connect_timeout).timeout(settings.timeout);
+    if let Some((key, path)) = settings.ca_file {
+        let certificates = certificates(path).map_err(|why| ClientError(format!("{key}: {why}")))?;
+        builder = builder.tls_certs_merge(certificates);
+    }
+    builder.build().map_err(|error| ClientError(format!("cannot set up the HTTP client: {}", causes(&error))))
 }
 
-impl Client {
-    /// A client by these settings; nothing is sent yet. A proxy is taken as the environment says (`HTTPS_PROXY` and so on),
-    /// but never to this machine.
-    ///
-    /// # Errors
-    /// When the file of authorities cannot be used.
-    pub fn new(settings: &Settings<'_>) -> Result<Self, ClientError> {
-        let mut builder = builder(settings.url).connect_timeout(settings.connect_timeout).timeout(settings.timeout);
-        if let Some((key, path)) = settings.ca_file {
-            let certificates = certificates(path).map_err(|why| ClientError::CaFile { key, why })?;
-            builder = builder.tls_certs_merge(certificates);
-        }
-        Self::build(builder)
-    }
-
-    /// A client for an admin port, which is nothing that a proxy reaches.
-    ///
-    /// # Errors
-    /// When the TLS library cannot be set up.
-    pub fn without_proxy(url: &Url, timeout: Duration) -> Result<Self, ClientError> {
-        Self::build(builder(url).no_proxy().timeout(timeout))
-    }
-
-    fn build(builder: ClientBuilder) -> Result<Self, ClientError> {
-        builder.build().map(Self).map_err(|error| ClientError::Build(causes(&error)))
-    }
-
-    /// A request to be filled and handed to [`send`].
-    pub fn request(&self, method: Method, url: Url) -> RequestBuilder {
-        self.0.request(method, url)
-    }
-}
-
-/// What all clients of a server have in common.
+/// What all clients of a server have in common. A proxy is taken as the environment says (`HTTPS_PROXY` and so on), but
+/// never to this machine.
 pub fn builder(server: &Url) -> ClientBuilder {
-    let builder = reqwest::Client::builder()
+    let builder = Client::builder()
         .user_agent(concat!("call-legs/", env!("CARGO_PKG_VERSION")))
         // A redirect could carry a secret elsewhere, or turn a POST into a GET.
         .redirect(redirect::Policy::none())
@@ -167,14 +134,8 @@ async fn collect(response: &mut reqwest::Response, bytes_max: usize) -> Result<V
 pub enum Fault {
     /// No answer in time.
     Silent,
-    /// No authority that is trusted vouches for the server's certificate.
-    Untrusted,
-    /// The server's certificate is another host's.
-    OtherName,
-    /// The server's certificate has expired, or is not valid yet.
-    OutOfDate,
-    /// The server speaks no TLS, or an old one only.
-    NoTls,
+    /// No TLS with a certificate that is trusted.
+    Tls,
     /// No connection otherwise.
     NoConnection,
     /// The answer broke off.
@@ -198,38 +159,40 @@ impl Error {
     /// What is wrong with the server's TLS and what to do, where that is the fault; the keys name its URL and its file of
     /// authorities.
     pub fn tls_advice(&self, server: &str, [url, ca_file]: [&str; 2]) -> Option<String> {
-        Some(match self.fault {
-            Fault::Untrusted => format!(
+        let says = |words: &str| self.causes.contains(words);
+        if self.fault != Fault::Tls {
+            None
+        } else if says("hostname mismatch") || says("address mismatch") {
+            Some(format!("the certificate of {server} is another host's: check the name in {url}"))
+        } else if says("has expired") || says("not yet valid") {
+            Some(format!(
+                "the certificate of {server} is out of date: it is to be renewed, or this machine's clock is wrong"
+            ))
+        } else if says(UNTRUSTED) {
+            Some(format!(
                 "the certificate of {server} is not trusted: if a proxy opens TLS, or the authority is your own, name its root certificate (a PEM file) in {ca_file}"
-            ),
-            Fault::OtherName => format!("the certificate of {server} is another host's: check the name in {url}"),
-            Fault::OutOfDate => {
-                format!(
-                    "the certificate of {server} is out of date: it is to be renewed, or this machine's clock is wrong"
-                )
-            }
-            Fault::NoTls => format!("{server} does not speak TLS 1.2 or later: check scheme and port in {url}"),
-            _ => return None,
-        })
+            ))
+        } else {
+            Some(format!("{server} does not speak TLS 1.2 or later: check scheme and port in {url}"))
+        }
     }
 }
+
+/// How OpenSSL begins whatever it says of a certificate that it refuses.
+const UNTRUSTED: &str = "certificate verify failed";
+
+/// How it says that what comes is no TLS, or of a version that is not taken.
+const NO_TLS: [&str; 4] =
+    ["wrong version number", "packet length too long", "unsupported protocol", "protocol version"];
 
 impl From<reqwest::Error> for Error {
     fn from(error: reqwest::Error) -> Self {
         let error = error.without_url();
         let causes = causes(&error);
-        let says = |words: &[&str]| words.iter().any(|words| causes.contains(words));
         let fault = if error.is_timeout() {
             Fault::Silent
-        } else if says(&["hostname mismatch", "address mismatch"]) {
-            Fault::OtherName
-        } else if says(&["certificate has expired", "certificate is not yet valid"]) {
-            Fault::OutOfDate
-        } else if says(&["certificate verify failed"]) {
-            Fault::Untrusted
-        } else if says(&["wrong version number", "packet length too long", "unsupported protocol", "protocol version"])
-        {
-            Fault::NoTls
+        } else if NO_TLS.iter().chain([&UNTRUSTED]).any(|words| causes.contains(words)) {
+            Fault::Tls
         } else if error.is_connect() {
             Fault::NoConnection
         } else if error.is_body() || error.is_decode() {

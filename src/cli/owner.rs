@@ -4,14 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use reqwest::{Method, RequestBuilder};
+use reqwest::{Client, RequestBuilder};
 use url::Url;
 
 use crate::admin::{BACKFILLS, ORDERS};
 use crate::config::Config;
 use crate::connector::Order;
 use crate::error::{Ended, Exit, OrExit};
-use crate::http::{self, Client, Fault};
+use crate::http::{self, Fault};
 use crate::store::Token;
 use crate::telemetry::status::BackfillStatus;
 
@@ -24,12 +24,12 @@ pub(super) const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Gives an order; its answer, or `None` when no owner runs here.
 pub(super) async fn give(config: &Config, order: &Order) -> Result<Option<String>, Ended> {
     let body = serde_json::to_string(order).or_exit(Exit::Internal)?;
-    ask(config, Method::POST, ORDERS, |request| request.body(body)).await
+    ask(config, ORDERS, |client, at| client.post(at).body(body)).await
 }
 
 /// How its backfills are; `None` when no owner runs here.
 pub(super) async fn backfills(config: &Config) -> Result<Option<Vec<BackfillStatus>>, Ended> {
-    let Some(said) = ask(config, Method::GET, BACKFILLS, |request| request).await? else { return Ok(None) };
+    let Some(said) = ask(config, BACKFILLS, Client::get).await? else { return Ok(None) };
     serde_json::from_str(&said).or_exit(Exit::State).map(Some)
 }
 
@@ -41,18 +41,21 @@ pub(super) fn url_of(mut address: SocketAddr) -> String {
     format!("http://{address}")
 }
 
+/// A client for an admin port, which is nothing that a proxy reaches.
+pub(super) fn client(at: &Url, timeout: Duration) -> Result<Client, Ended> {
+    http::builder(at).no_proxy().timeout(timeout).build().or_exit(Exit::Internal)
+}
+
 async fn ask(
     config: &Config,
-    method: Method,
     path: &str,
-    fill: impl FnOnce(RequestBuilder) -> RequestBuilder,
+    request: impl FnOnce(&Client, Url) -> RequestBuilder,
 ) -> Result<Option<String>, Ended> {
     // Without one that can be read, no owner runs on this directory, or none that would take orders from us.
     let Ok(token) = Token::read(&config.state.dir) else { return Ok(None) };
     let address = config.admin.listen;
-    let url: Url = format!("{}{path}", url_of(address)).parse().or_exit(Exit::Internal)?;
-    let client = Client::without_proxy(&url, ANSWER_TIMEOUT).or_exit(Exit::Internal)?;
-    let request = fill(client.request(method, url)).bearer_auth(token.expose());
+    let at: Url = format!("{}{path}", url_of(address)).parse().or_exit(Exit::Internal)?;
+    let request = request(&client(&at, ANSWER_TIMEOUT)?, at).bearer_auth(token.expose());
     let http::Answer { status, body, .. } = match http::send(request, ANSWER_BYTES_MAX).await {
         Err(error) if error.fault == Fault::NoConnection => return Ok(None),
         answer => {

@@ -9,12 +9,11 @@ use std::time::Duration;
 use anyhow::anyhow;
 use clap::Args;
 use rdkafka::message::Message;
-use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use url::Url;
 
-use super::owner::{ANSWER_BYTES_MAX, url_of};
+use super::owner::{ANSWER_BYTES_MAX, client, url_of};
 use super::{load, print_line};
 use crate::admin::STATUS;
 use crate::clock::{Clock, SystemClock};
@@ -24,7 +23,7 @@ use crate::core::feed::{BEATS_MISSED_MAX, state};
 use crate::core::time::UtcMillis;
 use crate::daemon;
 use crate::error::{Ended, Exit, OrExit};
-use crate::http::{self, Client, Fault};
+use crate::http::{self, Fault};
 use crate::sink::reader::{From, TopicReader};
 use crate::sink::topics;
 use crate::telemetry::recent::PollNote;
@@ -95,8 +94,7 @@ pub(super) async fn run(arguments: StatusArgs) -> Result<(), Ended> {
 pub(super) async fn fetch(url: &str, token: Option<SecretString>) -> Result<(String, Snapshot), Ended> {
     let at: Url = format!("{}{STATUS}", url.trim_end_matches('/')).parse().or_exit(Exit::Usage)?;
     let url = without_credentials(at.clone());
-    let client = Client::without_proxy(&at, ANSWER_TIMEOUT).or_exit(Exit::Internal)?;
-    let mut request = client.request(Method::GET, at);
+    let mut request = client(&at, ANSWER_TIMEOUT)?.get(at);
     if let Some(token) = token {
         request = request.bearer_auth(token.expose_secret());
     }

@@ -18,15 +18,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
-use reqwest::{Method, StatusCode};
+use reqwest::{Client, Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 use thiserror::Error;
-use url::Url;
+use url::{Position, Url};
 
-use crate::http::{self, Client, ClientError, Fault};
+use crate::http::{self, ClientError, Fault};
 
 const URL: &str = "avro.schema_registry_url";
 const CA_FILE: &str = "avro.schema_registry_ca_file";
@@ -86,20 +86,6 @@ pub struct Settings {
     pub request_timeout: Duration,
 }
 
-/// Settings with which no client can be built.
-#[derive(Debug, Error)]
-pub enum SettingsError {
-    /// The URL's scheme is not one of HTTP.
-    #[error("the schema registry's URL must start with http:// or https://")]
-    Scheme,
-    /// The URL holds a user name or password, which would end up in logs.
-    #[error("the schema registry's URL must not hold credentials; give the user name and the password separately")]
-    CredentialsInUrl,
-    /// The file of certificate authorities, or the HTTP library.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-}
-
 /// A registry's client. It holds a pool of connections and the ids it was given; build it once.
 pub struct Registry {
     http: Client,
@@ -113,19 +99,12 @@ impl Registry {
     /// A client for the registry at `settings.url`. Nothing is sent yet.
     ///
     /// # Errors
-    /// When the URL is not one of HTTP or holds credentials, or the CA file cannot be used.
-    pub fn new(settings: Settings) -> Result<Self, SettingsError> {
+    /// When the CA file cannot be used.
+    pub fn new(settings: Settings) -> Result<Self, ClientError> {
         let Settings { url, credentials, ca_file, connect_timeout, request_timeout } = settings;
-        let host = match (url.scheme(), url.host_str(), url.port()) {
-            ("http" | "https", Some(host), Some(port)) => format!("{host}:{port}"),
-            ("http" | "https", Some(host), None) => host.to_owned(),
-            _ => return Err(SettingsError::Scheme),
-        };
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(SettingsError::CredentialsInUrl);
-        }
         let ca_file = ca_file.as_deref().map(|path| (CA_FILE, path));
-        let http = Client::new(&http::Settings { url: &url, ca_file, connect_timeout, timeout: request_timeout })?;
+        let http = http::client(&http::Settings { url: &url, ca_file, connect_timeout, timeout: request_timeout })?;
+        let host = url[Position::BeforeHost..Position::AfterPort].to_owned();
         Ok(Self { http, url, host, credentials, ids: Mutex::default() })
     }
 
@@ -171,14 +150,15 @@ impl Registry {
         struct Answer {
             schema: String,
             // Left out when it is Avro.
-            schema_type: Option<String>,
+            #[serde(default)]
+            schema_type: Value,
         }
         let step = Step::Fetch(id);
         let Answer { schema, schema_type } =
             self.request(Method::GET, &["schemas", "ids", &id.to_string()], step)?.send().await?;
-        match schema_type {
+        match schema_type.as_str() {
             Some(kind) if kind != "AVRO" => {
-                Err(RegistryError::NotAvro { host: self.host.clone(), id, kind: legible(&kind) })
+                Err(RegistryError::NotAvro { host: self.host.clone(), id, kind: legible(kind) })
             }
             _ => Ok(schema),
         }
@@ -194,7 +174,7 @@ impl Registry {
         struct Answer {
             is_compatible: bool,
             #[serde(default)]
-            messages: Vec<String>,
+            messages: Value,
         }
         let ask = async |path: &[&str]| -> Result<Vec<String>, RegistryError> {
             let mut request = self.request(Method::POST, path, Step::Compare(subject))?;
@@ -204,8 +184,9 @@ impl Registry {
                 return Ok(Vec::new());
             }
             // Confluent appends the whole old schema to its reasons.
-            let reasons = messages.iter().filter(|message| !message.starts_with("{oldSchema:"));
-            let reasons: Vec<_> = reasons.take(REASONS_MAX).map(|reason| legible(reason)).collect();
+            let messages = messages.as_array().into_iter().flatten().filter_map(Value::as_str);
+            let reasons = messages.filter(|message| !message.starts_with("{oldSchema:"));
+            let reasons: Vec<_> = reasons.take(REASONS_MAX).map(legible).collect();
             // No reason must not look like no incompatibility.
             Ok(if reasons.is_empty() { vec!["the registry names none".to_owned()] } else { reasons })
         };
@@ -361,14 +342,12 @@ pub struct Answer {
 
 impl Answer {
     fn new(host: String, step: String, status: StatusCode, body: &[u8]) -> Self {
-        #[derive(Deserialize)]
-        struct Body {
-            error_code: Option<i64>,
-            message: String,
-        }
-        let (code, message) = match serde_json::from_slice(body) {
-            Ok(Body { error_code, message }) => (error_code, legible(&message)),
-            Err(_) => (None, legible(&String::from_utf8_lossy(body))),
+        let json: Value = serde_json::from_slice(body).unwrap_or_default();
+        let code = &json["error_code"];
+        let code = code.as_i64().or_else(|| code.as_str()?.parse().ok());
+        let message = match json["message"].as_str() {
+            Some(message) => legible(message),
+            None => legible(&String::from_utf8_lossy(body)),
         };
         Self { host, step, status, code, message, reasons: Vec::new() }
     }
@@ -659,6 +638,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn no_optional_part_of_an_answer_keeps_the_rest_out() {
+        const BODY: &str = "\u{feff}{\"error_code\":\"40403\",\"message\":{\"text\":\"gone\"}}";
+        let error = always(404, BODY).await.client().lookup("calls-value", SCHEMA).await.unwrap_err();
+        assert!(matches!(&error, RegistryError::NotFound(answer) if answer.code == Some(40_403)), "{error}");
+        for odd in ["null", "7", "{}", "[null,\"AVRO\"]", "\"\""] {
+            let body =
+                format!("\u{feff}{{\"schema\":\"x\",\"schemaType\":{odd},\"is_compatible\":true,\"messages\":{odd}}}");
+            let mock = MockRegistry::start(move |_| Reply::text(200, &body)).await;
+            assert_eq!(mock.client().schema_by_id(1).await.is_ok(), odd != "\"\"", "{odd}");
+            assert!(mock.client().incompatibilities("calls-value", SCHEMA).await.unwrap().is_empty(), "{odd}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_schema_that_is_not_there_differs_from_a_path_that_is_not_there() {
         let mock = always(404, "{\"error_code\":40403,\"message\":\"Schema not found\"}").await;
         let error = mock.client().lookup("calls-value", SCHEMA).await.unwrap_err();
@@ -779,12 +772,6 @@ mod tests {
 
     #[test]
     fn settings_that_cannot_work_are_refused() {
-        let with_url = |url: &str| Registry::new(Settings { url: Url::parse(url).unwrap(), ..settings(1) }).err();
-        assert!(matches!(with_url("ftp://registry"), Some(SettingsError::Scheme)));
-        assert!(matches!(with_url("http://user@registry"), Some(SettingsError::CredentialsInUrl)));
-        assert!(matches!(with_url("http://:secret@registry"), Some(SettingsError::CredentialsInUrl)));
-        assert!(with_url("https://registry/path").is_none());
-
         let with_ca =
             |path: &std::path::Path| Registry::new(Settings { ca_file: Some(path.to_owned()), ..settings(1) }).err();
         assert!(with_ca("tests/data/authority.pem".as_ref()).is_none());

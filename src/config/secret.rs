@@ -63,7 +63,10 @@ impl Secret {
         if length as u64 > FILE_BYTES_MAX {
             return Err("is larger than 64 KiB".to_owned());
         }
-        without_newline(&text).map(SecretString::from).ok_or_else(|| "is empty".to_owned())
+        // Some editors put one before the text.
+        without_newline(text.trim_start_matches('\u{feff}'))
+            .map(SecretString::from)
+            .ok_or_else(|| "is empty".to_owned())
     }
 }
 
@@ -103,8 +106,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("password");
         let secret = in_file(&path);
-        for (content, expected) in [("one", "one"), ("two\n", "two"), ("three\r\n", "three"), (" four \n\n", " four ")]
-        {
+        for (content, expected) in [
+            ("one", "one"),
+            ("two\n", "two"),
+            ("three\r\n", "three"),
+            (" four \n\n", " four "),
+            ("\u{feff}five\r\n", "five"),
+            ("s\u{feff}ix", "s\u{feff}ix"),
+        ] {
             std::fs::write(&path, content).unwrap();
             assert_eq!(secret.read().unwrap().expose_secret(), expected);
         }
@@ -118,8 +127,10 @@ mod tests {
         let line = |why: &str| format!("source.password_file (from a.toml, line 1) names a file that {why}");
 
         assert_eq!(refused(&path), line("cannot be read: No such file or directory (os error 2)"));
-        std::fs::write(&path, "\n").unwrap();
-        assert_eq!(refused(&path), line("is empty"));
+        for empty in ["\n", "\u{feff}\r\n"] {
+            std::fs::write(&path, empty).unwrap();
+            assert_eq!(refused(&path), line("is empty"));
+        }
         std::fs::write(&path, b"\xff").unwrap();
         assert_eq!(refused(&path), line("is not UTF-8 text"));
         std::fs::write(&path, "x".repeat(64 * 1024 + 1)).unwrap();

@@ -7,15 +7,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use chrono_tz::Tz;
-use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
-use reqwest::{Method, StatusCode};
+use reqwest::header::{AGE, DATE, HeaderMap, RETRY_AFTER};
+use reqwest::{Client, StatusCode};
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
 use url::Url;
 
 use super::auth::{Login, Token, Tokens};
-use super::wire::{self, ErrorBody, Page};
-use super::{Source, SourceError};
+use super::wire::{self, Author, ErrorBody, Page};
+use super::{Recovery, Source, SourceError};
 use crate::clock::{Clock, SystemClock};
 use crate::config;
 use crate::core::budget::Budget;
@@ -23,12 +23,15 @@ use crate::core::query::QueryBounds;
 use crate::core::retry::clamp_retry_after;
 use crate::core::skew::Skew;
 use crate::core::time::UtcMillis;
-use crate::http::{self, Answer, Client, ClientError, Fault, secret_header};
+use crate::http::{self, Answer, ClientError, Fault, secret_header};
 
 const API_KEY_HEADER: &str = "8x8-apikey";
 const TOKEN_PATH: &str = "v1/oauth/token";
 const REPORT_PATH: &str = "v2/call-legs";
 const CA_FILE: &str = "source.ca_file";
+
+/// What a 204 says.
+const EMPTY_PAGE: &[u8] = br#"{"data":[]}"#;
 
 /// A token reply is a few kilobytes; more is not one.
 const TOKEN_BODY_MAX: usize = 1 << 20;
@@ -46,7 +49,7 @@ pub struct Api {
 impl Api {
     /// A client by these settings; nothing is sent yet.
     pub fn new(settings: config::Source) -> Result<Self, ClientError> {
-        let http = Client::new(&http::Settings {
+        let http = http::client(&http::Settings {
             url: &settings.base_url,
             ca_file: settings.ca_file.as_deref().map(|path| (CA_FILE, path)),
             connect_timeout: settings.request_timeout,
@@ -64,23 +67,29 @@ impl Api {
         // Read at every login, so that a rotated secret needs no restart.
         let password = self.settings.password.read().map_err(|error| SourceError::refused(error.to_string()))?;
         let form = [("username", self.settings.username.as_str()), ("password", password.expose_secret())];
-        let request = self.http.request(Method::POST, self.url(TOKEN_PATH)).form(&form);
+        let request = self.http.post(self.url(TOKEN_PATH)).form(&form);
         let Answer { status, headers, body, .. } = self.send(request, TOKEN_BODY_MAX).await?;
-        if status != StatusCode::OK {
+        if !status.is_success() {
             return Err(explain(Call::Token, status, &headers, &wire::error_body(&body)));
         }
-        let reply: wire::TokenReply = serde_json::from_slice(&body)
-            .map_err(|_| SourceError::unreachable("the token call was answered by something that is no token reply"))?;
-        let life = reply.expires_in.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        Ok(Login { bearer: reply.access_token, life })
+        let wire::TokenReply { access_token, life } = wire::token_reply(&body).ok_or_else(|| {
+            not_the_api(status, &body).unwrap_or_else(|| {
+                SourceError::unreachable(format!(
+                    "the token call was answered without a token (HTTP {})",
+                    status.as_u16()
+                ))
+            })
+        })?;
+        if secret_header(access_token.expose_secret()).is_none() {
+            return Err(SourceError::refused(
+                "the source gives a token that no HTTP header can carry: check source.base_url, and the proxies and gateways between here and the API",
+            ));
+        }
+        Ok(Login { bearer: access_token, life })
     }
 
     async fn report(&self, parameters: &[(&str, String)], token: &Token) -> Result<Answer, SourceError> {
-        let request = self
-            .http
-            .request(Method::GET, self.url(REPORT_PATH))
-            .query(parameters)
-            .bearer_auth(token.bearer.expose_secret());
+        let request = self.http.get(self.url(REPORT_PATH)).query(parameters).bearer_auth(token.bearer.expose_secret());
         self.send(request, usize::try_from(self.settings.max_body).unwrap_or(usize::MAX)).await
     }
 
@@ -139,10 +148,15 @@ impl Source for Api {
             answer = self.report(&parameters, &token).await?;
         }
         let Answer { status, headers, body, .. } = answer;
-        if status != StatusCode::OK {
+        if !status.is_success() {
             let call = Call::Report { unit, scrolling: cursor.is_some() };
             return Err(explain(call, status, &headers, &wire::error_body(&body)));
         }
+        if let Some(error) = not_the_api(status, &body) {
+            return Err(error);
+        }
+        // No content is no legs; any other answer without a body is a broken one.
+        let body = if status == StatusCode::NO_CONTENT { EMPTY_PAGE.into() } else { body };
         wire::page(body).map_err(|error| {
             SourceError::unreachable(format!("the report was answered by something that is no page: {error}"))
         })
@@ -158,7 +172,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// When the source answered by its own clock: not where a cache did, with an answer of some age.
 fn date(headers: &HeaderMap) -> Option<UtcMillis> {
+    if headers.get_all(AGE).iter().any(|age| age.as_bytes().trim_ascii() != b"0") {
+        return None;
+    }
     let date = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
     let since_epoch = date.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     i64::try_from(since_epoch.as_millis()).ok().map(UtcMillis::new)
@@ -167,8 +185,9 @@ fn date(headers: &HeaderMap) -> Option<UtcMillis> {
 /// `Retry-After` in seconds or as a date; a date counts from the reply's own `Date`.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let asked = match text.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
+    let asked = match text.parse::<f64>() {
+        Ok(seconds) if seconds < 0.0 => return None,
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok().or((seconds > 0.0).then_some(Duration::MAX))?,
         Err(_) => {
             let until = httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
             let now = date(headers).unwrap_or_else(|| SystemClock.now());
@@ -199,6 +218,20 @@ enum Call<'a> {
     Report { unit: &'a str, scrolling: bool },
 }
 
+/// An answer whose body is no JSON object, whatever its status: it is none of the API's.
+fn not_the_api(status: StatusCode, body: &[u8]) -> Option<SourceError> {
+    let body = body.trim_ascii_start();
+    (!body.is_empty() && !body.starts_with(b"{")).then(|| foreign(status, None))
+}
+
+fn foreign(status: StatusCode, after: Option<Duration>) -> SourceError {
+    let error = SourceError::unreachable(format!(
+        "a gateway's or proxy's page came, not the API's answer (HTTP {}): check source.base_url, and the proxies and gateways between here and the API",
+        status.as_u16()
+    ));
+    SourceError { recovery: Recovery::Retry { after }, ..error }
+}
+
 /// Turns an error answer into one sentence of advice and what to do about it.
 fn explain(call: Call<'_>, status: StatusCode, headers: &HeaderMap, body: &ErrorBody) -> SourceError {
     let number = status.as_u16();
@@ -207,120 +240,61 @@ fn explain(call: Call<'_>, status: StatusCode, headers: &HeaderMap, body: &Error
         (1..=32).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     });
     let code = code.map(|code| format!(", code {code}")).unwrap_or_default();
-    let refused = |advice: String| SourceError::refused(format!("{advice} (HTTP {number}{code})"));
+    let doubt = if body.author == Author::Unknown { ", without a word: it may be a gateway's or proxy's" } else { "" };
+    let refused = |advice: &str| SourceError::refused(format!("{advice} (HTTP {number}{code}{doubt})"));
+    let after = retry_after(headers);
     match (number, &call) {
-        (429, _) => SourceError::rate_limited("too many requests (HTTP 429): lower source.requests_per_minute if this lasts", retry_after(headers)),
-        (408 | 500..=599, _) => {
-            let mut error = SourceError::unreachable(format!("the source has a fault of its own (HTTP {number})"));
-            error.recovery = super::Recovery::Retry { after: retry_after(headers) };
-            error
+        (429, _) => SourceError::rate_limited(
+            "too many requests (HTTP 429): lower source.requests_per_minute if this lasts",
+            after,
+        ),
+        (403, _) if after.is_some() => SourceError::rate_limited(
+            "requests are refused for a while (HTTP 403 with Retry-After): lower source.requests_per_minute if this lasts",
+            after,
+        ),
+        (408 | 425 | 500.., _) => {
+            let error = SourceError::unreachable(format!(
+                "the source, or a gateway before it, has a fault of its own (HTTP {number})"
+            ));
+            SourceError { recovery: Recovery::Retry { after }, ..error }
         }
-        (300..=399, _) => refused("the source redirects, which is not followed: set source.base_url to where it really is".to_owned()),
-        (404 | 405, _) => refused("there is no such call at source.base_url: check it, up to and without /v1 or /v2".to_owned()),
         _ if body.code == "SHA001" || body.text.contains("8x8-apikey") => refused(
-            "the API key is not valid: set source.api_key to the Key from the 8x8 Admin Console; the Secret is not needed".to_owned(),
+            "the API key is not valid: set source.api_key to the Key from the 8x8 Admin Console; the Secret is not needed",
         ),
-        (_, Call::Token) => refused(
-            "user name or password is refused: check source.username and source.password, and that this user has opened 8x8 Analytics in a browser once"
-                .to_owned(),
+        (400, Call::Report { unit, .. })
+            if body.code == "105-400-038" || body.text.contains("does not have access") =>
+        {
+            refused(&format!(
+                "the user may not read call legs of PBX {unit}: it needs an Analytics licence at Supervisor level for this PBX"
+            ))
+        }
+        // The same query without a cursor was accepted a moment ago.
+        (400..=499, Call::Report { scrolling: true, .. }) if !matches!(number, 401 | 403 | 405 | 407) => {
+            SourceError::cursor_refused(format!("the source no longer accepts the page cursor (HTTP {number}{code})"))
+        }
+        (300..=399, _) if number != 304 => {
+            refused("the source redirects, which is not followed: set source.base_url to where it really is")
+        }
+        (304 | 407, _) => foreign(status, after),
+        _ if body.author == Author::Other => foreign(status, after),
+        (404 | 405 | 410, _) => {
+            refused("there is no such call at source.base_url: check it, up to and without /v1 or /v2")
+        }
+        (400 | 401 | 403, Call::Token) => refused(
+            "user name or password is refused: check source.username and source.password, and that this user has opened 8x8 Analytics in a browser once",
         ),
+        (_, Call::Token) => refused("the source refuses the token call: check source.base_url"),
         (401, Call::Report { .. }) => refused(
-            "the source accepts no token, not even a fresh one: the user must have opened 8x8 Analytics in a browser once and have it at Supervisor level"
-                .to_owned(),
+            "the source accepts no token, not even a fresh one: the user must have opened 8x8 Analytics in a browser once and have it at Supervisor level",
         ),
-        (403, Call::Report { unit, .. }) => refused(format!(
+        (403, Call::Report { unit, .. }) => refused(&format!(
             "the user has no access to PBX {unit}: check source.pbx_ids, and the user's Analytics rights at Supervisor level for it"
         )),
-        (400, Call::Report { unit, .. }) if body.code == "105-400-038" || body.text.contains("does not have access") => refused(format!(
-            "the user may not read call legs of PBX {unit}: it needs an Analytics licence at Supervisor level for this PBX"
+        (_, Call::Report { unit, .. }) => refused(&format!(
+            "the source refuses the request for PBX {unit}: check source.pbx_ids, source.time_zone and the filters"
         )),
-        (400, Call::Report { scrolling: true, .. }) => {
-            SourceError::cursor_refused(format!("the source no longer accepts the page cursor (HTTP 400{code})"))
-        }
-        (_, Call::Report { unit, .. }) => {
-            refused(format!("the source refuses the request for PBX {unit}: check source.pbx_ids, source.time_zone and the filters"))
-        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::Recovery;
-    use super::*;
-
-    fn explained(call: Call<'_>, status: u16, body: &str) -> SourceError {
-        explain(call, StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), &wire::error_body(body.as_bytes()))
-    }
-
-    #[test]
-    fn every_refusal_tells_the_operator_what_to_do() {
-        let page = |unit| Call::Report { unit, scrolling: false };
-        for (call, status, body, expected) in [
-            (
-                Call::Token,
-                400,
-                r#"{"status":400,"message":"Invalid 8x8-apikey","code":"SHA001"}"#,
-                "the Secret is not needed (HTTP 400, code SHA001)",
-            ),
-            (page("acme"), 400, r#"{"status":400,"message":"Invalid 8x8-apikey","code":"SHA001"}"#, "source.api_key"),
-            (
-                Call::Token,
-                400,
-                r#"{"error_description":"USER_NOTFOUND_ERROR","error":"invalid_grant"}"#,
-                "in a browser once",
-            ),
-            (
-                page("acme"),
-                400,
-                r#"{"message":"user(x@y) does not have access to api category(CDR) for pbxId(acme)","code":"105-400-038"}"#,
-                "Supervisor level for this PBX",
-            ),
-            (page("acme"), 401, r#"{"error":"invalid_token"}"#, "not even a fresh one"),
-            (
-                page("acme"),
-                403,
-                r#"{"status":403,"error":"Access Denied","exception":"user(x@y) does not have access to pbxId(acme)"}"#,
-                "no access to PBX acme",
-            ),
-            (page("acme"), 400, "<html>", "refuses the request for PBX acme"),
-            (page("acme"), 302, "", "redirects"),
-            (page("acme"), 404, "", "source.base_url"),
-        ] {
-            let error = explained(call, status, body);
-            assert_eq!(error.recovery, Recovery::Refused, "{error}");
-            assert!(error.to_string().contains(expected), "{error}");
-            assert!(!error.to_string().contains("x@y"), "no personal data: {error}");
-        }
-    }
-
-    #[test]
-    fn a_refused_cursor_means_the_window_is_read_again() {
-        let error =
-            explained(Call::Report { unit: "acme", scrolling: true }, 400, r#"{"status":400,"message":"bad scroll"}"#);
-        assert_eq!(error.recovery, Recovery::Reread);
-        let error = explained(Call::Report { unit: "acme", scrolling: true }, 400, r#"{"code":"SHA001"}"#);
-        assert_eq!(error.recovery, Recovery::Refused);
-    }
-
-    #[test]
-    fn an_echo_in_the_code_is_not_repeated() {
-        assert!(!explained(Call::Token, 400, r#"{"code":"password=hunter2"}"#).to_string().contains("hunter2"));
-    }
-
-    #[test]
-    fn retry_after_in_seconds_and_as_a_date_is_clamped() {
-        let after = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(RETRY_AFTER, value.parse().unwrap());
-            headers.insert(DATE, "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap());
-            retry_after(&headers).map(|after| after.as_secs())
-        };
-        assert_eq!(after("7"), Some(7));
-        assert_eq!(after("0"), Some(1));
-        assert_eq!(after("86400"), Some(300));
-        assert_eq!(after("Sun, 06 Nov 1994 08:49:57 GMT"), Some(20));
-        assert_eq!(after("Sun, 06 Nov 1994 08:00:00 GMT"), Some(1));
-        assert_eq!(after("soon"), None);
-        assert_eq!(after("-5"), None);
-    }
-}
+mod tests;

@@ -174,7 +174,7 @@ async fn this_machine_is_reached_without_proxy_and_without_certificates() {
     rig.polled_whole(1).await;
     run(&rig, &["status"]);
     run(&rig, &["state", "accept"]);
-    run(&rig, &["backfill", "--from", "now-3h", "--to", "now-2h", "--force"]);
+    run(&rig, &["backfill", "--from", "now-27h", "--to", "now-26h"]);
     assert!(daemon.terminate().0.success());
 }
 

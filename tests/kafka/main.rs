@@ -20,6 +20,7 @@
 //! | `downstream` | the example of a consumer, which tells quiet phones from an API or a connector that is down |
 //! | `secured` | a Kafka with TLS, SCRAM and client certificates; what keeps the connector out, and how it gets in again |
 //! | `https` | TLS to the source and the schema registry, by an authority of one's own |
+//! | `odd_http` | an API whose statuses, headers and token replies are odd, or those of a gateway |
 //! | `allowed` | the least that a user of Kafka must be allowed, and what is said where it is not |
 //! | `otlp` | traces and metrics as a collector gets them, and one that goes away |
 //! | `soak` | kills at random, for as long as one likes |
@@ -47,6 +48,7 @@ mod faults;
 mod https;
 mod late;
 mod long_past;
+mod odd_http;
 mod otlp;
 mod ownership;
 mod records;
