@@ -27,14 +27,14 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-fn said(rig: &Rig, arguments: &[&str]) -> String {
+pub(super) fn said(rig: &Rig, arguments: &[&str]) -> String {
     let output = rig.run(arguments);
     assert!(output.status.success(), "{arguments:?}: {}", text(&output));
     text(&output)
 }
 
 /// How many letters met a fate, of which a replay tells in such words.
-fn count(said: &str, words: &str) -> usize {
+pub(super) fn count(said: &str, words: &str) -> usize {
     let line =
         said.lines().find(|line| line.trim_start().trim_start_matches(char::is_numeric).trim().starts_with(words));
     line.map_or(0, |line| line.split_whitespace().next().unwrap().parse().unwrap())
@@ -80,7 +80,7 @@ async fn assert_each_once(rig: &Rig) {
 }
 
 /// A dead letter with another one's headers, but those that speak of its row.
-async fn bury(like: &OwnedMessage, row: &[u8], bytes: usize) {
+pub(super) async fn bury(bootstrap: &str, like: &OwnedMessage, row: &[u8], bytes: usize) {
     let key = KeyHash::of_dead_row(row).0;
     let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
     let bytes = bytes.to_string();
@@ -93,7 +93,7 @@ async fn bury(like: &OwnedMessage, row: &[u8], bytes: usize) {
         };
         headers.insert(Header { key: header.key, value })
     });
-    let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", kafka().bootstrap()).create().unwrap();
+    let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", bootstrap).create().unwrap();
     let record = FutureRecord::to(like.topic()).key(&hex).payload(row).headers(headers);
     producer.send(record, Timeout::Never).await.unwrap();
 }
@@ -180,9 +180,9 @@ async fn what_may_be_forgotten_is_looked_for_in_the_topic() {
         .map(|leg| leg.current().json.clone())
         .collect();
     assert!(rows.len() > 5, "{}", rows.len());
-    bury(&letters[0], rows[0].as_bytes(), rows[0].len()).await;
-    bury(&letters[0], rows[0].as_bytes(), rows[0].len()).await;
-    bury(&letters[0], rows[1].as_bytes(), rows[1].len() + 1).await;
+    bury(kafka().bootstrap(), &letters[0], rows[0].as_bytes(), rows[0].len()).await;
+    bury(kafka().bootstrap(), &letters[0], rows[0].as_bytes(), rows[0].len()).await;
+    bury(kafka().bootstrap(), &letters[0], rows[1].as_bytes(), rows[1].len() + 1).await;
     let replayed = said(&rig, &["dead-letters", "replay", "--yes"]);
     let counted = ["published", "in the topic already", "cut short or altered"].map(|words| count(&replayed, words));
     assert_eq!(counted, [dead, 2, 1], "{replayed}");

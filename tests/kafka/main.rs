@@ -12,6 +12,7 @@
 //! | `days_late` | legs up to three days late, on scaled time |
 //! | `ownership` | two instances, a paused owner, state directories that are lost, damaged, old or foreign |
 //! | `state` | what operators can ask of the journal, and what is refused until they decide |
+//! | `journals`, `write_journals` | that this build reads what earlier ones have written, and goes on with it |
 //! | `audit` | that the audit finds a run equal, and every damage done to it |
 //! | `dashboard` | every panel of the dashboard, and the alert rules, by a Prometheus that watches a run |
 //! | `commands` | `check`, `tail`, `schema`, the exit codes, health and readiness, the log level |
@@ -46,6 +47,7 @@ mod dead_letters;
 mod downstream;
 mod faults;
 mod https;
+mod journals;
 mod late;
 mod long_past;
 mod odd_http;
@@ -59,3 +61,4 @@ mod soak;
 mod state;
 mod status_page;
 mod watch;
+mod write_journals;
