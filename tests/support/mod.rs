@@ -19,7 +19,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary compiles this module and uses its own part of it")]
 
-mod broker;
+pub mod broker;
 pub mod certificates;
 mod container;
 mod directories;
