@@ -25,6 +25,7 @@ use crate::core::journal::Nonce;
 use crate::core::retry::Backoff;
 use crate::core::watermark::Delays;
 use crate::error::{Ended, Exit, OrExit};
+use crate::panics;
 use crate::sink::topics::{self, Topic, TopicAdmin, Topics};
 use crate::sink::{KafkaCluster, SinkError};
 use crate::source::Api;
@@ -269,7 +270,7 @@ async fn open_view(dir: &Path, status: &StatusBoard) -> Result<SledView, Ended> 
             Err(error).or_exit(Exit::State)
         }
         Ok(opened) => opened.or_exit(Exit::State),
-        Err(panicked) => Err(anyhow!("state.dir: opening the store failed: {panicked}")).or_exit(Exit::State),
+        Err(ended) => Err(anyhow!("state.dir: opening the store failed: {}", panics::why(&ended))).or_exit(Exit::State),
     }
 }
 

@@ -31,6 +31,7 @@
 //! | [`config`] | file and environment, checked as a whole |
 //! | [`daemon`], [`cli`], [`error`] | the parts put together, the commands, the exit codes |
 //! | [`sandbox`] | the simulated API, for the demo and the tests |
+//! | [`panics`] | what is told of a defect |
 //! | [`hooks`] | where tests reach in; nothing in a release build |
 //!
 //! # What holds, and where
@@ -78,6 +79,7 @@ pub mod core;
 pub mod daemon;
 pub mod error;
 pub mod hooks;
+pub mod panics;
 pub mod sandbox;
 pub mod sink;
 pub mod source;

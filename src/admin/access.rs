@@ -22,6 +22,7 @@ const ORDERS_TAKE: &str = "orders take the token in the state directory\n";
 const LOOKING_TAKES: &str =
     "this takes admin.token, as a bearer token or as the password of HTTP Basic; /readyz and /healthz take none\n";
 const CHALLENGE: &str = r#"Basic realm="call-legs", charset="UTF-8""#;
+use crate::panics;
 
 /// What opens the admin port.
 #[derive(Clone)]
@@ -54,7 +55,8 @@ pub(super) async fn looking(State(keys): State<Keys>, request: Request, next: Ne
         Ok(Ok(known)) => known,
         unreadable => {
             // Why is for the log alone: whoever asks may be anybody.
-            let why = unreadable.map_or_else(|error| error.to_string(), |read| format!("{:?}", read.err()));
+            let why =
+                unreadable.map_or_else(|ended| panics::why(&ended).to_owned(), |read| format!("{:?}", read.err()));
             tracing::warn!("the admin port lets nobody look: {why}");
             return (StatusCode::INTERNAL_SERVER_ERROR, "the token cannot be read: the log says why\n").into_response();
         }

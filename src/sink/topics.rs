@@ -266,9 +266,7 @@ impl TopicAdmin {
     /// [`TopicAdmin::reach_brokers`] off the async workers.
     pub async fn reach(self: &Arc<Self>) -> Result<(), SinkError> {
         let admin = Arc::clone(self);
-        tokio::task::spawn_blocking(move || admin.reach_brokers())
-            .await
-            .unwrap_or_else(|error| Err(SinkError::Unavailable(error.to_string())))
+        tokio::task::spawn_blocking(move || admin.reach_brokers()).await.unwrap_or_else(|ended| Err(ended.into()))
     }
 
     /// Why an order was not answered: mostly its broker cannot be reached, which the client that gave it does not tell.
@@ -341,9 +339,7 @@ impl TopicAdmin {
     /// [`TopicAdmin::partitions`] off the async workers.
     pub async fn look_up(self: &Arc<Self>, name: &str) -> Result<Option<usize>, SinkError> {
         let (admin, name) = (Arc::clone(self), name.to_owned());
-        tokio::task::spawn_blocking(move || admin.partitions(&name))
-            .await
-            .unwrap_or_else(|error| Err(SinkError::Unavailable(error.to_string())))
+        tokio::task::spawn_blocking(move || admin.partitions(&name)).await.unwrap_or_else(|ended| Err(ended.into()))
     }
 
     async fn create(
