@@ -27,7 +27,7 @@ pub struct Setting {
 }
 
 /// Stands for a value that is not shown.
-const SET: &str = "set";
+pub(super) const SET: &str = "set";
 
 /// Stands for the value of an optional key that is not given.
 const UNSET: &str = "not set";
