@@ -25,6 +25,7 @@ use crate::core::journal::Nonce;
 use crate::core::retry::Backoff;
 use crate::core::watermark::Delays;
 use crate::error::{Ended, Exit, OrExit};
+use crate::panics;
 use crate::sink::topics::{self, Topic, TopicAdmin, Topics};
 use crate::sink::{KafkaCluster, SinkError};
 use crate::source::Api;
@@ -164,7 +165,7 @@ pub async fn carry_out(
 /// Compares the view with the journal, for commands, while no daemon works on the state directory.
 pub async fn verify(config: &Config) -> Result<String, Ended> {
     let _lock = StateLock::acquire(&config.state.dir).or_exit(Exit::State)?;
-    let view = open_view(&config.state.dir, &StatusBoard::default()).await?;
+    let view = tokio::task::block_in_place(|| SledView::look(&config.state.dir)).or_exit(Exit::State)?;
     let topics = Topics::assumed(&config.kafka.topic, &config.kafka.journal);
     let cluster = KafkaCluster::new(&config.kafka, topics).or_exit(Exit::Sink)?;
     verify_view(Arc::new(cluster), Arc::new(view)).await.map_err(ended_by)
@@ -238,7 +239,12 @@ async fn connector(
 
 /// A hash of what decides which legs the source shows: with other settings, what was read covers something else.
 pub fn source_fingerprint(source: &config::Source) -> u64 {
-    let mut text = format!("{:?} {}", source.time_basis, source.simplified);
+    // These words are in journals: with others, what was read would count as read with other settings.
+    let basis = match source.time_basis {
+        config::TimeBasis::Disconnect => "Disconnect",
+        config::TimeBasis::Connect => "Connect",
+    };
+    let mut text = format!("{basis} {}", source.simplified);
     for filter in [&source.callers, &source.callees, &source.callers_or_callees] {
         let mut values: Vec<&str> = filter.iter().map(String::as_str).collect();
         values.sort_unstable();
@@ -269,7 +275,7 @@ async fn open_view(dir: &Path, status: &StatusBoard) -> Result<SledView, Ended> 
             Err(error).or_exit(Exit::State)
         }
         Ok(opened) => opened.or_exit(Exit::State),
-        Err(panicked) => Err(anyhow!("state.dir: opening the store failed: {panicked}")).or_exit(Exit::State),
+        Err(ended) => Err(anyhow!("state.dir: opening the store failed: {}", panics::why(&ended))).or_exit(Exit::State),
     }
 }
 
@@ -410,4 +416,28 @@ pub fn retention_warning(legs: &Topic, config: &Config) -> Option<String> {
             humantime::format_duration(Duration::from_secs(age.as_secs())),
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values that are in journals: a version that has others refuses every one of them.
+    #[test]
+    fn the_source_is_recognised_by_every_later_version() {
+        for (settings, known) in [
+            ("", 0x8327_1306_ba53_3259),
+            ("source.time_basis = \"connect\"\nsource.simplified = true", 0x263c_113c_7e3a_c54d),
+            ("source.simplified = true\nsource.callers = [\"102\", \"101\"]", 0xd663_ed26_d808_c8f9),
+            ("source.time_basis = \"connect\"\nsource.callees = [\"2\", \"9\"]", 0x68d2_2498_4cde_a6bd),
+            ("source.callers_or_callees = [\"Anonymous\", \"+15550001234\"]", 0x85b1_e6c1_c97d_4918),
+        ] {
+            let text = format!(
+                "source.api_key = \"k\"\nsource.username = \"u\"\nsource.password = \"p\"\nkafka.bootstrap_servers = \"k\"\navro.framing = \"single-object\"\nstate.dir = \"/tmp/s\"\npoll.overlap = \"12h\"\n{settings}"
+            );
+            let no_variables: [(String, String); 0] = [];
+            let config = Config::parse("test", &text, no_variables).unwrap();
+            assert_eq!(source_fingerprint(&config.source), known, "{settings}");
+        }
+    }
 }

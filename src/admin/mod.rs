@@ -3,11 +3,13 @@
 //! | file | holds |
 //! |---|---|
 //! | `access` | who may look, and who may order |
+//! | `server` | how many connections there may be, and for how long |
 //! | `page`, `drawing` | the status page and its drawings; `page.css` and `page.js` are part of it |
 
 mod access;
 mod drawing;
 mod page;
+mod server;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -15,7 +17,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{from_fn_with_state, map_response};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -24,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 pub use access::Keys;
+use server::Limits;
 
 use crate::clock::{Clock, SystemClock};
 use crate::connector::{Order, OrderError, OrderRequest};
@@ -78,10 +81,12 @@ pub async fn serve(listener: TcpListener, pages: Pages, stopped: impl Future<Out
         .route(ORDERS, post(order))
         .route(BACKFILLS, get(backfills))
         .route_layer(from_fn_with_state(pages.keys.clone(), access::orders));
-    let routes = probes.merge(looking).merge(orders).layer(map_response(guarded)).with_state(pages);
-    if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(stopped).await {
-        tracing::warn!(%error, "the admin port is no longer served");
+    let mut routes = probes.merge(looking).merge(orders);
+    if listener.local_addr().is_ok_and(|address| address.ip().is_loopback()) {
+        routes = routes.layer(from_fn(access::from_here));
     }
+    let routes = routes.layer(map_response(guarded)).with_state(pages);
+    server::serve(listener, routes, Limits::default(), stopped).await;
 }
 
 /// Nothing that is shown is kept, or taken for something else.
@@ -236,6 +241,25 @@ mod tests {
         assert_eq!(answer.status().as_u16(), 500);
         let said = answer.text().await.unwrap();
         assert_eq!(said, "the token cannot be read: the log says why\n");
+    }
+
+    /// A page of another site whose name is made to lead here asks by that name.
+    #[tokio::test]
+    async fn who_names_another_host_than_this_machine_is_told_nothing() {
+        let (url, owner, _dir) = served("").await;
+        let client = reqwest::Client::new();
+        for path in ["/", STATUS, "/metrics", "/healthz", "/readyz", BACKFILLS] {
+            let get = |host: &str| client.get(format!("{url}{path}")).bearer_auth(owner.expose()).header("host", host);
+            for host in ["localhost", "LocalHost:1", "127.0.0.1", "127.8.9.1:9464", "[::1]:9464"] {
+                assert_eq!(answered(get(host)).await, 200, "{path} as {host}");
+            }
+            for host in ["attacker.example", "localhost.attacker.example:9464", "10.0.0.1"] {
+                assert_eq!(answered(get(host)).await, 403, "{path} as {host}");
+            }
+        }
+        let order =
+            client.post(format!("{url}{ORDERS}")).bearer_auth(owner.expose()).header("host", "attacker.example");
+        assert_eq!(answered(order.body("{}")).await, 403);
     }
 
     #[tokio::test]

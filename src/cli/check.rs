@@ -153,6 +153,11 @@ async fn check_kafka(config: &Config, findings: &mut Findings) -> Result<(), End
         Ok(admin) => std::sync::Arc::new(admin),
         Err(error) => return findings.fail(Exit::Sink, "kafka", error),
     };
+    // The brokers that are named may answer where the others, or the same by another name, do not.
+    match admin.reach().await {
+        Ok(()) => findings.ok("kafka", "every broker answers at its advertised listener")?,
+        Err(error) => return findings.fail(Exit::Sink, "kafka", error),
+    }
     let mut described = Vec::new();
     for (destination, name) in topics::names(&config.kafka) {
         let what = format!("topic {name}");

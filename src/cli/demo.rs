@@ -23,6 +23,7 @@ use crate::config::{self, Config};
 use crate::core::dedupe::Counts;
 use crate::daemon::{self, TopicCheck};
 use crate::error::{Ended, Exit, OrExit};
+use crate::panics;
 use crate::sandbox::api::{Credentials, Rules};
 use crate::sandbox::dataset::DatasetSettings;
 use crate::sandbox::faults::FaultMix;
@@ -147,7 +148,10 @@ async fn show(
         }
     }
     stop.cancel();
-    (&mut connector).await.context("the connector panicked").or_exit(Exit::Internal)??;
+    (&mut connector)
+        .await
+        .map_err(|ended| anyhow!("the connector has ended: {}", panics::why(&ended)))
+        .or_exit(Exit::Internal)??;
     say(&final_summary(status.read().counts(), read_back));
     Ok(())
 }
@@ -174,7 +178,7 @@ async fn open_once(kafka: &config::Kafka) -> Result<TopicReader, SinkError> {
     let kafka = kafka.clone();
     tokio::task::spawn_blocking(move || TopicReader::open(&kafka, &kafka.topic, From::Beginning))
         .await
-        .unwrap_or_else(|error| Err(SinkError::Unavailable(error.to_string())))
+        .unwrap_or_else(|ended| Err(ended.into()))
 }
 
 type Embedded = MockCluster<'static, DefaultProducerContext>;

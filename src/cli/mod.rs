@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::error::{Ended, Exit, OrExit};
+use crate::panics;
 use crate::sandbox::SandboxArgs;
 
 /// Polls the 8x8 Work Analytics call-legs API and publishes every call leg to Kafka.
@@ -105,6 +106,7 @@ struct ConfigArgs {
 
 /// Does what the arguments ask for; errors go to standard error.
 pub fn run(arguments: Arguments) -> ExitCode {
+    panics::tell();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&Ended { exit: Exit::Internal, error: error.into() }),

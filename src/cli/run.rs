@@ -9,6 +9,7 @@ use super::load;
 use crate::config::Setting;
 use crate::daemon::{self, TopicCheck};
 use crate::error::{Ended, Exit, OrExit};
+use crate::panics;
 use crate::telemetry::otlp::Otlp;
 use crate::telemetry::{StatusBoard, logging};
 
@@ -47,7 +48,7 @@ async fn follow_log_level(mut hangups: Signal, path: PathBuf, level: logging::Le
                 }
             }
             Ok(Err(ended)) => tracing::warn!("SIGHUP: the log level stays as it was: {:#}", ended.error),
-            Err(panicked) => tracing::warn!("SIGHUP: the log level stays as it was: {panicked}"),
+            Err(ended) => tracing::warn!("SIGHUP: the log level stays as it was: {}", panics::why(&ended)),
         }
     }
 }

@@ -131,7 +131,7 @@ async fn told_last(config: &Config) -> Result<Vec<String>, Ended> {
     let decoder = Decoder::new(schema::status(), registry.map(Arc::new));
     let (kafka, topic) = (config.kafka.clone(), topics::status(&config.kafka.topic));
     let opened = tokio::task::spawn_blocking(move || TopicReader::open(&kafka, &topic, From::Beginning)).await;
-    let mut reader = opened.or_exit(Exit::Internal)?.or_exit(Exit::Sink)?;
+    let mut reader = opened.unwrap_or_else(|ended| Err(ended.into())).or_exit(Exit::Sink)?;
     let mut newest = BTreeMap::new();
     while let Some(message) = reader.next().await.or_exit(Exit::Sink)? {
         let status = decoder.decode(message.payload().unwrap_or_default()).await.or_exit(Exit::Sink)?;

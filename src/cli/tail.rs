@@ -12,7 +12,7 @@ use crate::codec::{Decoder, JournalCodec, journal, schema};
 use crate::daemon;
 use crate::error::{Ended, Exit, OrExit};
 use crate::sink::reader::{From, TopicReader, key_text};
-use crate::sink::{SinkError, topics};
+use crate::sink::topics;
 
 #[derive(Debug, Args)]
 pub(super) struct TailArgs {
@@ -72,7 +72,7 @@ pub(super) async fn run(arguments: TailArgs, stop: CancellationToken) -> Result<
     let kafka = config.kafka.clone();
     let mut reader = tokio::task::spawn_blocking(move || TopicReader::open(&kafka, &topic, from))
         .await
-        .unwrap_or_else(|error| Err(SinkError::Unavailable(error.to_string())))
+        .unwrap_or_else(|ended| Err(ended.into()))
         .or_exit(Exit::Sink)?;
     let mut printed = 0;
     while arguments.limit.is_none_or(|limit| printed < limit) {

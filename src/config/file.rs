@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use figment::value::{Dict, Value};
@@ -29,6 +30,12 @@ pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
         Err(error) if error.kind() == ErrorKind::InvalidData => Err(refused(&"it is not UTF-8 text")),
         Err(error) => Err(refused(&error)),
     }
+}
+
+/// Whether every user of this machine may read the file, as far as its own mode says.
+pub(super) fn is_readable_by_all(path: &Path) -> bool {
+    const READ_BY_OTHERS: u32 = 0o004;
+    path.metadata().is_ok_and(|file| file.mode() & READ_BY_OTHERS != 0)
 }
 
 /// The settings in `text`; `name` is how messages call the file.

@@ -132,14 +132,82 @@ pub(super) fn refusal(name: &str, value: &str) -> Option<String> {
     }
 }
 
-/// Whether the property `name` may hold a secret, so that its value is never shown.
-///
-/// Broad on purpose: a path hidden for the `key` in its property's name costs nothing.
+/// Properties whose values hold no secret whatever they are, and are shown; in the order of the alphabet.
+const SHOWN: &[&str] = &[
+    "batch.num.messages",
+    "broker.address.family",
+    "broker.address.ttl",
+    "check.crcs",
+    "client.dns.lookup",
+    "client.id",
+    "client.rack",
+    "compression.codec",
+    "compression.level",
+    "compression.type",
+    "connections.max.idle.ms",
+    "debug",
+    "enable.metrics.push",
+    "enable.ssl.certificate.verification",
+    "fetch.error.backoff.ms",
+    "fetch.max.bytes",
+    "fetch.message.max.bytes",
+    "fetch.min.bytes",
+    "fetch.wait.max.ms",
+    "linger.ms",
+    "log.connection.close",
+    "log_level",
+    "max.in.flight",
+    "max.in.flight.requests.per.connection",
+    "max.partition.fetch.bytes",
+    "message.send.max.retries",
+    "metadata.max.age.ms",
+    "metadata.recovery.rebootstrap.trigger.ms",
+    "metadata.recovery.strategy",
+    "partitioner",
+    "queue.buffering.max.kbytes",
+    "queue.buffering.max.messages",
+    "queue.buffering.max.ms",
+    "queuing.strategy",
+    "receive.message.max.bytes",
+    "reconnect.backoff.max.ms",
+    "reconnect.backoff.ms",
+    "request.timeout.ms",
+    "retries",
+    "retry.backoff.max.ms",
+    "retry.backoff.ms",
+    "sasl.kerberos.principal",
+    "sasl.kerberos.service.name",
+    "sasl.mechanism",
+    "sasl.mechanisms",
+    "sasl.oauthbearer.method",
+    "sasl.username",
+    "security.protocol",
+    "socket.connection.setup.timeout.ms",
+    "socket.keepalive.enable",
+    "socket.max.fails",
+    "socket.nagle.disable",
+    "socket.receive.buffer.bytes",
+    "socket.send.buffer.bytes",
+    "socket.timeout.ms",
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.cipher.suites",
+    "ssl.crl.location",
+    "ssl.curves.list",
+    "ssl.endpoint.identification.algorithm",
+    "ssl.key.location",
+    "ssl.keystore.location",
+    "ssl.sigalgs.list",
+    "statistics.interval.ms",
+    "sticky.partitioning.linger.ms",
+    "topic.metadata.refresh.interval.ms",
+    "transaction.timeout.ms",
+];
+
+/// Whether the value of the property `name` may be a secret, and is never shown: of every property that is not known to hold
+/// none, since a misspelt one may hold any.
 pub(super) fn is_secret(name: &str) -> bool {
-    const PARTS: [&str; 6] = ["password", "passphrase", "secret", "key", "token", "credential"];
-    const NAMES: [&str; 3] = ["sasl.jaas", "sasl.oauthbearer.config", "sasl.kerberos.kinit.cmd"];
-    let name = name.to_ascii_lowercase();
-    PARTS.iter().any(|part| name.contains(part)) || NAMES.iter().any(|known| name.starts_with(known))
+    SHOWN.binary_search(&name).is_err()
 }
 
 #[cfg(test)]
@@ -174,21 +242,31 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_known_by_their_names() {
+    fn only_what_is_known_to_hold_no_secret_is_shown() {
+        assert!(SHOWN.is_sorted());
         for name in [
             "sasl.password",
+            "sasl.passwrd",
+            "sasl.pasword",
+            "sasl.pwd",
+            "sasl.pass",
+            "Sasl.Password",
             "ssl.key.pem",
             "ssl.keystore.password",
+            "ssl.keystore.pw",
             "sasl.oauthbearer.client.secret",
+            "sasl.oauthbearer.client.secrt",
             "sasl.oauthbearer.config",
+            "sasl.oauthbearer.token.endpoint.url",
             "sasl.jaas.config",
-            "some.token",
-            "SSL.Key.Password",
-            "sasl.oauthbearer.assertion.private.key.passphrase",
+            "sasl.kerberos.kinit.cmd",
+            "some.tokn",
+            "client.ids",
+            "",
         ] {
             assert!(is_secret(name), "{name}");
         }
-        for name in ["sasl.username", "sasl.mechanism", "ssl.ca.location", "linger.ms"] {
+        for name in ["sasl.username", "sasl.mechanism", "ssl.ca.location", "linger.ms", "socket.timeout.ms"] {
             assert!(!is_secret(name), "{name}");
         }
     }

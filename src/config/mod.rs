@@ -89,9 +89,32 @@ impl Config {
             Some(path) => (path.display().to_string(), file::read(path)?),
             None => (String::new(), String::new()),
         };
-        let config = Self::parse(&name, &text, variables)?;
+        let mut config = Self::parse(&name, &text, variables)?;
         config.check_files()?;
+        if let Some(key) = config.secret_within(&name).filter(|_| path.is_some_and(file::is_readable_by_all)) {
+            config.warnings.push(format!(
+                "{name} holds a secret, {key}, and every user of this machine may read it: chmod o-r {name}, or keep the secret in a file of its own"
+            ));
+        }
         Ok(config)
+    }
+
+    /// A key whose secret value stands in the file called `name` itself.
+    fn secret_within(&self, name: &str) -> Option<String> {
+        const SECRETS: [&str; 5] = [
+            "source.api_key",
+            "source.password",
+            "kafka.sasl_password",
+            "avro.schema_registry_password",
+            "admin.token",
+        ];
+        let is_secret = |key: &str| SECRETS.contains(&key) || key.starts_with("kafka.properties.");
+        let is_within = |setting: &&Setting| {
+            setting.value == reader::SET
+                && setting.origin.starts_with(&format!("{name}, line "))
+                && is_secret(&setting.key)
+        };
+        self.settings.iter().find(is_within).map(|setting| setting.key.clone())
     }
 
     /// Like [`Config::load`] from a file's `text`, called `name` in messages, and without opening any file.

@@ -27,7 +27,7 @@ pub struct Setting {
 }
 
 /// Stands for a value that is not shown.
-const SET: &str = "set";
+pub(super) const SET: &str = "set";
 
 /// Stands for the value of an optional key that is not given.
 const UNSET: &str = "not set";
@@ -351,7 +351,7 @@ fn section_and_name(key: &str) -> (&str, &str) {
 fn texts(value: &Value) -> Option<Vec<String>> {
     match value {
         Value::Array(_, items) => items.iter().map(|item| Some(item.as_str()?.trim().to_owned())).collect(),
-        Value::String(_, text) if text.trim_start().starts_with('[') => {
+        Value::String(_, text) if text.trim_start().starts_with('[') && !rule::begins_with_ipv6(text.trim_start()) => {
             file::array(text.trim()).as_ref().and_then(texts)
         }
         Value::String(_, text) if text.trim().is_empty() => Some(Vec::new()),

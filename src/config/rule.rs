@@ -3,7 +3,7 @@
 //! Pure functions of a text. Which key follows which rule is said in `keys`.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -242,21 +242,38 @@ pub(super) fn log_level() -> Rule<String> {
     })
 }
 
-/// A broker's `host:port`, or `host` for port 9092.
+/// A broker's `host:port`, or `host` for port 9092. An IPv6 address stands in brackets, since its last part could be a port.
 pub(super) fn is_broker(text: &str) -> bool {
     let host_ok = |host: &str| {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         !host.is_empty() && host.chars().all(legal)
     };
     let port_ok = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
-    if let Some((address, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+    if let Some((address, rest)) = bracketed(text) {
         let port = rest.strip_prefix(':');
-        return address.parse::<std::net::Ipv6Addr>().is_ok() && (rest.is_empty() || port.is_some_and(port_ok));
+        return is_ipv6(address) && (rest.is_empty() || port.is_some_and(port_ok));
     }
     match text.split_once(':') {
         Some((host, port)) => host_ok(host) && port_ok(port),
         None => host_ok(text),
     }
+}
+
+/// Whether the text begins with an IPv6 address in brackets, and so is no array.
+pub(super) fn begins_with_ipv6(text: &str) -> bool {
+    bracketed(text).is_some_and(|(address, _)| is_ipv6(address))
+}
+
+fn bracketed(text: &str) -> Option<(&str, &str)> {
+    text.strip_prefix('[')?.split_once(']')
+}
+
+/// An IPv6 address; that of a link names the interface, as in `fe80::1%eth0`.
+fn is_ipv6(text: &str) -> bool {
+    let (address, zone) = text.split_once('%').map_or((text, None), |(address, zone)| (address, Some(zone)));
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let zone_ok = zone.is_none_or(|zone| !zone.is_empty() && zone.chars().all(legal));
+    address.parse::<Ipv6Addr>().is_ok() && zone_ok
 }
 
 #[cfg(test)]
@@ -361,7 +378,17 @@ mod tests {
 
     #[test]
     fn brokers() {
-        for right in ["kafka", "kafka-1.example:9092", "10.0.0.1:9092", "[::1]:9092", "[::1]", "a_b:1"] {
+        for right in [
+            "kafka",
+            "kafka-1.example:9092",
+            "10.0.0.1:9092",
+            "[::1]:9092",
+            "[::1]",
+            "a_b:1",
+            "[2001:db8::a:1]:19092",
+            "[::ffff:10.0.0.1]:9092",
+            "[fe80::1%eth0]:9092",
+        ] {
             assert!(is_broker(right), "{right}");
         }
         for wrong in [
@@ -375,6 +402,8 @@ mod tests {
             "[::1]9092",
             "[x]:1",
             "::1",
+            "[fe80::1%]:9092",
+            "[10.0.0.1]:9092",
         ] {
             assert!(!is_broker(wrong), "{wrong}");
         }

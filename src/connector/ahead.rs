@@ -79,7 +79,7 @@ impl Queue {
         while self.len() < rows_max {
             let next = if self.pages.is_empty() { pages.recv().await } else { pages.try_recv().ok() };
             let Some(Underway { preparing, room }) = next else { break };
-            let prepared = preparing.await.map_err(|error| Fault::Worker(error.to_string()))?;
+            let prepared = preparing.await.map_err(Fault::from)?;
             self.pages.push_back((prepared, room));
         }
         Ok(!self.pages.is_empty())

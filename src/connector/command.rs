@@ -117,7 +117,7 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
                 biased;
                 replayed = &mut replaying => break replayed,
                 Some(beaten) = beating.join_next() => {
-                    if let Err(fault) = beaten.map_err(|error| Fault::Worker(error.to_string())).and_then(|ended| ended) {
+                    if let Err(fault) = beaten.map_err(Fault::from).and_then(|ended| ended) {
                         break Err(fault);
                     }
                 }
@@ -150,7 +150,7 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
                 biased;
                 worker = workers.join_next() => {
                     let Some(worker) = worker else { return Ok(()) };
-                    if let Err(fault) = worker.map_err(|error| Fault::Worker(error.to_string())).and_then(|ended| ended) {
+                    if let Err(fault) = worker.map_err(Fault::from).and_then(|ended| ended) {
                         // Only when all are gone the journal can be given up.
                         workers.shutdown().await;
                         return Err(fault);

@@ -7,7 +7,10 @@
 //! | stand by | another process owns the journal |
 //! | fatal | one sentence, and the end |
 
+use tokio::task::JoinError;
+
 use crate::core::ledger::Inconsistency;
+use crate::panics;
 use crate::sink::SinkError;
 use crate::store::StoreError;
 
@@ -38,6 +41,13 @@ pub(super) enum Fault {
     /// It was told to stop.
     #[error("stopped")]
     Stopped,
+}
+
+impl From<JoinError> for Fault {
+    /// Without the words of the panic, which may hold a piece of a row.
+    fn from(ended: JoinError) -> Self {
+        Self::Worker(format!("a worker has ended: {}", panics::why(&ended)))
+    }
 }
 
 /// What cannot be mended by waiting, in a sentence for an operator.

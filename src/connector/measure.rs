@@ -115,6 +115,8 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         self.note_counts(read.unit, batch.counts);
         self.note_late(&batch.lateness, read.unit);
         let Some(started) = started else { return };
+        let label = UnitLabel { unit: read.unit.to_owned() };
+        self.metrics.dead_letters.get_or_create(&label).inc_by(batch.buried.len() as u64);
         self.tell_of_dead_letters(read.unit, &batch.buried);
         self.metrics.publish_duration.observe(started.elapsed().as_secs_f64());
         let committed = self.clock.now();

@@ -322,7 +322,7 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
                 biased;
                 ended = workers.join_next() => match ended {
                     // What the others have under way is dropped with the set, which loses nothing.
-                    Some(ended) => ended.map_err(|error| Fault::Worker(error.to_string()))??,
+                    Some(ended) => ended.map_err(Fault::from)??,
                     None => return Ok(()),
                 },
                 // Whoever asked may have left; the journal has it all the same.

@@ -219,7 +219,7 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
             AbortOnDropHandle::new(tokio::spawn(scrolling.in_current_span()))
         };
         self.publish_pages(pass, bounds.asked, begun_at, received).await?;
-        scrolling.await.map_err(|error| Fault::Worker(error.to_string()))?
+        scrolling.await.map_err(Fault::from)?
     }
 
     /// Fetches page after page.

@@ -15,6 +15,7 @@ mod trouble;
 use std::future::Future;
 
 use bytes::Bytes;
+use tokio::task::JoinError;
 
 pub use cluster::KafkaCluster;
 pub use committed::KafkaReader;
@@ -23,6 +24,7 @@ pub use producer::KafkaProducer;
 use crate::core::dead_letter::Reason;
 use crate::core::journal::{Delivery, OutTopic};
 use crate::core::time::UtcMillis;
+use crate::panics;
 
 /// One of the connector's topics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -240,4 +242,10 @@ pub enum SinkError {
     /// The cluster has no transactions, or this user may not use them.
     #[error("{0}")]
     NoTransactions(String),
+}
+
+impl From<JoinError> for SinkError {
+    fn from(ended: JoinError) -> Self {
+        Self::Unavailable(format!("a thread that asked Kafka has ended: {}", panics::why(&ended)))
+    }
 }

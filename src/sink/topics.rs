@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::client::{self, Context};
 use super::{Destination, SinkError, trouble};
@@ -242,6 +242,41 @@ impl TopicAdmin {
         }
     }
 
+    /// Whether every broker answers where it says that it listens: the brokers that are named by a user may do while those
+    /// do not. Blocks for up to ten seconds.
+    ///
+    /// # Errors
+    /// With the broker and what to do about it.
+    fn reach_brokers(&self) -> Result<(), SinkError> {
+        // The only question that librdkafka asks of each broker. No group is called so.
+        let asked = self.metadata.fetch_group_list(Some("call-legs.reached"), TIMEOUT);
+        client::take_news(&self.metadata);
+        if let Some(sentence) = self.context.trouble.unreached() {
+            return Err(SinkError::Unavailable(sentence));
+        }
+        match asked {
+            // A refusal is an answer.
+            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut) => {
+                Err(self.context.unanswered(&error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// [`TopicAdmin::reach_brokers`] off the async workers.
+    pub async fn reach(self: &Arc<Self>) -> Result<(), SinkError> {
+        let admin = Arc::clone(self);
+        tokio::task::spawn_blocking(move || admin.reach_brokers()).await.unwrap_or_else(|ended| Err(ended.into()))
+    }
+
+    /// Why an order was not answered: mostly its broker cannot be reached, which the client that gave it does not tell.
+    async fn unanswered(self: &Arc<Self>, what: String, error: &KafkaError) -> SinkError {
+        match self.reach().await {
+            Err(SinkError::Unavailable(why)) => SinkError::Unavailable(format!("{what}: {why}")),
+            _ => SinkError::Unavailable(format!("{what}: {error}")),
+        }
+    }
+
     /// Verifies the connector's topics and creates those that are missing.
     pub async fn ensure(self, kafka: &config::Kafka, journal: &str) -> Result<Topics, SinkError> {
         let admin = Arc::new(self);
@@ -273,7 +308,7 @@ impl TopicAdmin {
     /// Waits until a topic that was just created is shown with its settings: for some moments brokers
     /// deny it, or describe it with their defaults, for which a journal would be refused.
     async fn await_created(
-        &self,
+        self: &Arc<Self>,
         destination: Destination,
         name: &str,
         kafka: &config::Kafka,
@@ -304,13 +339,11 @@ impl TopicAdmin {
     /// [`TopicAdmin::partitions`] off the async workers.
     pub async fn look_up(self: &Arc<Self>, name: &str) -> Result<Option<usize>, SinkError> {
         let (admin, name) = (Arc::clone(self), name.to_owned());
-        tokio::task::spawn_blocking(move || admin.partitions(&name))
-            .await
-            .unwrap_or_else(|error| Err(SinkError::Unavailable(error.to_string())))
+        tokio::task::spawn_blocking(move || admin.partitions(&name)).await.unwrap_or_else(|ended| Err(ended.into()))
     }
 
     async fn create(
-        &self,
+        self: &Arc<Self>,
         destination: Destination,
         name: &str,
         partitions: i32,
@@ -339,14 +372,19 @@ impl TopicAdmin {
                 "topic {name} does not exist and cannot be created ({code}): create it, grant CREATE on it, or mend kafka.partitions, kafka.replication_factor and kafka.topic_config"
             ))),
             Err(error) => {
-                Err(SinkError::Unavailable(format!("topic {name} does not exist, and its creation failed: {error}")))
+                Err(self.unanswered(format!("topic {name} does not exist, and cannot be created now"), &error).await)
             }
         }
     }
 
     /// Reads the limits of the topic that is to be `destination`, and refuses one that cannot be. A topic
     /// that does not let itself be described gets the usual ones.
-    pub async fn describe(&self, destination: Destination, name: &str, partitions: usize) -> Result<Topic, SinkError> {
+    pub async fn describe(
+        self: &Arc<Self>,
+        destination: Destination,
+        name: &str,
+        partitions: usize,
+    ) -> Result<Topic, SinkError> {
         let mut topic = Topic::assumed(name.to_owned(), partitions);
         if destination == Destination::Journal && partitions != 1 {
             return Err(SinkError::Refused(format!(
@@ -371,19 +409,18 @@ impl TopicAdmin {
 
     /// A topic's settings; `None` when there are none to be seen, as where this user may not read them. Anything
     /// else unknown is an error, since it is not the same as good: a compacted topic would lose legs.
-    async fn settings(&self, name: &str) -> Result<Option<ConfigResource>, SinkError> {
+    async fn settings(self: &Arc<Self>, name: &str) -> Result<Option<ConfigResource>, SinkError> {
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
         let described = self.admin.describe_configs([&ResourceSpecifier::Topic(name)], &options).await;
-        let unknown = |why: &dyn std::fmt::Display| {
-            Err(SinkError::Unavailable(format!("topic {name}: its settings cannot be read: {why}")))
-        };
+        let what = format!("topic {name}: its settings cannot be read");
+        let unknown = |why: &dyn std::fmt::Display| Err(SinkError::Unavailable(format!("{what}: {why}")));
         match described.map(|results| results.into_iter().next()) {
             // rdkafka drops the brokers' refusal, which leaves a topic without any setting.
             Ok(Some(Ok(settings))) => Ok(Some(settings).filter(|settings| !settings.entries.is_empty())),
             Ok(Some(Err(code))) if trouble::is_refusal(code) => Ok(None),
             Ok(Some(Err(code))) => unknown(&code),
             Ok(None) => unknown(&"Kafka describes none"),
-            Err(error) => unknown(&error),
+            Err(error) => Err(self.unanswered(what, &error).await),
         }
     }
 }

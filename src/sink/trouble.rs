@@ -17,8 +17,18 @@ pub struct Trouble(Arc<Mutex<Option<Known>>>);
 struct Known {
     code: RDKafkaErrorCode,
     sentence: String,
-    /// Whether the sentence says what to do, and stands for itself.
-    is_advice: bool,
+    kind: Kind,
+}
+
+/// What a sentence is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// librdkafka's words.
+    Words,
+    /// It says what to do, and stands for itself.
+    Advice,
+    /// The same of a broker that cannot be reached where it says that it listens.
+    Unreached,
 }
 
 impl Trouble {
@@ -38,7 +48,7 @@ impl Trouble {
     /// Why a question was not answered: the trouble alone, where it says what to do.
     pub fn explain_silence(&self, error: &KafkaError) -> String {
         match self.known() {
-            Some(known) if known.is_advice => known.sentence,
+            Some(known) if known.kind != Kind::Words => known.sentence,
             Some(known) => format!("Kafka does not answer: {}", known.sentence),
             None => format!("Kafka does not answer ({error})"),
         }
@@ -54,8 +64,13 @@ impl Trouble {
     /// merely gone keep nobody out.
     pub fn is_kept_out(&self) -> bool {
         self.known().is_some_and(|known| {
-            known.is_advice && known.code != RDKafkaErrorCode::AllBrokersDown && !is_refusal(known.code)
+            known.kind == Kind::Advice && known.code != RDKafkaErrorCode::AllBrokersDown && !is_refusal(known.code)
         })
+    }
+
+    /// The sentence about a broker that cannot be reached where it says that it listens, if that is the newest trouble.
+    pub fn unreached(&self) -> Option<String> {
+        self.known().filter(|known| known.kind == Kind::Unreached).map(|known| known.sentence)
     }
 
     /// Forgets it: the brokers have done as asked.
@@ -65,14 +80,17 @@ impl Trouble {
 
     /// Takes librdkafka's words for the newest trouble.
     pub fn set(&self, code: RDKafkaErrorCode, words: &str) {
-        let Words { broker, what } = Words::of(words);
-        let advice = advice(broker, what);
-        let is_advice = advice.is_some();
-        let sentence = advice.unwrap_or_else(|| match broker {
-            "" => what.to_owned(),
-            broker => format!("{broker}: {what}"),
-        });
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Known { code, sentence, is_advice });
+        let Words { broker, is_advertised, what } = Words::of(words);
+        let (kind, sentence) = if is_advertised && is_about_reaching(what) {
+            (Kind::Unreached, unreached(broker, what))
+        } else if let Some(advice) = advice(broker, what) {
+            (Kind::Advice, advice)
+        } else if broker.is_empty() {
+            (Kind::Words, what.to_owned())
+        } else {
+            (Kind::Words, format!("{broker}: {what}"))
+        };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Known { code, sentence, kind });
     }
 
     fn known(&self) -> Option<Known> {
@@ -98,8 +116,13 @@ pub(super) fn logged(facility: &str, message: &str) -> Option<RDKafkaErrorCode> 
 /// [thrd:…]: sasl_ssl://kafka-1:9093/bootstrap: SSL handshake failed: … (after 9ms in state SSL_HANDSHAKE)
 ///                      └── broker ─┘           └─────── what ───────┘
 /// ```
+///
+/// Behind the slash stands the number of a broker of which the cluster has told where it listens. A coordinator is named
+/// by its role, and where it listens stands in the words.
 struct Words<'a> {
     broker: &'a str,
+    /// Whether the brokers themselves say that it listens there.
+    is_advertised: bool,
     what: &'a str,
 }
 
@@ -111,11 +134,37 @@ impl<'a> Words<'a> {
             _ => what,
         };
         let Some((name, said)) = what.split_once(": ").filter(|(name, _)| name.contains('/')) else {
-            return Self { broker: "", what };
+            return Self { broker: "", is_advertised: false, what };
         };
         let name = name.split_once("://").map_or(name, |(_, name)| name);
-        Self { broker: name.split('/').next().unwrap_or(name), what: said }
+        let (broker, number) = name.split_once('/').unwrap_or((name, ""));
+        let is_advertised = number.parse::<u32>().is_ok();
+        if !broker.contains(':')
+            && let Some((address, said)) = said.split_once(": ").filter(|(address, _)| is_address(address))
+        {
+            return Self { broker: address, is_advertised, what: said };
+        }
+        Self { broker, is_advertised, what: said }
     }
+}
+
+fn is_address(text: &str) -> bool {
+    let port = text.rsplit_once(':').map(|(_, port)| port);
+    !text.contains(' ') && port.is_some_and(|port| port.parse::<u16>().is_ok())
+}
+
+/// Whether the words are about a connection that does not come about, before anything was said on it.
+fn is_about_reaching(what: &str) -> bool {
+    ["Failed to resolve", "Connect to ", "Connection setup timed out in state CONNECT"]
+        .iter()
+        .any(|words| what.starts_with(words))
+}
+
+/// What to do about a broker that does not listen where it says.
+fn unreached(broker: &str, what: &str) -> String {
+    format!(
+        "Kafka's broker {broker} cannot be reached from here ({what}). {broker} is its advertised listener: if that broker is up, change its advertised.listeners to an address that this machine can resolve and reach, or mend DNS or the firewall"
+    )
 }
 
 /// What to do, where a setting of ours or of the brokers stands behind the words.
@@ -185,7 +234,7 @@ mod tests {
                 "Kafka does not answer: nonesuch.invalid:9092: Failed to resolve 'nonesuch.invalid:9092': Name or service not known",
             ),
             (
-                "kafka-1:9092/1: Connect to ipv4#10.0.0.1:9092 failed: Connection refused (after 0ms in state CONNECT)",
+                "kafka-1:9092/bootstrap: Connect to ipv4#10.0.0.1:9092 failed: Connection refused (after 0ms in state CONNECT)",
                 "Kafka does not answer: kafka-1:9092: Connect to ipv4#10.0.0.1:9092 failed: Connection refused",
             ),
             ("something: else", "Kafka does not answer: something: else"),
@@ -193,6 +242,54 @@ mod tests {
             assert_eq!(told(RDKafkaErrorCode::BrokerTransportFailure, words), expected);
         }
         assert!(!told(RDKafkaErrorCode::BrokerTransportFailure, "something").contains("check"));
+    }
+
+    #[test]
+    fn a_broker_that_cannot_be_reached_is_named_by_its_advertised_listener() {
+        for (words, broker, why) in [
+            (
+                "nonesuch.invalid:9092/1: Failed to resolve 'nonesuch.invalid:9092': Name or service not known (after 1ms in state CONNECT)",
+                "nonesuch.invalid:9092",
+                "Failed to resolve 'nonesuch.invalid:9092': Name or service not known",
+            ),
+            (
+                "[thrd:sasl_ssl://kafka-2:9093/2]: sasl_ssl://kafka-2:9093/2: Connect to ipv6#[fd00::2]:9093 failed: No route to host (after 3ms in state CONNECT)",
+                "kafka-2:9093",
+                "Connect to ipv6#[fd00::2]:9093 failed: No route to host",
+            ),
+            (
+                "10.9.9.9:9092/17: Connection setup timed out in state CONNECT (after 30001ms in state CONNECT)",
+                "10.9.9.9:9092",
+                "Connection setup timed out in state CONNECT",
+            ),
+            (
+                "[thrd:TxnCoordinator]: TxnCoordinator/3: kafka-3:9092: Failed to resolve 'kafka-3:9092': No address associated with hostname (after 1ms in state CONNECT)",
+                "kafka-3:9092",
+                "Failed to resolve 'kafka-3:9092': No address associated with hostname",
+            ),
+        ] {
+            let trouble = Trouble::default();
+            trouble.set(RDKafkaErrorCode::BrokerTransportFailure, words);
+            let said = trouble.explain_silence(&KafkaError::Canceled);
+            assert!(
+                said.starts_with(&format!(
+                    "Kafka's broker {broker} cannot be reached from here ({why}). {broker} is its advertised listener: "
+                )),
+                "{said}"
+            );
+            assert!(said.contains("advertised.listeners"), "{said}");
+            assert_eq!(trouble.unreached(), Some(said));
+            assert!(!trouble.is_kept_out(), "a newer password changes nothing: {words}");
+        }
+        for words in [
+            "kafka-1:9092/bootstrap: Failed to resolve 'kafka-1:9092': Name or service not known (after 1ms in state CONNECT)",
+            "kafka-1:9092/1: Disconnected (after 12ms in state UP)",
+            "kafka-1:9092/1: Connection setup timed out in state AUTH_REQ (after 30001ms in state AUTH_REQ)",
+        ] {
+            let trouble = Trouble::default();
+            trouble.set(RDKafkaErrorCode::BrokerTransportFailure, words);
+            assert_eq!(trouble.unreached(), None, "{words}");
+        }
     }
 
     #[test]

@@ -188,7 +188,7 @@ impl Files {
     pub(super) fn commit(&mut self, staged: Staged) -> Result<()> {
         self.head.write(staged.batch, &staged.record)?;
         self.record = Some(staged.record);
-        Ok(())
+        self.mark()
     }
 
     /// The third step: what the head no longer needs. What a crash leaves of it is nobody's.

@@ -20,19 +20,23 @@
 //! [`super::packed`]. What happens when something cannot be used is decided in [`super::sled_view`].
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Remembered;
 use super::filter::{Probe, folds};
 use super::head::{HeadDb, Kept, Record};
+use super::lock::open_own;
 use super::packed::{PackedSeen, PageRef, unpack_entry};
 use super::recent::Recent;
 use super::run::{Cursor, RUN_PREFIX, Run, bucket_of, find_in_bucket, run_path};
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::Entry;
 use crate::core::ledger::Ledger;
+
+/// There once anything was applied: without it an empty database is a new one, and with it one that has lost everything.
+const APPLIED_FILE: &str = "applied";
 
 /// About how many entries [`Files::entries_after`] hands over at once.
 const HANDED_OVER: u64 = 20_000;
@@ -109,6 +113,8 @@ pub(super) struct Files {
     pub(super) runs: Vec<Run>,
     /// Runs that are no longer listed and still there, by their numbers.
     pub(super) obsolete: Vec<u64>,
+    /// Whether [`APPLIED_FILE`] is there.
+    is_marked: bool,
 }
 
 impl Files {
@@ -117,6 +123,10 @@ impl Files {
     pub(super) fn open(dir: &Path, sizes: Sizes, alive: &mut dyn FnMut()) -> Result<Self> {
         let (head, record) = HeadDb::open(dir)?;
         alive();
+        let is_marked = dir.join(APPLIED_FILE).exists();
+        if is_marked && record.is_none() {
+            return damaged("the head");
+        }
         let mut files = Self {
             dir: dir.to_owned(),
             sizes,
@@ -127,6 +137,7 @@ impl Files {
             before: Recent::default(),
             runs: Vec::new(),
             obsolete: Vec::new(),
+            is_marked,
         };
         if let Some(record) = record {
             files.read_recent(&record.kept, alive)?;
@@ -177,6 +188,17 @@ impl Files {
             let mut entries = Vec::with_capacity(run.record.entries as usize);
             Cursor::new(run, &key_at(0)).take_until(None, |entry| entries.push(entry))?;
             self.before = Recent::of_run(run.pages.clone(), entries);
+        }
+        Ok(())
+    }
+
+    /// Remembers, outside of the database, that it is not empty.
+    pub(super) fn mark(&mut self) -> Result<()> {
+        if !self.is_marked {
+            let path = self.dir.join(APPLIED_FILE);
+            open_own(File::options().write(true).create(true).truncate(false), &path)
+                .map_err(|error| self.refused("write", &path, &error))?;
+            self.is_marked = true;
         }
         Ok(())
     }

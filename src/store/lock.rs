@@ -1,8 +1,12 @@
 //! One process per state directory: an advisory lock that the kernel drops with the process.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::StoreError;
 
@@ -21,12 +25,7 @@ impl StateLock {
         };
         fs::create_dir_all(dir).map_err(io("create", dir))?;
         let path = dir.join("lock");
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
+        let mut file = open_own(OpenOptions::new().read(true).write(true).create(true).truncate(false), &path)
             .map_err(io("open", &path))?;
         match file.try_lock() {
             Ok(()) => {}
@@ -46,9 +45,38 @@ impl StateLock {
     }
 }
 
+/// Opens a file of the state directory to write it. A link in its place is not followed: whoever could put it there would
+/// have a file of ours overwritten.
+pub(super) fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path).map_err(|error| {
+        let is_link = error.raw_os_error() == Some(Errno::LOOP.raw_os_error());
+        if is_link { io::Error::other("it is a symbolic link, which is not followed: delete it") } else { error }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_in_its_place_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, missing) = (dir.path().join("precious"), dir.path().join("missing"));
+        fs::write(&target, "kept").unwrap();
+        for linked in [&target, &missing, &dir.path().to_owned()] {
+            let state = tempfile::tempdir().unwrap();
+            std::os::unix::fs::symlink(linked, state.path().join("lock")).unwrap();
+            let refused = StateLock::acquire(state.path()).unwrap_err().to_string();
+            assert!(refused.contains("/lock: it is a symbolic link"), "{refused}");
+        }
+        assert_eq!(fs::read_to_string(&target).unwrap(), "kept");
+        assert!(!missing.exists());
+        // The directory itself may be one.
+        let link = dir.path().join("state");
+        let state = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(state.path(), &link).unwrap();
+        StateLock::acquire(&link).unwrap();
+    }
 
     #[test]
     fn a_second_holder_is_refused_by_name_until_the_first_is_gone() {

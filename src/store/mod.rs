@@ -87,6 +87,18 @@ pub trait View: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<(KeyHash, Remembered)>, StoreError>> + Send;
 }
 
+impl StoreError {
+    /// Whether the store may be emptied and tried again: nothing is lost by it, and a full disk is full for a while.
+    pub fn is_waited_for(&self) -> bool {
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        match self {
+            Self::Broken { .. } => true,
+            Self::Io { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge),
+            Self::InUse { .. } | Self::Damaged { .. } | Self::Hangs { .. } => false,
+        }
+    }
+}
+
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -114,6 +126,16 @@ pub enum StoreError {
         /// The store's directory.
         path: PathBuf,
         /// In words for a log line.
+        reason: String,
+    },
+    /// The same, for those who only compare it with the journal: it was left as it is.
+    #[error(
+        "state.dir: the store in {} is damaged: {reason}. Nothing is lost: the next start builds it anew from the journal, as call-legs state rebuild does now", path.display()
+    )]
+    Damaged {
+        /// The store's directory.
+        path: PathBuf,
+        /// In words.
         reason: String,
     },
     /// sled does not come back from opening its files; they are deleted, and only a new process is rid of it.

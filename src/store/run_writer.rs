@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::files::{Result, Sizes, Unusable};
 use super::filter::{Filter, Probe, Shape};
+use super::lock::open_own;
 use super::packed::{PackedEntry, PageRef, Section, check_section, section_hasher};
 use super::run::{RUN_PREFIX, Run, RunRecord, bucket_of, run_path};
 
@@ -37,7 +38,7 @@ impl RunWriter {
     /// Begins a run whose entries refer to `pages`, which are ordered by their numbers.
     pub(super) fn create(dir: &Path, plan: Plan, mut pages: Vec<PageRef>, sizes: &Sizes) -> Result<Self> {
         let path = run_path(dir, plan.number);
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(path);
+        let file = open_own(File::options().read(true).write(true).create(true).truncate(true), &path);
         let file = file.map_err(|error| refused(plan.number, &error))?;
         pages.iter_mut().for_each(|page| page.entries = 0);
         let shape = Shape::new(plan.entries_max, plan.filter_bits);

@@ -6,12 +6,13 @@
 //!                                   └─ no sign of life ────────────▶ deleted, `StoreError::Hangs`
 //! ```
 //!
-//! What is deleted is in the journal. After a failed apply nothing is answered until [`View::wipe`].
+//! What is deleted is in the journal. After a failed apply nothing is answered until [`View::wipe`]. Those who only look
+//! at a view ([`SledView::look`]) are told of damage and delete nothing.
 //! The files themselves are the matter of [`super::files`].
 
 use std::any::Any;
-use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{PoisonError, RwLock};
@@ -19,10 +20,12 @@ use std::thread;
 use std::time::Duration;
 
 use super::files::{Files, Sizes, Unusable, delete};
+use super::lock::open_own;
 use super::{Remembered, StoreError, View};
 use crate::core::identity::KeyHash;
 use crate::core::journal::Page;
 use crate::core::ledger::{Head, Ledger};
+use crate::panics;
 
 /// How long opening may take without a sign of life. Ten million entries take a fraction of a second, but
 /// where sled spins it spins for ever.
@@ -40,10 +43,20 @@ pub struct SledView {
     shared: Shared,
 }
 
+/// What becomes of files that cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OnDamage {
+    /// They are deleted and built anew.
+    Rebuild,
+    /// They stay, and it is told.
+    Tell,
+}
+
 struct Shared {
     dir: PathBuf,
     sizes: Sizes,
     silence_max: Duration,
+    on_damage: OnDamage,
     /// `None` when they cannot be used and have to be wiped.
     files: RwLock<Option<Files>>,
 }
@@ -55,9 +68,25 @@ impl SledView {
     }
 
     pub(super) fn open_with(state_dir: &Path, sizes: Sizes, silence_max: Duration) -> Result<Self, StoreError> {
+        Self::new(state_dir, sizes, silence_max, OnDamage::Rebuild)
+    }
+
+    /// Opens what is below `state_dir` to compare it with the journal: a view that cannot be used is
+    /// [`StoreError::Damaged`], now or later, and stays as it is. Blocks.
+    pub fn look(state_dir: &Path) -> Result<Self, StoreError> {
+        Self::look_with(state_dir, Sizes::default(), OPEN_SILENCE_MAX)
+    }
+
+    pub(super) fn look_with(state_dir: &Path, sizes: Sizes, silence_max: Duration) -> Result<Self, StoreError> {
+        Self::new(state_dir, sizes, silence_max, OnDamage::Tell)
+    }
+
+    fn new(state_dir: &Path, sizes: Sizes, silence_max: Duration, on_damage: OnDamage) -> Result<Self, StoreError> {
         let dir = state_dir.join("store");
-        let files = open_or_rebuild(&dir, sizes, silence_max)?;
-        let shared = Shared { dir, sizes, silence_max, files: RwLock::new(Some(files)) };
+        let files = RwLock::new(None);
+        let shared = Shared { dir, sizes, silence_max, on_damage, files };
+        let opened = shared.open()?;
+        *shared.files.write().unwrap_or_else(PoisonError::into_inner) = Some(opened);
         Ok(Self { shared })
     }
 
@@ -77,6 +106,7 @@ impl SledView {
 impl View for SledView {
     async fn load(&self) -> Result<Option<Ledger>, StoreError> {
         self.run(|shared| match shared.read(Files::load) {
+            // Not one that is only looked at: that is told as `Damaged`.
             Err(StoreError::Broken { reason, .. }) => {
                 warn_rebuilt(&shared.dir, &reason);
                 shared.wipe()?;
@@ -105,7 +135,63 @@ impl View for SledView {
 
 impl Shared {
     fn broken(&self, reason: String) -> StoreError {
-        StoreError::Broken { path: self.dir.clone(), reason }
+        let path = self.dir.clone();
+        match self.on_damage {
+            OnDamage::Rebuild => StoreError::Broken { path, reason },
+            OnDamage::Tell => StoreError::Damaged { path, reason },
+        }
+    }
+
+    fn open(&self) -> Result<Files, StoreError> {
+        let opened = match self.open_guarded()? {
+            Err(Unusable(reason)) if self.on_damage == OnDamage::Rebuild => {
+                warn_rebuilt(&self.dir, &reason);
+                empty(&self.dir)?;
+                self.open_guarded()?
+            }
+            opened => opened,
+        };
+        opened.map_err(|Unusable(reason)| {
+            if self.on_damage == OnDamage::Tell {
+                // Nobody has died in there.
+                let _ = fs::remove_file(self.dir.join(OPENING_FILE));
+            }
+            self.broken(reason)
+        })
+    }
+
+    /// Opens in a thread, which is left to itself when it gives no sign of life: it cannot be ended.
+    fn open_guarded(&self) -> Result<Result<Files, Unusable>, StoreError> {
+        let (sender, receiver) = mpsc::channel();
+        let (dir, sizes) = (self.dir.clone(), self.sizes);
+        let open = move || {
+            let alive = sender.clone();
+            let opened = caught(|| {
+                open_counted(&dir, sizes, &mut || {
+                    // Nobody listens any more: the answer will not be wanted either.
+                    let _ = alive.send(None);
+                })
+            });
+            let _ = sender.send(Some(opened));
+        };
+        let spawned = thread::Builder::new().name("store-open".to_owned()).spawn(open);
+        spawned.map_err(|source| StoreError::Io { doing: "open", path: self.dir.clone(), source })?;
+        loop {
+            match receiver.recv_timeout(self.silence_max) {
+                Ok(None) => {}
+                Ok(Some(opened)) => return Ok(opened),
+                Err(RecvTimeoutError::Timeout) if self.on_damage == OnDamage::Tell => {
+                    return Ok(Err(Unusable("sled hangs while it opens it".to_owned())));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    empty(&self.dir)?;
+                    return Err(StoreError::Hangs { path: self.dir.clone() });
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Ok(Err(Unusable("opening it ended without an answer".to_owned())));
+                }
+            }
+        }
     }
 
     fn read<T>(&self, work: impl FnOnce(&Files) -> Result<T, Unusable>) -> Result<T, StoreError> {
@@ -126,10 +212,13 @@ impl Shared {
     }
 
     fn wipe(&self) -> Result<(), StoreError> {
+        if self.on_damage == OnDamage::Tell {
+            return Err(self.broken("it is not that of this journal".to_owned()));
+        }
         let mut slot = self.files.write().unwrap_or_else(PoisonError::into_inner);
         close(slot.take());
         empty(&self.dir)?;
-        *slot = Some(open_or_rebuild(&self.dir, self.sizes, self.silence_max)?);
+        *slot = Some(self.open()?);
         Ok(())
     }
 }
@@ -138,12 +227,12 @@ const FAILED_BEFORE: &str = "it has failed before and was not wiped since";
 
 /// Closing flushes, which can fail as anything else; the files are worth nothing then.
 fn close(files: Option<Files>) {
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(files)));
+    let _ = panics::caught(|| drop(files));
 }
 
 fn caught<T>(work: impl FnOnce() -> Result<T, Unusable>) -> Result<T, Unusable> {
     // What was under way when it panicked is not used again.
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(Unusable(said(&*panic))))
+    panics::caught(work).unwrap_or_else(|panic| Err(Unusable(said(&*panic))))
 }
 
 fn said(panic: &(dyn Any + Send)) -> String {
@@ -159,49 +248,6 @@ fn warn_rebuilt(dir: &Path, reason: &str) {
     );
 }
 
-fn open_or_rebuild(dir: &Path, sizes: Sizes, silence_max: Duration) -> Result<Files, StoreError> {
-    match open_guarded(dir, sizes, silence_max)? {
-        Ok(files) => Ok(files),
-        Err(Unusable(reason)) => {
-            warn_rebuilt(dir, &reason);
-            empty(dir)?;
-            let again = open_guarded(dir, sizes, silence_max)?;
-            again.map_err(|Unusable(reason)| StoreError::Broken { path: dir.to_owned(), reason })
-        }
-    }
-}
-
-/// Opens in a thread, which is left to itself when it gives no sign of life: it cannot be ended.
-fn open_guarded(dir: &Path, sizes: Sizes, silence_max: Duration) -> Result<Result<Files, Unusable>, StoreError> {
-    let (sender, receiver) = mpsc::channel();
-    let opened_dir = dir.to_owned();
-    let open = move || {
-        let alive = sender.clone();
-        let opened = caught(|| {
-            open_counted(&opened_dir, sizes, &mut || {
-                // Nobody listens any more: the answer will not be wanted either.
-                let _ = alive.send(None);
-            })
-        });
-        let _ = sender.send(Some(opened));
-    };
-    let spawned = thread::Builder::new().name("store-open".to_owned()).spawn(open);
-    spawned.map_err(|source| StoreError::Io { doing: "open", path: dir.to_owned(), source })?;
-    loop {
-        match receiver.recv_timeout(silence_max) {
-            Ok(None) => {}
-            Ok(Some(opened)) => return Ok(opened),
-            Err(RecvTimeoutError::Timeout) => {
-                empty(dir)?;
-                return Err(StoreError::Hangs { path: dir.to_owned() });
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                return Ok(Err(Unusable("opening it ended without an answer".to_owned())));
-            }
-        }
-    }
-}
-
 /// Opens, and leaves a trace if the process does not survive it.
 fn open_counted(dir: &Path, sizes: Sizes, alive: &mut dyn FnMut()) -> Result<Files, Unusable> {
     let refused = |error: std::io::Error| Unusable(error.to_string());
@@ -214,7 +260,8 @@ fn open_counted(dir: &Path, sizes: Sizes, alive: &mut dyn FnMut()) -> Result<Fil
     if deaths >= OPEN_DEATHS_MAX {
         return Err(Unusable(format!("{OPEN_DEATHS_MAX} starts in a row have died while they opened it")));
     }
-    fs::write(&path, [deaths + 1]).map_err(refused)?;
+    let mut file = open_own(File::options().write(true).create(true).truncate(true), &path).map_err(refused)?;
+    file.write_all(&[deaths + 1]).map_err(refused)?;
     let files = Files::open(dir, sizes, alive)?;
     fs::remove_file(&path).map_err(refused)?;
     Ok(files)

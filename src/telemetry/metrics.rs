@@ -82,6 +82,8 @@ pub struct Metrics {
     /// Rows by what became of them.
     pub rows: Family<UnitResultLabels, Counter>,
     /// Polls by how they ended.
+    /// Dead letters written.
+    pub dead_letters: Family<UnitLabel, Counter>,
     pub polls: Family<UnitResultLabels, Counter>,
     /// Report requests by how they ended.
     pub source_requests: Family<UnitResultLabels, Counter>,
@@ -155,6 +157,7 @@ impl Metrics {
             rows: Family::default(),
             polls: Family::default(),
             source_requests: Family::default(),
+            dead_letters: Family::default(),
             source_request_duration: of_unit(REQUEST_SECONDS),
             publish_duration: Edges(PUBLISH_SECONDS).new_metric(),
             lateness: of_unit(LATENESS_SECONDS),
@@ -202,6 +205,7 @@ impl Metrics {
         c.plain("polls", &[UNIT, of("result", &POLL_RESULTS)], "polls by how they ended", &self.polls);
         c.plain("source_requests", &[UNIT, of("result", &REQUEST_RESULTS)], "report requests by how they ended", &self.source_requests);
         c.seconds("source_request_duration", &[UNIT], "of a report request, with its wait for the request budget and a due login", &self.source_request_duration);
+        c.plain("dead_letters", &[UNIT], "dead letters written, each once, however often its row is read", &self.dead_letters);
         c.seconds("publish_duration", &[], "from a batch's first message to Kafka's last acknowledgement", &self.publish_duration);
         c.seconds("lateness", &[UNIT], "at most how late a leg was, from its disconnect to when it was first seen, sampled by polls and sweeps", &self.lateness);
         c.plain("found_late", &[UNIT, of("by", &FOUND_BY)], "legs that were not there when their time was first read, by what found them", &self.found_late);
@@ -235,6 +239,7 @@ impl Metrics {
         self.show_hours(unit, (0, 0));
         for by in FOUND_BY {
             drop(self.found_late.get_or_create(&UnitFoundLabels { unit: unit.to_owned(), by }));
+        drop(self.dead_letters.get_or_create(&UnitLabel { unit: unit.to_owned() }));
         }
         for family in [
             &self.freshness,

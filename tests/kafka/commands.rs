@@ -10,7 +10,8 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 
 use super::rig::{Rig, sandbox_settings};
-use super::support::kafka::kafka;
+use super::support::broker::Extras;
+use super::support::kafka::{Kafka, kafka};
 use super::support::registry::registry;
 
 fn text(output: &Output) -> String {
@@ -33,6 +34,7 @@ async fn check_finds_everything_in_order_and_writes_nothing() {
         &format!("ok    admin port: {} is free", rig.admin),
         "ok    token: ",
         "ok    report of unit acme-east: ",
+        "ok    kafka: every broker answers at its advertised listener",
         "does not exist; run creates it",
         "ok    schema registry: not needed",
     ] {
@@ -73,6 +75,34 @@ async fn check_names_what_fails_with_its_exit_code_and_advice() {
         let said = text(&checked);
         assert_eq!(checked.status.code(), Some(exit), "{setting}: {said}");
         assert!(said.contains(advice), "{setting}: {said}");
+    }
+}
+
+/// A broker answers where a user names it, and then says that it listens elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_cannot_be_reached_is_named_by_check_and_run() {
+    for (advertised, why) in
+        [("nonesuch.invalid:9092", "Failed to resolve"), ("127.0.0.1:1", "Connect to ipv4#127.0.0.1:1 failed")]
+    {
+        let setting = ("advertised.listeners".to_owned(), format!("PLAINTEXT://{advertised}"));
+        let (broker, _) = Kafka::private_with(&Extras { settings: vec![setting], ..Extras::default() }).unwrap();
+        let rig = Rig::new(small_sandbox().await, broker.bootstrap(), &[]);
+        let names = [&format!("Kafka's broker {advertised} cannot be reached"), "advertised.listeners", why];
+
+        let checked = rig.run(&["check"]);
+        let said = text(&checked);
+        assert_eq!(checked.status.code(), Some(4), "{said}");
+        let failures: Vec<&str> = said.lines().filter(|line| line.starts_with("FAIL")).collect();
+        assert!(matches!(failures[..], [line] if names.iter().all(|name| line.contains(name))), "{said}");
+
+        let daemon = rig.start();
+        rig.until("the listener's name", async || {
+            let page = rig.page("/readyz").await;
+            page.is_some_and(|(status, page)| status == 503 && names.iter().all(|name| page.contains(name)))
+        })
+        .await;
+        rig.until("a line of it", async || names.iter().all(|name| rig.log().contains(name))).await;
+        daemon.kill();
     }
 }
 

@@ -47,6 +47,7 @@ fn the_unit_is_valid_and_hardened() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("call-legs.service");
     std::fs::write(&path, unit).unwrap();
+    assert!(text_of("config/systemd/call-legs.service").lines().any(|line| line == "LimitCORE=0"), "no core on a disk");
     let path = path.to_string_lossy();
     let said = run("systemd-analyze", "systemd", &["verify", &path]);
     assert_eq!(said.trim(), "", "systemd-analyze verify has nothing to say");

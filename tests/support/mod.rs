@@ -33,7 +33,7 @@ pub fn no_test_can_run(why: &str) -> ! {
     std::process::exit(101)
 }
 
-mod broker;
+pub mod broker;
 pub mod certificates;
 mod container;
 mod directories;

@@ -148,6 +148,39 @@ fn lists_from_the_environment_come_in_two_forms() {
     assert_eq!(brokers.kafka.bootstrap_servers, ["a:1", "b"]);
 }
 
+/// A broker as librdkafka takes it: by a name, an address of either kind, that of a link, with a port or without.
+fn any_broker() -> impl Strategy<Value = String> {
+    let host = prop_oneof![
+        "[a-z][a-z0-9-]{0,8}(\\.[a-z]{1,5})?",
+        any::<std::net::Ipv4Addr>().prop_map(|address| address.to_string()),
+        any::<std::net::Ipv6Addr>().prop_map(|address| format!("[{address}]")),
+        any::<std::net::Ipv6Addr>().prop_map(|address| format!("[{address}%eth0.1]")),
+    ];
+    (host, proptest::option::of(1_u16..)).prop_map(|(host, port)| match port {
+        Some(port) => format!("{host}:{port}"),
+        None => host,
+    })
+}
+
+proptest! {
+    #[test]
+    fn brokers_are_named_in_any_way_and_any_order(
+        brokers in proptest::collection::vec(any_broker(), 1..4),
+        space in "[ ]{0,2}",
+    ) {
+        let commas = format!("{space}{}{space}", brokers.join(&format!("{space},{space}")));
+        let array = format!("{brokers:?}");
+        let files = [format!("kafka.bootstrap_servers = {commas:?}"), format!("kafka.bootstrap_servers = {array}")];
+        for file in files {
+            prop_assert_eq!(&parse(&minimal_with(&file), &[]).unwrap().kafka.bootstrap_servers, &brokers);
+        }
+        for variable in [commas, array] {
+            let read = parse(MINIMAL, &[("CALL_LEGS_KAFKA__BOOTSTRAP_SERVERS", &variable)]);
+            prop_assert_eq!(&read.unwrap().kafka.bootstrap_servers, &brokers);
+        }
+    }
+}
+
 #[test]
 fn properties_are_quoted_nested_or_from_the_environment() {
     let config = parse(

@@ -64,6 +64,8 @@ source.callees = ["hunter2", "hunter2"]
 kafka.sasl_password = "hunter2"
 kafka.properties."ssl.key.password" = "hunter2"
 kafka.properties."sasl.oauthbearer.config" = "hunter2"
+kafka.properties."sasl.passwrd" = "hunter2"
+kafka.properties."no.such.thing" = "hunter2"
 kafka.properties."sasl.username" = "plain"
 avro.schema_registry_username = "plain"
 avro.schema_registry_password = "hunter2""#,
@@ -80,6 +82,7 @@ avro.schema_registry_password = "hunter2""#,
     assert_eq!(value("source.callers"), Some("1 value"));
     assert_eq!(value("source.callees"), Some("2 values"));
     assert_eq!(value("kafka.properties.ssl.key.password"), Some("set"));
+    assert_eq!(value("kafka.properties.sasl.passwrd"), Some("set"));
     assert_eq!(value("kafka.properties.sasl.username"), Some("plain"));
     assert_eq!(value("avro.schema_registry_password"), Some("set"));
 }
@@ -166,5 +169,42 @@ proptest! {
                 prop_assert_eq!(error.to_string().lines().count(), 1);
             }
         }
+    }
+}
+
+#[test]
+fn a_secret_in_a_file_that_everybody_may_read_is_warned_of() {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (path, key) = (dir.path().join("call-legs.toml"), dir.path().join("key"));
+    std::fs::write(&key, "hunter2").unwrap();
+    let in_files = format!("source.api_key_file = {key:?}\nsource.password_file = {key:?}\n");
+    let minimal = minimal_with("");
+    let without = minimal.replace("source.api_key = \"k\"\n", "").replace("source.password = \"p\"\n", "") + &in_files;
+    let warnings = |text: &str, mode: u32, variables: &[(&str, &str)]| {
+        std::fs::write(&path, text).unwrap();
+        set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        Config::load(Some(&path), variables.iter().copied()).unwrap().warnings().to_vec()
+    };
+    for mode in [0o644, 0o604, 0o664, 0o777] {
+        let said = warnings(&minimal, mode, &[]);
+        let expected = format!("{} holds a secret, source.api_key, and every user", path.display());
+        assert!(matches!(&said[..], [said] if said.starts_with(&expected) && said.contains("chmod o-r ")), "{said:?}");
+    }
+    for mode in [0o600, 0o640, 0o660] {
+        assert_eq!(warnings(&minimal, mode, &[]), [""; 0], "{mode:o}");
+    }
+    assert_eq!(warnings(&without, 0o644, &[]), [""; 0], "the secrets are in files of their own");
+    let variable = [("CALL_LEGS_ADMIN__TOKEN", "hunter2")];
+    assert_eq!(warnings(&without, 0o644, &variable), [""; 0], "the secret is in the environment");
+    for setting in [
+        "admin.token = \"hunter2\"",
+        "kafka.sasl_password = \"hunter2\"",
+        "kafka.properties.\"ssl.key.password\" = \"hunter2\"",
+        "kafka.properties.\"sasl.passwrd\" = \"hunter2\"",
+    ] {
+        let said = warnings(&format!("{setting}\n{without}"), 0o644, &[]);
+        assert!(matches!(&said[..], [said] if !said.contains("hunter2")), "{setting}: {said:?}");
     }
 }

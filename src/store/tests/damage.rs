@@ -52,6 +52,48 @@ async fn truncated_and_empty_files_are_survived() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_only_looks_is_told_of_damage_and_deletes_nothing() {
+    let (original, model) = filled().await;
+    let mut told = 0;
+    for file in files(&original.path().join("store")) {
+        let name = file.strip_prefix(original.path()).unwrap();
+        for damage in ["rubbish", "empty", "away"] {
+            let dir = tempfile::tempdir().unwrap();
+            copy(original.path(), dir.path());
+            let path = dir.path().join(name);
+            match damage {
+                "rubbish" => fs::write(&path, vec![0xa5; fs::metadata(&path).unwrap().len() as usize]).unwrap(),
+                "empty" => fs::write(&path, "").unwrap(),
+                _ => fs::remove_file(&path).unwrap(),
+            }
+            let others = files(&dir.path().join("store")).len();
+            let looked = match SledView::look_with(dir.path(), SMALL, Duration::from_secs(4)) {
+                Ok(view) => view.load().await.map(|ledger| (view, ledger)),
+                Err(error) => Err(error),
+            };
+            match looked {
+                // What is read later is checked when it is read.
+                Ok((view, Some(_))) => match model.check(&view).await {
+                    Ok(()) => {}
+                    Err(why) => assert!(why.contains("is damaged") || why.contains("another ledger"), "{why}"),
+                },
+                Ok((_, None)) => panic!("{} {damage}: taken for a view that was never there", name.display()),
+                Err(error @ StoreError::Damaged { .. }) => {
+                    let said = error.to_string();
+                    assert!(said.contains("is damaged") && said.contains("call-legs state rebuild"), "{said}");
+                    told += 1;
+                }
+                Err(error) => panic!("{} {damage}: {error}", name.display()),
+            }
+            assert!(files(&dir.path().join("store")).len() >= others, "{} {damage}: deleted more", name.display());
+        }
+    }
+    assert!(told > 3, "{told}");
+    let empty = tempfile::tempdir().unwrap();
+    assert!(SledView::look(empty.path()).unwrap().load().await.unwrap().is_none(), "there is no view yet");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn things_in_the_wrong_place_are_survived() {
     let (original, model) = filled().await;
     let damages: [&dyn Fn(&Path); 8] = [
