@@ -144,7 +144,7 @@ async fn what_keeps_the_connector_out_is_said_in_one_sentence_without_the_passwo
             "check kafka.properties.security.protocol, and the port",
         ),
         (&kafka.mutual, by_certificate[..2].to_vec(), "refuses this client's certificate, or misses it ("),
-        (&kafka.mutual, mutual(kafka, &foreign), "refuses this client's certificate, or misses it (sslv3 alert"),
+        (&kafka.mutual, mutual(kafka, &foreign), "refuses this client's certificate, or misses it ("),
         (
             &kafka.mutual,
             with(&by_certificate, "ssl.key.location", &name_of(&foreign.key)),
