@@ -1,4 +1,4 @@
-# Build: the toolchain that Cargo.toml names, with what librdkafka's C code needs.
+# Build: the toolchain that Cargo.toml names, with what librdkafka's C code and the bindings of OpenSSL need.
 FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends g++ make pkg-config libssl-dev zlib1g-dev \
@@ -18,7 +18,7 @@ COPY src ./src
 COPY schemas ./schemas
 RUN cargo build --profile dist --locked && cp target/dist/call-legs /call-legs
 
-# Run: the binary, certificate authorities, and the two libraries that librdkafka links.
+# Run: the binary, certificate authorities, and the two libraries that it links.
 FROM debian:bookworm-slim
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates libssl3 zlib1g \

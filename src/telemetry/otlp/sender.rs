@@ -1,6 +1,5 @@
 //! The task that sends: spans as batches of them come, metrics at a steady pace, each request once.
 
-use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,6 +21,7 @@ use url::Url;
 use super::metrics;
 use crate::clock::{Clock, SystemClock};
 use crate::core::time::UtcMillis;
+use crate::http::{self, Fault};
 use crate::telemetry::snapshot::Process;
 use crate::telemetry::{Metrics, Repeated, StatusBoard, Streak};
 
@@ -61,21 +61,16 @@ impl Trouble {
 
 impl From<reqwest::Error> for Trouble {
     fn from(error: reqwest::Error) -> Self {
-        if error.is_timeout() {
-            return Self::Silent;
+        match http::Error::from(error) {
+            error if error.fault == Fault::Silent => Self::Silent,
+            error => Self::Unreachable(error.to_string()),
         }
-        let error = error.without_url();
-        let mut innermost: &dyn Error = &error;
-        while let Some(cause) = innermost.source() {
-            innermost = cause;
-        }
-        Self::Unreachable(innermost.to_string())
     }
 }
 
 /// The client for the collector.
 pub(super) fn client(endpoint: &Url) -> Result<reqwest::Client, reqwest::Error> {
-    crate::http::builder(endpoint).timeout(REQUEST_TIMEOUT).build()
+    http::builder(endpoint).timeout(REQUEST_TIMEOUT).build()
 }
 
 /// Sends to the collector.
