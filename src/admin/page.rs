@@ -232,6 +232,12 @@ fn instance(snapshot: &Snapshot) -> Markup {
             format!("has owed an acknowledgement for {}: {trouble}", length(Duration::from_millis(waiting)))
         }
     };
+    let disk = match &snapshot.disk_trouble {
+        None => "does its work".to_owned(),
+        Some(trouble) => {
+            format!("has not done its work for {}: {trouble}", length(Duration::from_millis(snapshot.disk_waiting_ms)))
+        }
+    };
     html! {
         section {
             h2 { "This instance" }
@@ -240,6 +246,7 @@ fn instance(snapshot: &Snapshot) -> Markup {
                 (fact("Role", &role))
                 (fact("Delivery", snapshot.delivery.as_deref().unwrap_or("not known yet")))
                 (fact("Kafka", &kafka))
+                (fact("Disk of state.dir", &disk))
                 (fact("Running since", &at(snapshot.started_at)))
                 (fact("Version", &snapshot.version))
                 (fact("Owner, in the status topic", &snapshot.owner))

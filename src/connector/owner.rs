@@ -252,9 +252,9 @@ impl<C: Cluster, V: View> Owner<C, V> {
     /// Takes note that a commit came through, or that the journal was read: owning it alone proves little.
     pub(super) fn gets_on(&mut self) {
         self.failures = 0;
-        self.status.update(|status| status.sink_trouble = None);
+        self.status.update(|status| (status.sink_trouble, status.disk_trouble) = (None, None));
         if let Some(Streak { failures, lasted }) = self.repeated.works() {
-            tracing::info!(failures, lasted_s = lasted.as_secs(), "the journal can be used again");
+            tracing::info!(failures, lasted_s = lasted.as_secs(), "journal and view can be used again");
         }
     }
 
@@ -271,11 +271,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
             }
             Fault::Stopped | Fault::Journal(_) | Fault::NoStart(_) | Fault::Worker(_) => return Err(fault),
             Fault::Sink(SinkError::NoTransactions(reason)) => return Err(JournalFault::NoTransactions(reason).into()),
-            Fault::Store(StoreError::Broken { path, reason }) => {
-                self.follower.start_over().await?;
-                let dir = path.display();
-                ("store", format!("the view in {dir} cannot be used ({reason}): it is built anew from the journal"))
-            }
+            Fault::Store(error) if error.is_waited_for() => return self.recover_from_disk(&error).await,
             Fault::Store(_) => return Err(fault),
             Fault::Sink(error) => ("kafka", error.to_string()),
             Fault::Doubtful(what) => ("doubtful", what),
@@ -292,8 +288,28 @@ impl<C: Cluster, V: View> Owner<C, V> {
                 "the journal cannot be used: polls wait, nothing is lost, and it is tried again: {what}"
             );
         }
-        self.status.update(|status| status.sink_trouble = Some(what));
+        self.status.update(|status| (status.sink_trouble, status.disk_trouble) = (Some(what), None));
         self.pause(pause).await
+    }
+
+    /// Empties a view that cannot be used, so that it is built anew from the journal. A disk that is full may refuse that,
+    /// too: then it is tried again.
+    async fn recover_from_disk(&mut self, error: &StoreError) -> Result<(), Fault> {
+        let emptied = match self.follower.start_over().await {
+            Err(Fault::Store(error)) if error.is_waited_for() => Err(error),
+            emptied => Ok(emptied?),
+        };
+        self.failures += 1;
+        let what = emptied.err().map_or_else(|| error.to_string(), |error| error.to_string());
+        if self.repeated.failed("disk").is_some() {
+            let failures = self.failures;
+            tracing::warn!(
+                failures,
+                "the disk of state.dir does not do its work: polls wait, nothing is lost, and what is on it is built anew from the journal. Free space on it, or mend it. {what}"
+            );
+        }
+        self.status.blame_disk(what);
+        self.pause(BACKOFF.pause(self.failures, self.clock.dice())).await
     }
 
     pub(super) async fn pause(&self, length: Duration) -> Result<(), Fault> {
@@ -337,4 +353,12 @@ impl<C: Cluster, V: View> Owner<C, V> {
         }
         Ok(())
     }
+}
+
+/// Kafka owes nothing any more.
+pub(super) fn acknowledged(status: &StatusBoard) {
+    status.update(|status| {
+        status.publishing_since = None;
+        status.sink_trouble = None;
+    });
 }

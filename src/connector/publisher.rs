@@ -15,7 +15,7 @@ use super::fault::Fault;
 use super::hourly::SeenHours;
 use super::leg_message::LegWriter;
 use super::order::Order;
-use super::owner::{Decision, Owner};
+use super::owner::{Decision, Owner, acknowledged};
 use super::prepare::ReadyRow;
 use super::stage::{count, stage, traced};
 use super::transaction::{CommitError, Draft};
@@ -428,7 +428,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 pages: vec![batch.page.clone()],
                 ..Draft::default()
             };
-            match commit_watched(&mut self.owner, draft, &self.status, started).await {
+            match commit_watched(&mut self.owner, draft, &self.status).await {
                 Ok(()) => {
                     if !is_told {
                         self.told.insert(read.unit.to_owned(), Instant::now());
@@ -531,7 +531,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         }
         let attempted: Vec<(String, Counts)> = units.iter().map(|unit| (unit.unit.clone(), unit.counts)).collect();
         let draft = Draft { feeds, ..draft };
-        let committed = commit_watched(&mut self.owner, draft, &self.status, Instant::now()).await;
+        let committed = commit_watched(&mut self.owner, draft, &self.status).await;
         if let Err(CommitError::Content(positions)) = committed {
             return Ok(Committed::Refused(positions));
         }
@@ -626,20 +626,20 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 }
 
-/// Commits, and says so when the brokers take long.
+/// Commits, and says so when the brokers or the disk take long.
 async fn commit_watched<C: Cluster, V: View>(
     owner: &mut Owner<C, V>,
     draft: Draft<'_>,
     status: &StatusBoard,
-    started: Instant,
 ) -> Result<(), CommitError> {
     let cluster = Arc::clone(&owner.follower.cluster);
     let committing = owner.commit(draft);
     tokio::pin!(committing);
     let mut overdue = tokio::time::interval_at(Instant::now() + OVERDUE_AFTER, OVERDUE_REPEATED);
+    let begun = Instant::now();
     // Kept over failures: what counts is since when nothing got through.
     status.update(|status| {
-        status.publishing_since.get_or_insert(started);
+        status.publishing_since.get_or_insert(begun);
     });
     loop {
         tokio::select! {
@@ -651,18 +651,17 @@ async fn commit_watched<C: Cluster, V: View>(
                 return committed;
             }
             _ = overdue.tick() => {
-                let waited_s = started.elapsed().as_secs();
+                let Some(since) = status.read().publishing_since else {
+                    let waited_s = begun.elapsed().as_secs();
+                    tracing::warn!(waited_s, "the disk of state.dir takes long, polls wait, nothing is lost");
+                    status.blame_disk("what Kafka has acknowledged is still being written".to_owned());
+                    continue;
+                };
+                let waited_s = since.elapsed().as_secs();
                 let trouble = cluster.trouble().unwrap_or_else(|| "no reason given".to_owned());
                 tracing::warn!(waited_s, "Kafka owes acknowledgements, polls wait, nothing is lost: {trouble}");
                 status.update(|status| status.sink_trouble = Some(trouble));
             }
         }
     }
-}
-
-fn acknowledged(status: &StatusBoard) {
-    status.update(|status| {
-        status.publishing_since = None;
-        status.sink_trouble = None;
-    });
 }

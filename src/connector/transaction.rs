@@ -10,7 +10,7 @@
 
 use super::fault::Fault;
 use super::hourly::SeenHours;
-use super::owner::{Owner, Session};
+use super::owner::{Owner, Session, acknowledged};
 use super::stage::{count, stage, traced};
 use crate::codec::{FeedEncoder, Framing};
 use crate::core::coverage::Coverage;
@@ -181,6 +181,8 @@ impl<C: Cluster, V: View> Owner<C, V> {
             self.follower.read_to(end).await?;
             self.yield_to_newer_claim()?;
         } else {
+            // From here on the disk is waited for.
+            acknowledged(&self.status);
             self.follower.apply(written).await?;
         }
         self.session = Some(session);

@@ -66,6 +66,7 @@ pub struct Metrics {
     delivery: Family<DeliveryLabel, Gauge>,
     start_waiting: Seconds,
     kafka_waiting: Seconds,
+    disk_waiting: Seconds,
     /// How often another instance took the journal from this one.
     pub fenced: Counter,
     unit_state: Family<UnitStateLabels, Gauge>,
@@ -81,9 +82,9 @@ pub struct Metrics {
     leg_publish: Durations,
     /// Rows by what became of them.
     pub rows: Family<UnitResultLabels, Counter>,
-    /// Polls by how they ended.
     /// Dead letters written.
     pub dead_letters: Family<UnitLabel, Counter>,
+    /// Polls by how they ended.
     pub polls: Family<UnitResultLabels, Counter>,
     /// Report requests by how they ended.
     pub source_requests: Family<UnitResultLabels, Counter>,
@@ -142,6 +143,7 @@ impl Metrics {
             delivery: Family::default(),
             start_waiting: Gauge::default(),
             kafka_waiting: Gauge::default(),
+            disk_waiting: Gauge::default(),
             fenced: Counter::default(),
             unit_state: Family::default(),
             complete_to: Family::default(),
@@ -155,9 +157,9 @@ impl Metrics {
             leg_fetch: of_unit(FETCH_SECONDS),
             leg_publish: of_unit(PUBLISH_SECONDS),
             rows: Family::default(),
+            dead_letters: Family::default(),
             polls: Family::default(),
             source_requests: Family::default(),
-            dead_letters: Family::default(),
             source_request_duration: of_unit(REQUEST_SECONDS),
             publish_duration: Edges(PUBLISH_SECONDS).new_metric(),
             lateness: of_unit(LATENESS_SECONDS),
@@ -189,6 +191,7 @@ impl Metrics {
         c.plain("delivery", &[of("delivery", &DELIVERIES)], "1 for the guarantee that runs, once that is known", &self.delivery);
         c.seconds("start_waiting", &[], "how long this process has waited since its start for what it needs (Kafka, the schema registry); 0 once it is there", &self.start_waiting);
         c.seconds("kafka_waiting", &[], "how long Kafka has owed the acknowledgement of the transaction under way; 0 while it owes none", &self.kafka_waiting);
+        c.seconds("disk_waiting", &[], "how long the disk of `state.dir` has not done its work (full, or broken), so that polls wait for it and not for Kafka; 0 while it does", &self.disk_waiting);
         c.plain("fenced", &[], "how often another instance took the journal from this one", &self.fenced);
         c.plain("unit_state", &[UNIT, of("state", &STATES)], "1 for the state that the unit is in, else 0; none while standing by", &self.unit_state);
         c.seconds("complete_to_timestamp", &[UNIT], "watermark: every leg disconnected before was read once, after `poll.settle`; its age is the lag. None while standing by", &self.complete_to);
@@ -202,10 +205,10 @@ impl Metrics {
         c.seconds("leg_fetch", &[UNIT], "of the legs that polls found: from the beginning of the read of its window to the page that showed the leg, with repetitions, due logins and waits for the request budget. Part of the API delay, too", &self.leg_fetch);
         c.seconds("leg_publish", &[UNIT], "of the legs that polls found: from the page that showed the leg to Kafka's acknowledgement of its transaction", &self.leg_publish);
         c.plain("rows", &[UNIT, of("result", &ROW_RESULTS)], "rows fetched, each with one result: `outside` is beyond the window's ends, where the neighbouring windows read; `held` are too many that cannot be legs. A dead letter that is replayed counts once more, as published or duplicate", &self.rows);
+        c.plain("dead_letters", &[UNIT], "dead letters written, each once, however often its row is read", &self.dead_letters);
         c.plain("polls", &[UNIT, of("result", &POLL_RESULTS)], "polls by how they ended", &self.polls);
         c.plain("source_requests", &[UNIT, of("result", &REQUEST_RESULTS)], "report requests by how they ended", &self.source_requests);
         c.seconds("source_request_duration", &[UNIT], "of a report request, with its wait for the request budget and a due login", &self.source_request_duration);
-        c.plain("dead_letters", &[UNIT], "dead letters written, each once, however often its row is read", &self.dead_letters);
         c.seconds("publish_duration", &[], "from a batch's first message to Kafka's last acknowledgement", &self.publish_duration);
         c.seconds("lateness", &[UNIT], "at most how late a leg was, from its disconnect to when it was first seen, sampled by polls and sweeps", &self.lateness);
         c.plain("found_late", &[UNIT, of("by", &FOUND_BY)], "legs that were not there when their time was first read, by what found them", &self.found_late);
@@ -236,10 +239,10 @@ impl Metrics {
         ] {
             results.iter().for_each(|result| drop(family.get_or_create(&with_result(result))));
         }
+        drop(self.dead_letters.get_or_create(&UnitLabel { unit: unit.to_owned() }));
         self.show_hours(unit, (0, 0));
         for by in FOUND_BY {
             drop(self.found_late.get_or_create(&UnitFoundLabels { unit: unit.to_owned(), by }));
-        drop(self.dead_letters.get_or_create(&UnitLabel { unit: unit.to_owned() }));
         }
         for family in [
             &self.freshness,
@@ -302,6 +305,8 @@ impl Metrics {
         let waited = status.waiting_for.as_ref().map_or(Duration::ZERO, |_| now.duration_since(self.started));
         self.start_waiting.set(waited.as_secs_f64());
         self.kafka_waiting.set(status.publishing_since.map_or(0.0, |since| now.duration_since(since).as_secs_f64()));
+        let disk = status.disk_trouble.as_ref().map(|(since, _)| now.duration_since(*since));
+        self.disk_waiting.set(disk.unwrap_or_default().as_secs_f64());
         if matches!(status.role, Role::StandingBy { .. }) {
             self.forget_progress();
         } else {
@@ -438,6 +443,25 @@ mod tests {
         assert_line(&page, r#"call_legs_freshness_legs_total{unit="acme",result="within"} 2"#);
         assert_line(&page, r#"call_legs_freshness_legs_total{unit="acme",result="beyond"} 1"#);
         assert_line(&page, r#"call_legs_freshness_seconds_count{unit="acme"} 3"#);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_the_disk_is_not_waiting_for_kafka() {
+        let metrics = Metrics::default();
+        let board = crate::telemetry::StatusBoard::default();
+        board.update(|status| status.publishing_since = Some(Instant::now()));
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let waiting = |seconds: [&str; 2]| {
+            let page = metrics.render(&board.read(), Instant::now());
+            assert_line(&page, &format!("call_legs_kafka_waiting_seconds {}", seconds[0]));
+            assert_line(&page, &format!("call_legs_disk_waiting_seconds {}", seconds[1]));
+        };
+        waiting(["5.0", "0.0"]);
+        board.blame_disk("full".to_owned());
+        tokio::time::advance(Duration::from_secs(9)).await;
+        waiting(["0.0", "9.0"]);
+        board.update(|status| status.disk_trouble = None);
+        waiting(["0.0", "0.0"]);
     }
 
     #[tokio::test(start_paused = true)]

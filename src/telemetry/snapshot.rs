@@ -102,6 +102,10 @@ pub struct Snapshot {
     pub kafka_waiting_ms: u64,
     /// The newest trouble with Kafka while it lasts.
     pub kafka_trouble: Option<String>,
+    /// How long the disk of the state directory has not done its work, in milliseconds; 0 while it does.
+    pub disk_waiting_ms: u64,
+    /// How that shows.
+    pub disk_trouble: Option<String>,
     /// `freshness.objective`, in milliseconds.
     pub freshness_objective_ms: u64,
     /// `poll.interval`, in milliseconds.
@@ -213,6 +217,7 @@ impl Snapshot {
         let reasons = status.reasons_not_ready(now);
         let stuck = status.stuck(now).into_iter().map(str::to_owned).collect();
         let waited = status.publishing_since.map(|since| now.duration_since(since)).unwrap_or_default();
+        let disk = status.disk_trouble.map(|(since, trouble)| (now.duration_since(since), trouble));
         let (role, publisher) = match status.role {
             Role::Starting => (RoleShown::Starting, None),
             Role::Owner => (RoleShown::Owner, None),
@@ -238,6 +243,8 @@ impl Snapshot {
             stopping: status.stopping,
             kafka_waiting_ms: millis(waited),
             kafka_trouble: status.sink_trouble,
+            disk_waiting_ms: disk.as_ref().map_or(0, |(waited, _)| millis(*waited)),
+            disk_trouble: disk.map(|(_, trouble)| trouble),
             freshness_objective_ms: millis(process.targets.freshness),
             poll_interval_ms: millis(process.targets.interval),
             poll_overlap_ms: millis(process.targets.overlap),

@@ -204,6 +204,8 @@ pub struct Status {
     pub publishing_since: Option<Instant>,
     /// The newest trouble with Kafka while it lasts.
     pub sink_trouble: Option<String>,
+    /// Since when the disk of the state directory does not do its work, and how that shows. Kafka owes nothing then.
+    pub disk_trouble: Option<(Instant, String)>,
     /// A step that must end within bounded time: its name and its deadline.
     pub bounded_steps: BTreeMap<u64, (&'static str, Instant)>,
     /// By name.
@@ -221,6 +223,9 @@ impl Status {
         }
         if let Some(waiting_for) = &self.waiting_for {
             reasons.push(format!("starting: {waiting_for}"));
+        }
+        if let Some((since, trouble)) = &self.disk_trouble {
+            reasons.push(format!("disk: no work done for {} s: {trouble}", now.duration_since(*since).as_secs()));
         }
         if let Role::StandingBy { owner, admin } = &self.role {
             reasons.push(format!("standing by: {owner} publishes (its admin port: {admin})"));
@@ -288,6 +293,15 @@ impl StatusBoard {
         self.now.send_modify(change);
     }
 
+    /// Says that the disk of the state directory does not do its work: it is waited for, and not Kafka.
+    pub fn blame_disk(&self, trouble: String) {
+        self.update(|status| {
+            let since = status.disk_trouble.take().map_or_else(Instant::now, |(since, _)| since);
+            status.disk_trouble = Some((since, trouble));
+            (status.publishing_since, status.sink_trouble) = (None, None);
+        });
+    }
+
     /// Changes how one unit is.
     pub fn update_unit(&self, unit: &str, change: impl FnOnce(&mut UnitStatus)) {
         self.now.send_modify(|status| change(status.units.entry(unit.to_owned()).or_default()));
@@ -351,6 +365,26 @@ mod tests {
             board.read().reasons_not_ready(Instant::now())[0],
             "kafka: no acknowledgement for 31 s: no reason given"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_is_blamed_at_once_and_kafka_no_longer() {
+        let board = StatusBoard::default();
+        board.update(|status| {
+            status.role = Role::Owner;
+            (status.publishing_since, status.sink_trouble) = (Some(Instant::now()), Some("slow".to_owned()));
+        });
+        tokio::time::advance(Duration::from_secs(40)).await;
+        board.blame_disk("No space left on device".to_owned());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        board.blame_disk("Input/output error".to_owned());
+        assert_eq!(
+            board.read().reasons_not_ready(Instant::now()),
+            ["disk: no work done for 2 s: Input/output error"],
+            "since the first trouble, with the newest words"
+        );
+        board.update(|status| status.role = Role::StandingBy { owner: "b".to_owned(), admin: "b:1".to_owned() });
+        assert!(board.read().reasons_not_ready(Instant::now())[0].starts_with("disk: "), "a standby has a disk, too");
     }
 
     #[test]

@@ -54,6 +54,12 @@ pub(super) fn headline(snapshot: &Snapshot) -> Headline {
         let level = if waited < START_SLOW { Level::Working } else { Level::Bad };
         return say(level, format!("Starting for {}, and nothing is read yet: {waiting_for}.", length(waited)));
     }
+    if let Some(trouble) = &snapshot.disk_trouble {
+        let waited = length(Duration::from_millis(snapshot.disk_waiting_ms));
+        let waits = "polls wait, nothing is lost";
+        let sentence = format!("The disk of state.dir has not done its work for {waited}: {waits}. {trouble}.");
+        return say(Level::Bad, sentence);
+    }
     match snapshot.role {
         RoleShown::Owner => {}
         RoleShown::Starting => {
@@ -220,6 +226,26 @@ mod tests {
             sentence.starts_with("Kafka has not acknowledged for 45 s: polls wait, nothing is lost."),
             "{sentence}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_disk_comes_before_kafka_whatever_the_role() {
+        let since = Instant::now();
+        tokio::time::advance(Duration::from_secs(3)).await;
+        for role in
+            [Role::Starting, Role::Owner, Role::StandingBy { owner: "host-b".to_owned(), admin: "host-b:1".to_owned() }]
+        {
+            let (level, sentence) = said(|status| {
+                status.role = role;
+                status.sink_trouble = Some("all brokers are down".to_owned());
+                status.disk_trouble = Some((since, "No space left on device".to_owned()));
+            });
+            assert_eq!(level, Level::Bad);
+            assert_eq!(
+                sentence,
+                "The disk of state.dir has not done its work for 3 s: polls wait, nothing is lost. No space left on device."
+            );
+        }
     }
 
     #[test]

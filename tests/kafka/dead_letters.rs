@@ -61,8 +61,10 @@ async fn refused_and_mended(settings: &[&str]) -> (Rig, usize) {
     let rig = Rig::new(sandbox, kafka().bootstrap(), &settings);
     let daemon = rig.start();
     rig.polled_whole(2).await;
+    let written = rig.metric("call_legs_dead_letters_total", "").await;
     assert!(daemon.terminate().0.success());
     let dead = dead_letters(&rig).len();
+    assert_eq!(written, dead as f64, "each letter counts once");
     assert!((100..LEGS).contains(&dead), "{dead}");
     assert_eq!(identities(kafka().bootstrap(), &rig.topic).await.len(), LEGS - dead);
 

@@ -159,6 +159,12 @@ async fn the_state_directory_may_be_lost_damaged_or_old() {
     ];
     for (what, damage) in damages {
         damage();
+        if what == "random bytes in every file" {
+            let verified = rig.run(&["state", "verify"]);
+            let said = String::from_utf8_lossy(&verified.stderr);
+            assert_eq!(verified.status.code(), Some(5), "{verified:?}");
+            assert!(said.contains("is damaged") && said.lines().count() == 1, "{said}");
+        }
         let daemon = rig.start();
         rig.polled_whole(2).await;
         eprintln!("{what}");
@@ -170,6 +176,41 @@ async fn the_state_directory_may_be_lost_damaged_or_old() {
         );
         daemon.kill();
     }
+    assert!(!rig.log().contains("panicked at"), "{}", rig.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_named_everywhere_and_kafka_nowhere() {
+    let rig = live_rig().await;
+    let daemon = rig.start_on_a_disk_that_may_fill();
+    rig.polled_whole(1).await;
+
+    daemon.limit_files(Some(1));
+    rig.until("word of the disk", async || {
+        let page = rig.page("/readyz").await;
+        page.is_some_and(|(status, page)| status == 503 && page.contains("disk: ") && page.contains("File too large"))
+    })
+    .await;
+    rig.until("warning of it", async || rig.log().contains(" WARN the disk of state.dir does not do its work")).await;
+    for _ in 0..30 {
+        let (_, readyz) = rig.page("/readyz").await.unwrap();
+        assert!(!readyz.contains("kafka"), "{readyz}");
+        assert_eq!(rig.metric("call_legs_kafka_waiting_seconds", "").await, 0.0);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(rig.metric("call_legs_disk_waiting_seconds", "").await > 2.0);
+    let (_, status) = rig.page("/status.json").await.unwrap();
+    assert!(status.contains("\"sentence\":\"The disk of state.dir has not done its work for "), "{status}");
+    assert!(!rig.log().contains("Kafka owes"), "{}", rig.log());
+
+    daemon.limit_files(None);
+    rig.polled_whole(2).await;
+    rig.until("readiness", async || rig.page("/readyz").await.is_some_and(|(status, _)| status == 200)).await;
+    assert_eq!(rig.metric("call_legs_disk_waiting_seconds", "").await, 0.0);
+    assert_eq!(rig.log().matches("call-legs starts").count(), 1, "it is the same process");
+    assert!(!rig.log().contains("panicked at"), "{}", rig.log());
+    assert_each_once(&rig).await;
+    assert!(daemon.terminate().0.success());
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedMessage};
 use rdkafka::{Offset, TopicPartitionList};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -120,6 +122,8 @@ impl Rig {
     fn write_config(&self) {
         let text: String = self.keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
         fs::write(&self.config, text).unwrap();
+        // It holds secrets.
+        fs::set_permissions(&self.config, fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     pub(super) fn config(&self) -> &Path {
@@ -161,6 +165,23 @@ impl Rig {
             .stderr(log)
             .spawn()
             .unwrap();
+        Daemon { rig: self, child }
+    }
+
+    /// Starts the daemon so that a write beyond [`Daemon::limit_files`] fails, as on a full disk, and does not kill it.
+    pub(super) fn start_on_a_disk_that_may_fill(&self) -> Daemon<'_> {
+        let mut child = Command::new("sh")
+            .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_call-legs"), "run", "--config"])
+            .arg(&self.config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Through a pipe, since the limit is one of every file that it writes.
+        let mut log = File::options().create(true).append(true).open(self.log_path()).unwrap();
+        let mut lines = child.stderr.take().unwrap();
+        std::thread::spawn(move || std::io::copy(&mut lines, &mut log));
         Daemon { rig: self, child }
     }
 
@@ -307,6 +328,12 @@ impl Daemon<'_> {
     /// The most memory that it has taken until now, in KiB.
     pub(super) fn memory_peak_kib(&self) -> u64 {
         memory_peak_kib(self.child.id())
+    }
+
+    /// Lets no file that it writes be longer, or with `None` any.
+    pub(super) fn limit_files(&self, bytes: Option<u64>) {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
     }
 
     /// Stops it as a debugger would, or lets it go on.
