@@ -1,11 +1,12 @@
 //! A row's JSON text becomes a leg, a call under way, or a dead letter's reason.
 //!
-//! It is read in one pass that borrows from the page. What does not fit its field, and what no field
-//! is there for, stays as JSON text.
+//! It is read in one pass that borrows from the page. A whole number is one however it is written. What does not fit
+//! its field, and what no field is there for, stays as JSON text.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use super::number::{digits, held, held_in};
 use super::scan::{Name, Scanner};
 use crate::core::dead_letter::Reason;
 use crate::core::leg::{FIELD_COUNT, FIELDS, Kind, Leg, Value, position, position_of};
@@ -14,7 +15,7 @@ use crate::core::time::UtcMillis;
 /// A row of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Row<'a> {
-    /// A leg that can be published.
+    /// A leg that can be published; its status may be "In Progress".
     Leg(Box<Leg<'a>>),
     /// A call still going on: not completed and without a disconnect time.
     Unfinished,
@@ -38,23 +39,19 @@ pub fn row_in<'a>(text: &'a str, spare: Option<Box<Leg<'a>>>) -> Row<'a> {
         return Row::Dead(Reason::LegId);
     }
     match leg.values[position::DISCONNECTED_TIME] {
-        Value::Integer(millis) if (1..=LAST_INSTANT_MS).contains(&millis) => {
+        Value::Integer(millis) => {
             leg.disconnected = UtcMillis::new(millis);
             Row::Leg(leg)
         }
         // A disconnect time of 0 would be the API's way to say "not yet", as it is for connect times.
-        Value::Null | Value::Integer(0)
-            if is_under_way(&leg.values[position::STATUS])
-                && !leg.extra.iter().any(|(name, _)| name == FIELDS[position::DISCONNECTED_TIME].name) =>
+        _ if is_under_way(&leg.values[position::STATUS])
+            && !leg.extra.iter().any(|(name, _)| name == FIELDS[position::DISCONNECTED_TIME].name) =>
         {
             Row::Unfinished
         }
         _ => Row::Dead(Reason::DisconnectTime),
     }
 }
-
-/// The end of the year 9999: an instant beyond is microseconds or rubbish.
-const LAST_INSTANT_MS: i64 = 253_402_300_799_999;
 
 fn is_under_way(status: &Value<'_>) -> bool {
     matches!(status, Value::Text(status) if !status.trim().is_empty() && !status.trim().eq_ignore_ascii_case("completed"))
@@ -109,12 +106,10 @@ fn fields<'a>(text: &'a str, spare: Option<Box<Leg<'a>>>) -> Option<Box<Leg<'a>>
         if !read(row, FIELDS[position].kind, value) {
             *row = start;
             let json = row.value()?;
-            *value = Value::Null;
-            if is_id(position) && is_whole_number(json) {
-                *value = Value::Text(Cow::Borrowed(json));
-            } else {
+            *value = unusual(position, json).unwrap_or_else(|| {
                 extra.insert(Cow::Borrowed(FIELDS[position].name), Cow::Borrowed(json));
-            }
+                Value::Null
+            });
         }
         Some(())
     })?;
@@ -138,7 +133,9 @@ fn read<'a>(row: &mut Scanner<'a>, kind: Kind, value: &mut Value<'a>) -> bool {
             Some(text) => *value = Value::Text(Cow::Borrowed(text)),
             None => return row.text().map(|text| *value = Value::Text(text)).is_some(),
         },
-        Kind::Integer | Kind::Instant => return row.integer().map(|number| *value = Value::Integer(number)).is_some(),
+        Kind::Integer | Kind::Instant => {
+            return row.integer().and_then(|number| held(kind, number)).map(|held| *value = held).is_some();
+        }
         Kind::TextList => {
             let mut texts = Vec::new();
             let list = row.members(*b"[]", |list| {
@@ -152,12 +149,15 @@ fn read<'a>(row: &mut Scanner<'a>, kind: Kind, value: &mut Value<'a>) -> bool {
     true
 }
 
-fn is_id(position: usize) -> bool {
-    matches!(position, position::CALL_ID | position::LEG_ID)
-}
-
-fn is_whole_number(json: &str) -> bool {
-    !json.is_empty() && json.bytes().all(|byte| byte.is_ascii_digit())
+/// What a value says that is not written as its field's values are; `None` where the field cannot hold it.
+fn unusual(position: usize, json: &str) -> Option<Value<'_>> {
+    match FIELDS[position].kind {
+        kind @ (Kind::Integer | Kind::Instant) => held_in(kind, json),
+        Kind::Text if matches!(position, position::CALL_ID | position::LEG_ID) => {
+            digits(json).filter(|digits| !digits.starts_with('-')).map(Value::Text)
+        }
+        Kind::Text | Kind::TextList => None,
+    }
 }
 
 #[cfg(test)]
@@ -251,11 +251,13 @@ mod tests {
 
     #[test]
     fn numeric_ids_are_taken_as_their_decimal_text() {
-        let raw = edited(r#""callId": "1635571048351""#, r#""callId": 123456789012345678901234567890"#)
-            .replace(r#""legId": "1""#, r#""legId": 1"#);
-        let leg = leg(&raw);
-        assert_eq!((leg.call_id(), leg.leg_id()), ("123456789012345678901234567890", "1"));
-        assert_eq!(leg.extra, []);
+        for leg_id in ["1", "1.0", "10e-1"] {
+            let raw = edited(r#""callId": "1635571048351""#, r#""callId": 123456789012345678901234567890"#)
+                .replace(r#""legId": "1""#, &format!(r#""legId": {leg_id}"#));
+            let leg = leg(&raw);
+            assert_eq!((leg.call_id(), leg.leg_id()), ("123456789012345678901234567890", "1"), "{leg_id}");
+            assert_eq!(leg.extra, []);
+        }
     }
 
     #[test]
@@ -270,9 +272,13 @@ mod tests {
             (edited(call_id, r#""callId": null"#), Reason::CallId),
             (edited(call_id, r#""callId": "  ""#), Reason::CallId),
             (edited(call_id, r#""callId": 1.5"#), Reason::CallId),
+            (edited(call_id, r#""callId": -1"#), Reason::CallId),
             (edited(call_id, r#""callId": {"a": 1}"#), Reason::CallId),
             (edited(r#""legId": "1","#, ""), Reason::LegId),
-            (edited(ended, r#""disconnectedTimeUTC": "1643898472253""#), Reason::DisconnectTime),
+            (edited(ended, r#""disconnectedTimeUTC": "1643898472253 ms""#), Reason::DisconnectTime),
+            (edited(ended, r#""disconnectedTimeUTC": 1643898472253.5"#), Reason::DisconnectTime),
+            (edited(ended, r#""disconnectedTimeUTC": 253402300800000"#), Reason::DisconnectTime),
+            (edited(ended, r#""disconnectedTimeUTC": "253402300800000.0""#), Reason::DisconnectTime),
             (edited(ended, r#""disconnectedTimeUTC": null"#), Reason::DisconnectTime),
             (edited(ended, r#""disconnectedTimeUTC": -1"#), Reason::DisconnectTime),
             (edited(ended, r#""disconnectedTimeUTC": 1643898472253000"#), Reason::DisconnectTime),
@@ -285,14 +291,79 @@ mod tests {
     fn a_call_under_way_is_unfinished_unless_its_disconnect_time_is_rubbish() {
         let under_way =
             |ended: &str| edited(r#""disconnectedTimeUTC": 1643898472253"#, ended).replace("Completed", "In Progress");
-        for ended in [r#""disconnectedTimeUTC": null"#, r#""disconnectedTimeUTC": 0"#, r#""x": 1"#] {
+        let none = [r#"null"#, "0", "-0", "0.0", r#""0""#].map(|none| format!(r#""disconnectedTimeUTC": {none}"#));
+        for ended in none.iter().map(String::as_str).chain([r#""x": 1"#]) {
             assert_eq!(row(under_way(ended).as_bytes()), Row::Unfinished, "{ended}");
         }
         assert_eq!(row(under_way(r#""disconnectedTimeUTC": "soon""#).as_bytes()), Row::Dead(Reason::DisconnectTime));
         assert!(
-            matches!(row(under_way(r#""disconnectedTimeUTC": 5"#).as_bytes()), Row::Leg(_)),
+            matches!(row(under_way(r#""disconnectedTimeUTC": 5"#).as_bytes()), Row::Leg(leg) if leg.is_in_progress()),
             "it has a disconnect time"
         );
+    }
+
+    #[test]
+    fn a_status_in_progress_is_one_however_it_is_written() {
+        let is_in_progress = |status: &str| {
+            let raw = edited(r#""status": "Completed""#, &format!(r#""status": {status}"#));
+            leg(&raw).is_in_progress()
+        };
+        for status in ["In Progress", "IN_PROGRESS", "in-progress", "InProgress", " in  progress ", "iN pRoGrEsS"] {
+            assert!(is_in_progress(&format!("{status:?}")), "{status}");
+        }
+        for status in [
+            r#""Completed""#,
+            r#""""#,
+            "null",
+            "7",
+            r#""In Progress!""#,
+            r#""Progress""#,
+            r#""not in progress""#,
+            r#""Ringing""#,
+        ] {
+            assert!(!is_in_progress(status), "{status}");
+        }
+    }
+
+    /// Every field that holds a number, with numbers at the edges of what it holds and others.
+    #[test]
+    fn numbers_that_not_every_avro_library_decodes_are_kept_as_json_text() {
+        for (position, field) in FIELDS.iter().enumerate() {
+            let (fits, does_not): (&[i64], &[&str]) = match field.kind {
+                Kind::Instant => (
+                    &[1, 253_402_300_799_999],
+                    &["-1", "253402300800000", "253402300800000.0", "\"1635571049050000000\"", "1e300", "0.5"],
+                ),
+                Kind::Integer => (
+                    &[0, 9_007_199_254_740_991, -9_007_199_254_740_991],
+                    &[
+                        "9007199254740992",
+                        "-9007199254740992",
+                        "9007199254740993.0",
+                        "\"9007199254740993\"",
+                        "1e16",
+                        "1e400",
+                    ],
+                ),
+                Kind::Text | Kind::TextList => continue,
+            };
+            let with = |json: &str| format!(r#"{{"callId":"1","legId":"1","{}":{json}}}"#, field.name);
+            for number in fits {
+                for json in
+                    [format!("{number}"), format!("{number}.0"), format!("\"{number}\""), format!("{number}.00e0")]
+                {
+                    let row = with(&json);
+                    let leg = fields(&row, None).unwrap();
+                    assert_eq!((&leg.values[position], leg.extra.len()), (&Value::Integer(*number), 0), "{row}");
+                }
+            }
+            for json in does_not {
+                let row = with(json);
+                let leg = fields(&row, None).unwrap();
+                assert_eq!(leg.values[position], Value::Null, "{row}");
+                assert_eq!(leg.extra, [(Cow::from(field.name), Cow::from(*json))], "{row}");
+            }
+        }
     }
 
     #[test]
@@ -327,6 +398,26 @@ mod tests {
         "9223372036854775808",
         "-9223372036854775808",
         "-9223372036854775809",
+        "9007199254740991",
+        "9007199254740992",
+        "9007199254740993.0",
+        "253402300799999",
+        "253402300800000",
+        "77.0",
+        "1.5e3",
+        "1500e-2",
+        "15e-2",
+        "1e400",
+        "0e400",
+        "1e+2",
+        "-7.0",
+        r#""77""#,
+        r#""77.0""#,
+        r#"" 77 ""#,
+        r#""-77""#,
+        r#""077""#,
+        r#""\u0037""#,
+        r#""77 ms""#,
         "999999999999999999",
         "1000000000000000000",
         "18446744073709551616",
@@ -399,7 +490,7 @@ mod tests {
         prop_oneof![
             6 => any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap()),
             4 => any::<i64>().prop_map(|number| number.to_string()),
-            2 => (1_i64..=LAST_INSTANT_MS).prop_map(|number| number.to_string()),
+            2 => (1_i64..=300_000_000_000_000).prop_map(|number| number.to_string()),
             1 => vec(any::<String>(), 0..4).prop_map(|texts| serde_json::to_string(&texts).unwrap()),
             6 => select(ODD.to_vec()).prop_map(str::to_owned),
         ]
