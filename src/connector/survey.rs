@@ -20,7 +20,7 @@ use std::time::Duration;
 use super::dead_letters::{DeadLetter, ReplayedLetters, committed};
 use super::fault::{Fault, JournalFault};
 use super::follower::{decode, stretch};
-use super::prepare::time_of;
+use super::prepare::{is_after, time_of};
 use crate::codec::JournalCodec;
 use crate::config::TimeBasis;
 use crate::core::dead_letter::Reason;
@@ -295,10 +295,12 @@ fn parse(record: &StoredRecord, letter: DeadLetter, basis: TimeBasis) -> Result<
     }
     let Row::Leg(leg) = wire::row(raw) else { return Err(Fate::StillDead) };
     let at = time_of(&leg, basis);
-    let at = letter.window.map_or(at, |window| {
-        let asked = Window::new(window.start.minus(ASKED_BEYOND), window.end.plus(ASKED_BEYOND));
-        time_in(at, window, asked)
-    });
+    let asked = |window: Window| Window::new(window.start.minus(ASKED_BEYOND), window.end.plus(ASKED_BEYOND));
+    if letter.window.is_some_and(|window| is_after(at, leg.disconnected, asked(window).end, basis)) {
+        // The poll of its time reads it.
+        return Err(Fate::StillDead);
+    }
+    let at = letter.window.map_or(at, |window| time_in(at, window, asked(window)));
     let key = KeyHash::of_leg(&leg);
     Ok(Candidate { row: letter.row, key, unit, at, seen_at: letter.at, may_be_forgotten: false })
 }
