@@ -17,7 +17,7 @@ use call_legs::codec::{Framing, LegEncoder, schema};
 use call_legs::core::identity::{Fingerprint, KeyHash};
 use call_legs::core::leg::{How, Ingest, Leg, position};
 use call_legs::core::time::{UtcMillis, Window};
-use call_legs::core::zone::contradiction;
+use call_legs::core::zone::judge;
 use call_legs::sandbox::Settings;
 use call_legs::sandbox::api::Request;
 use call_legs::sandbox::dataset::DatasetSettings;
@@ -54,7 +54,7 @@ fn main() {
     let legs: Vec<Leg<'_>> = page.rows().map(leg).collect();
     of_each(&mut group, "identity", &legs, KeyHash::of_leg);
     of_each(&mut group, "fingerprint", &legs, Fingerprint::of_leg);
-    of_each(&mut group, "contradiction", &legs, |leg| contradiction(leg, position::DISCONNECTED_TIME, ZONE));
+    of_each(&mut group, "contradiction", &legs, |leg| judge(leg, position::DISCONNECTED_TIME, ZONE));
     encode(&mut group, &legs);
     whole(&mut group, &body);
     group.finish();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::TimeBasis;
-use crate::connector::time_of;
+use crate::connector::{is_after, time_of};
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::pagination::{PageMeta, Scroll, Step};
 use crate::core::query::{QueryBounds, query_bounds};
@@ -94,8 +94,9 @@ impl<S: Source> UnitReading<'_, S> {
         match wire::row(raw) {
             Row::Leg(leg) => {
                 let at = time_of(&leg, self.time_basis);
-                // In the margin: the neighbouring windows' rows.
-                if asked.contains(at) && !window.contains(at) {
+                // In the margin, or later: rows of other windows.
+                let is_in_margin = asked.contains(at) && !window.contains(at);
+                if is_in_margin || is_after(at, leg.disconnected, asked.end, self.time_basis) {
                     return;
                 }
                 let shown = Shown {

@@ -395,6 +395,12 @@ impl Comparison {
             // The connector takes these for no change of the leg, whatever the policy.
             return Some((Kind::Revised, "in fields that are not looked at to see whether a leg has changed"));
         }
+        if record.fingerprint.is_none() {
+            return Some((
+                Kind::Revised,
+                "another version of call-legs has published it, and reads some values otherwise",
+            ));
+        }
         if record.fingerprint == Some(shown.fingerprint) {
             return Some((Kind::Differing, "the API has not changed it since it was published"));
         }

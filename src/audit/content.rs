@@ -11,7 +11,7 @@
 use serde_json::Value as Json;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::core::leg::{FIELD_COUNT, FIELDS, Leg, Value, position, position_of};
+use crate::core::leg::{FIELD_COUNT, FIELDS, Leg, Value, position_of};
 
 /// The fields, then what has no field, then the record's key.
 const PART_COUNT: usize = FIELD_COUNT + 2;
@@ -52,8 +52,6 @@ impl Parts {
         let mut parts = [hash(Tag::Null, b""); PART_COUNT];
         for (part, (position, value)) in parts.iter_mut().zip(leg.values.iter().enumerate()) {
             match value {
-                // Never connected, which is null in the record.
-                Value::Integer(0) if position == position::CONNECT_TIME => {}
                 Value::Null => {}
                 Value::Text(text) => *part = text_hash(position, text),
                 Value::Integer(number) => *part = hash(Tag::Integer, &number.to_be_bytes()),
@@ -163,7 +161,7 @@ mod tests {
 
     use super::*;
     use crate::codec::{Decoder, Framing, LegEncoder, schema};
-    use crate::core::leg::{How, Ingest};
+    use crate::core::leg::{How, Ingest, position};
     use crate::core::time::{UtcMillis, Window};
     use crate::source::wire::{self, Row};
 
@@ -201,6 +199,11 @@ mod tests {
         for raw in [
             row("cause", json!("Normal")),
             row("connectTimeUTC", json!(0)),
+            row("startTimeUTC", json!(0)),
+            row("startTimeUTC", json!(1_635_571_049_050_000_i64)),
+            row("callTime", json!(24_754.0)),
+            row("talkTimeMS", json!("1.5e3")),
+            row("lraType", json!(9_007_199_254_740_993_i64)),
             row("connectTimeUTC", json!(null)),
             row("talkTimeMS", json!("not a number")),
             row("departments", json!(["Sales", 1])),

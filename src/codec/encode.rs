@@ -6,7 +6,7 @@
 
 use thiserror::Error;
 
-use crate::core::leg::{FIELDS, Field, Ingest, Kind, Leg, Value, position};
+use crate::core::leg::{FIELDS, Field, Ingest, Kind, Leg, Value};
 
 /// Encodes legs with the schema of [`super::schema::call_leg`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,8 +25,8 @@ impl LegEncoder {
     /// so an error is a bug, and for this leg a permanent one.
     pub fn encode(&self, leg: &Leg<'_>, ingest: &Ingest, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let before = out.len();
-        for (position, (field, value)) in FIELDS.iter().zip(&leg.values).enumerate() {
-            if !write_field(position, field, value, out) {
+        for (field, value) in FIELDS.iter().zip(&leg.values) {
+            if !write_field(field, value, out) {
                 out.truncate(before);
                 return Err(EncodeError::Field { field: field.name });
             }
@@ -53,8 +53,8 @@ const NULL: u8 = 0;
 const NOT_NULL: u8 = 2;
 
 /// Writes a field's value; false where it does not fit, and then `out` holds a part of it at most.
-fn write_field(position: usize, field: &Field, value: &Value<'_>, out: &mut Vec<u8>) -> bool {
-    if is_null(position, value) {
+fn write_field(field: &Field, value: &Value<'_>, out: &mut Vec<u8>) -> bool {
+    if matches!(value, Value::Null) {
         out.push(NULL);
         return !field.required;
     }
@@ -70,13 +70,6 @@ fn write_field(position: usize, field: &Field, value: &Value<'_>, out: &mut Vec<
         _ => return false,
     }
     true
-}
-
-/// The API says 0 for "never connected". Readers of an instant would take that for 1970, so it is
-/// published as null. It is done here and not in parsing because the leg's values, of which its
-/// fingerprint is taken, stay what the API said.
-fn is_null(position: usize, value: &Value<'_>) -> bool {
-    matches!(value, Value::Null) || (position == position::CONNECT_TIME && matches!(value, Value::Integer(0)))
 }
 
 /// The map `extra`.
@@ -144,7 +137,7 @@ mod tests {
 
     use super::*;
     use crate::codec::{reference, sample, schema};
-    use crate::core::leg::FIELD_COUNT;
+    use crate::core::leg::{FIELD_COUNT, position};
 
     fn encoded(leg: &Leg<'_>, ingest: &Ingest) -> Vec<u8> {
         let mut datum = Vec::new();
@@ -168,16 +161,6 @@ mod tests {
         let golden: String = include_str!("golden/call-leg.v1.hex").split_whitespace().collect();
         let hex: String = encoded(&sample::leg(), &sample::ingest()).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, golden);
-    }
-
-    #[test]
-    fn never_connected_is_null_and_other_instants_stay() {
-        let mut leg = sample::leg();
-        leg.values[position::CONNECT_TIME] = Value::Integer(0);
-        leg.values[2] = Value::Integer(0);
-        let json = read_back(&encoded(&leg, &sample::ingest()));
-        assert_eq!(json["connectTimeUTC"], serde_json::Value::Null);
-        assert_eq!(json["startTimeUTC"], 0);
     }
 
     #[test]

@@ -39,8 +39,6 @@ impl Serialize for Record<'_> {
         for (position, value) in self.leg.values.iter().enumerate() {
             if is_required(position) {
                 record.serialize_element(&Required(value))?;
-            } else if position == position::CONNECT_TIME {
-                record.serialize_element(&ConnectTime(value))?;
             } else {
                 record.serialize_element(&Nullable(value))?;
             }
@@ -73,20 +71,6 @@ impl Serialize for Required<'_> {
             Value::Text(text) => serializer.serialize_str(text),
             Value::Integer(integer) => serializer.serialize_i64(*integer),
             Value::TextList(texts) => texts.serialize(serializer),
-        }
-    }
-}
-
-/// The API says 0 for "never connected". Readers of an instant would take that for 1970, so it is
-/// published as null. It is done here and not in parsing because the leg's values, of which its
-/// fingerprint is taken, stay what the API said.
-struct ConnectTime<'a>(&'a Value<'a>);
-
-impl Serialize for ConnectTime<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Value::Integer(0) => serializer.serialize_none(),
-            value => Nullable(value).serialize(serializer),
         }
     }
 }

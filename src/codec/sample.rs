@@ -45,7 +45,7 @@ pub(super) fn leg() -> Leg<'static> {
         set(name, Value::Null);
     }
     set("startTimeUTC", Value::Integer(1_643_898_447_499));
-    set("connectTimeUTC", Value::Integer(0));
+    set("connectTimeUTC", Value::Null);
     set("lraType", Value::Integer(1));
     set("callTime", Value::Integer(24_754));
     Leg {
@@ -79,7 +79,6 @@ pub(super) fn legs() -> impl Strategy<Value = Leg<'static>> {
             };
             match position {
                 position::CALL_ID | position::LEG_ID | position::DISCONNECTED_TIME => some,
-                position::CONNECT_TIME => prop_oneof![Just(Value::Null), Just(Value::Integer(0)), some].boxed(),
                 _ => prop_oneof![Just(Value::Null), some].boxed(),
             }
         })
@@ -127,7 +126,6 @@ pub(super) fn as_json(leg: &Leg<'_>, ingest: &Ingest) -> serde_json::Value {
     let mut record = Map::new();
     for (field, value) in FIELDS.iter().zip(&leg.values) {
         let json = match value {
-            Value::Integer(0) if field.name == "connectTimeUTC" => json!(null),
             Value::Null => json!(null),
             Value::Text(text) => json!(text),
             Value::Integer(integer) => json!(integer),

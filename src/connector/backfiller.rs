@@ -132,6 +132,7 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
             piece: Piece { window, how: How::Backfill },
             generation: unit.generation,
             final_to: unit.progress.final_to,
+            makes_final_to: unit.progress.final_to,
             rows_max: (window.length() > SPAN_MIN).then_some(ROWS_MAX),
             counts,
             sightings: Sightings::default(),
@@ -153,7 +154,7 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
                 let what = format!("too many rows of window {window} cannot be legs, beyond dead_letter.max_ratio");
                 return Err(SourceError::unreachable(what).into());
             }
-            Ended::Whole if let Some(found) = pass.sightings.contradiction => {
+            Ended::Whole if let Some(found) = pass.sightings.contradiction() => {
                 let what = self.reader.describe_contradiction(window, found);
                 return Err(SourceError::unreachable(what).into());
             }

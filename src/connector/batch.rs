@@ -9,7 +9,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::fault::Fault;
 use super::leg_message::{Origin, Parts};
-use super::prepare::{Found as FoundRow, ReadyRow, What};
+use super::prepare::{Found as FoundRow, ReadyRow, What, is_after};
 use super::publisher::{Publisher, REFUSED_KEPT};
 use super::transaction::PageDraft;
 use crate::config::{MessageTimestamp, Revisions};
@@ -22,7 +22,7 @@ use crate::core::leg::{How, Leg};
 use crate::core::planner::Piece;
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::Progress;
-use crate::core::zone::Contradiction;
+use crate::core::zone::{Contradiction, Texts, ZoneTally};
 use crate::hooks::{self, Mutant};
 use crate::sink::{Cluster, Destination, Message};
 use crate::source::wire::{self, Row};
@@ -39,6 +39,8 @@ pub(super) struct Read<'a> {
     pub(super) asked: Window,
     /// When the pass over the window began.
     pub(super) begun_at: UtcMillis,
+    /// How far the unit is final at the most once the window is read: a call "In Progress" is awaited behind it.
+    pub(super) makes_final_to: UtcMillis,
 }
 
 /// A row that cannot be published.
@@ -94,8 +96,12 @@ pub(super) struct Batch {
     pub(super) budget: Budget,
     /// Of a sweep, the unit's own legs: published now or before.
     pub(super) swept: Vec<KeyHash>,
-    /// The first row that contradicts our idea of the zone.
-    pub(super) contradiction: Option<Contradiction>,
+    /// What its rows say of the zone.
+    pub(super) zone: ZoneTally,
+    /// Of the published ones, those with a text that is not the instant beside it.
+    pub(super) slips: u64,
+    /// Of the published ones, those that say of themselves that they are still going on.
+    pub(super) in_progress: u64,
     pub(super) page: PageDraft,
 }
 
@@ -119,8 +125,8 @@ pub(super) struct Sightings {
     pub(super) held_for: Option<Reason>,
     /// Of a sweep, the unit's own legs that were published.
     pub(super) legs: FxHashSet<KeyHash>,
-    /// A row that contradicts our idea of the zone; it is a leg like others.
-    pub(super) contradiction: Option<Contradiction>,
+    /// What its rows say of the zone; those that contradict are legs like others.
+    pub(super) zone: ZoneTally,
 }
 
 impl Sightings {
@@ -129,7 +135,12 @@ impl Sightings {
         self.held += batch.counts.held;
         self.held_for = self.held_for.or(batch.held_for);
         self.legs.extend(&batch.swept);
-        self.contradiction = self.contradiction.or(batch.contradiction);
+        self.zone.add(batch.zone);
+    }
+
+    /// How the window contradicts our idea of the zone, if it does.
+    pub(super) fn contradiction(&self) -> Option<Contradiction> {
+        self.zone.contradiction()
     }
 }
 
@@ -162,33 +173,18 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             seen: rows.iter().map(|row| row.ready().key).collect(),
             budget: self.budget(read),
             swept: Vec::new(),
-            contradiction: None,
+            zone: ZoneTally::default(),
+            slips: 0,
+            in_progress: 0,
             page: PageDraft::new(read.unit.to_owned(), making.generation),
         };
-        let mut legs = Vec::with_capacity(rows.len());
-        let mut dead = Vec::new();
-        for (row, ready) in rows.iter().enumerate() {
-            match &ready.ready().what {
-                What::Leg(found, _) => {
-                    // One in the margins is as telling: where it is found is what the API makes of the bounds.
-                    batch.contradiction = batch.contradiction.or_else(|| ready.contradiction());
-                    if read.asked.contains(found.at) && !read.piece.window.contains(found.at) {
-                        batch.counts.outside += 1;
-                    } else {
-                        legs.push((row, *found));
-                    }
-                }
-                What::Dead(_) if self.is_maybe_forgotten(read) => batch.counts.beyond_horizon += 1,
-                What::Dead(reason) => dead.push(DeadRow { row, reason: *reason, at: last_of(read.asked) }),
-                What::Unfinished => batch.counts.unfinished += 1,
-            }
-        }
+        let (legs, mut dead) = self.sort_out(rows, &making, &mut batch);
         let stored = self.owner.follower.find(legs.iter().map(|(row, _)| batch.seen[*row]).collect()).await?;
         // A leg may come twice in a chunk.
         let mut in_batch: FxHashMap<KeyHash, Seen> = FxHashMap::default();
         for ((row, found), stored) in legs.into_iter().zip(stored) {
             let (ready, key) = (rows[row], batch.seen[row]);
-            let FoundRow { fingerprint, at, disconnected } = found;
+            let FoundRow { fingerprint, at, .. } = found;
             let stored = stored.filter(|_| !self.is_expired_by_mutant(at));
             let is_ours = stored.as_ref().is_none_or(|known| *known.unit == *read.unit);
             let stored = stored.map(|known| known.seen);
@@ -198,6 +194,12 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 Verdict::Duplicate => {
                     batch.note_swept(key, is_ours, read);
                     batch.counts.duplicate += 1;
+                    // Another version's fingerprint was remembered: from now on ours is, and changes are noticed again.
+                    if let Some(Seen { fingerprint: None, revision }) = seen.filter(|_| is_ours) {
+                        let entry = Entry { key, seen: Seen { fingerprint: Some(fingerprint), revision } };
+                        in_batch.insert(key, entry.seen);
+                        batch.page.add(entry, within(at, read.piece.window), false);
+                    }
                     continue;
                 }
                 Verdict::BeyondHorizon => {
@@ -237,10 +239,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 batch.page.add(entry, within(at, read.piece.window), false);
             }
             if verdict == Verdict::New {
-                batch.counts.published += 1;
-                batch.counts.late += u64::from(at < making.final_to);
-                batch.disconnected.push((disconnected, ready.seen_at()));
-                self.note_lateness(&mut batch.lateness, at, ready.seen_at(), &making);
+                self.note_new(&mut batch, found, ready.seen_at(), &making);
             } else {
                 batch.counts.revised += 1;
             }
@@ -250,6 +249,39 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         (0..rows.len()).for_each(|row| batch.budget.note(is_dead.contains(&row)));
         self.bury(&mut batch, rows, dead, &making, unburied).await?;
         Ok(batch)
+    }
+
+    /// Tells legs that are this window's from dead rows, and counts the others.
+    fn sort_out(
+        &self,
+        rows: &[ReadyRow<'_>],
+        making: &Making<'_>,
+        batch: &mut Batch,
+    ) -> (Vec<(usize, FoundRow)>, Vec<DeadRow>) {
+        let read = making.read;
+        let (mut legs, mut dead) = (Vec::with_capacity(rows.len()), Vec::new());
+        for (row, ready) in rows.iter().enumerate() {
+            match &ready.ready().what {
+                What::Leg(found, _) => {
+                    // One in the margins is as telling: where it is found is what the API makes of the bounds.
+                    batch.zone.note(found.texts, || ready.contradiction());
+                    let is_in_margin = read.asked.contains(found.at) && !read.piece.window.contains(found.at);
+                    let basis = self.terms.time_basis;
+                    // Of a window of another time: one row dated 2099 would end every reader's event time for good.
+                    if is_in_margin || is_after(found.at, found.disconnected, read.asked.end, basis) {
+                        batch.counts.outside += 1;
+                    } else if found.is_in_progress && found.at >= making.final_to.max(read.makes_final_to) {
+                        batch.counts.unfinished += 1;
+                    } else {
+                        legs.push((row, *found));
+                    }
+                }
+                What::Dead(_) if self.is_maybe_forgotten(read) => batch.counts.beyond_horizon += 1,
+                What::Dead(reason) => dead.push(DeadRow { row, reason: *reason, at: last_of(read.asked) }),
+                What::Unfinished => batch.counts.unfinished += 1,
+            }
+        }
+        (legs, dead)
     }
 
     /// Whether a row without a time may have been buried and forgotten: the floor moves while an older period is read.
@@ -264,6 +296,20 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             .get(&(read.unit.to_owned(), read.piece.how.is_live()))
             .cloned()
             .unwrap_or_else(|| Budget::new(self.terms.dead_ratio_max))
+    }
+
+    /// Counts a new leg, and how late and how odd it was.
+    fn note_new(&self, batch: &mut Batch, found: FoundRow, seen_at: UtcMillis, making: &Making<'_>) {
+        batch.counts.published += 1;
+        batch.counts.late += u64::from(found.at < making.final_to);
+        batch.slips += u64::from(matches!(found.texts, Texts::Slip | Texts::Contradict));
+        if found.is_in_progress {
+            // It was awaited on purpose, so it says nothing of how late legs are.
+            batch.in_progress += 1;
+        } else {
+            batch.disconnected.push((found.disconnected, seen_at));
+            self.note_lateness(&mut batch.lateness, found.at, seen_at, making);
+        }
     }
 
     /// How late a new leg was, as far as this read can tell.

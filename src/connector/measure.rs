@@ -118,6 +118,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         let label = UnitLabel { unit: read.unit.to_owned() };
         self.metrics.dead_letters.get_or_create(&label).inc_by(batch.buried.len() as u64);
         self.tell_of_dead_letters(read.unit, &batch.buried);
+        self.tell_of_oddities(read.unit, batch);
         self.metrics.publish_duration.observe(started.elapsed().as_secs_f64());
         let committed = self.clock.now();
         let legs = self.awaited(batch, read, committed);
@@ -135,7 +136,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     /// Tells of new dead letters, with the reason of the first.
     fn tell_of_dead_letters(&mut self, unit: &str, buried: &[Reason]) {
         let Some(reason) = buried.first() else { return };
-        if self.dead_told.entry(unit.to_owned()).or_default().failed(reason.code()).is_some() {
+        if self.is_to_be_told(unit, reason.code()) {
             let (letters, code) = (buried.len(), reason.code());
             tracing::warn!(
                 unit,
@@ -144,6 +145,33 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 "rows are no legs and went to the dead letters: {reason}; call-legs dead-letters list tells of all"
             );
         }
+    }
+
+    /// Counts and tells of legs that were published although something of them is odd.
+    fn tell_of_oddities(&mut self, unit: &str, batch: &Batch) {
+        let label = UnitLabel { unit: unit.to_owned() };
+        let (legs, slips) = (batch.in_progress, batch.slips);
+        self.metrics.text_slips.get_or_create(&label).inc_by(slips);
+        self.metrics.published_in_progress.get_or_create(&label).inc_by(legs);
+        if slips > 0 && self.is_to_be_told(unit, "text_slips") {
+            tracing::warn!(
+                unit,
+                legs = slips,
+                "legs were published whose text of a time is not the instant in milliseconds beside it: the milliseconds count"
+            );
+        }
+        if legs > 0 && self.is_to_be_told(unit, "in_progress") {
+            tracing::warn!(
+                unit,
+                legs,
+                "legs were published while they are still In Progress, since their time is final now: what the API says of them later is a change"
+            );
+        }
+    }
+
+    /// Whether an oddity of a unit's rows is told now: each kind of them is told ever less often.
+    fn is_to_be_told(&mut self, unit: &str, kind: &str) -> bool {
+        self.oddities_told.entry(unit.to_owned()).or_default().failed(kind).is_some()
     }
 
     /// A batch's legs that were awaited, and when what became of them.

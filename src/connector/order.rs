@@ -15,6 +15,7 @@ use crate::core::ledger::Ledger;
 use crate::core::time::{UtcMillis, Window};
 use crate::sink::Cluster;
 use crate::store::View;
+use crate::telemetry::status::UnitState;
 
 /// A deliberate change, or a question about the view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,16 +182,18 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     async fn accept(&mut self, unit: Option<&str>) -> Result<Result<String, String>, Fault> {
         let change = Some(Change { what: ChangeKind::Accepted, at: self.now() });
         let source = self.source();
-        let accepted: Vec<UnitProgress> = self
-            .ledger()
-            .head
-            .units
-            .values()
+        let known = self.ledger().head.units.values();
+        let meant: Vec<UnitProgress> = known
             .filter(|known| unit.is_none_or(|unit| known.unit == unit) && known.is_started())
             .map(|known| UnitProgress { source, change: change.clone(), ..known.clone() })
             .collect();
-        if accepted.is_empty() {
+        if meant.is_empty() {
             return Ok(Err("there is nothing to accept: no such unit was ever read".to_owned()));
+        }
+        let (accepted, others): (Vec<_>, Vec<_>) = meant.into_iter().partition(|unit| self.is_acceptable(&unit.unit));
+        let unchanged: Vec<String> = others.iter().map(|unit| self.describe_unaccepted(&unit.unit)).collect();
+        if accepted.is_empty() {
+            return Ok(Ok(format!("nothing was changed\n{}", unchanged.join("\n"))));
         }
         let names: Vec<String> = accepted.iter().map(|unit| unit.unit.clone()).collect();
         self.change(accepted).await?;
@@ -199,9 +202,29 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             units = names,
             "accepted by an operator: reading goes on with the source and topics as they are"
         );
-        Ok(Ok(format!(
+        let done = format!(
             "accepted for {names}: reading goes on from where it was, with the source and topics as they are now"
-        )))
+        );
+        Ok(Ok([vec![done], unchanged].concat().join("\n")))
+    }
+
+    /// Whether there is something to accept of a unit. Where nobody polls, only the next poll could tell.
+    fn is_acceptable(&self, unit: &str) -> bool {
+        let is_another_source = self.progress(unit).is_some_and(|known| known.source != self.source());
+        is_another_source || self.owner.decision.is_some() || self.state_of(unit).0 == UnitState::SourceEmpty
+    }
+
+    fn describe_unaccepted(&self, unit: &str) -> String {
+        let (state, detail) = self.state_of(unit);
+        if detail.is_empty() {
+            return format!("unit {unit}: nothing to accept, its state is {state}");
+        }
+        format!("unit {unit}: its state is {state}, which accepting does not change: {detail}")
+    }
+
+    fn state_of(&self, unit: &str) -> (UnitState, String) {
+        let status = self.status.read();
+        status.units.get(unit).map(|unit| (unit.state, unit.detail.clone())).unwrap_or_default()
     }
 
     /// What became of the adoption that opening the journal has done.

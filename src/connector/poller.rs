@@ -19,7 +19,7 @@ use crate::core::ledger::Ledger;
 use crate::core::leg::How;
 use crate::core::planner::{Cycle, SPAN_MIN, bound};
 use crate::core::time::{UtcMillis, Window};
-use crate::core::watermark::Progress;
+use crate::core::watermark::{Delays, Progress};
 use crate::core::zone::Contradiction;
 use crate::sink::Cluster;
 use crate::source::{Recovery, Source, SourceError};
@@ -165,11 +165,15 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
             let begun_before = self.reader.earlier_now(begun_local);
             let rows_max = (piece.window.length() > SPAN_MIN).then_some(WINDOW_ROWS_MAX);
             let final_to = progress.final_to;
-            let mut pass = Pass { piece, generation, final_to, rows_max, counts, sightings: Sightings::default() };
+            // As of the beginning: what the answers tell of the server's clock makes less final, never more.
+            let Delays { settle, overlap, .. } = self.reader.pace.delays;
+            let makes_final_to = begun_before.minus(settle).minus(overlap);
+            let sightings = Sightings::default();
+            let mut pass = Pass { piece, generation, final_to, makes_final_to, rows_max, counts, sightings };
             let read = self.reader.read(&mut pass).await;
             // What follows is in doubt, too, whether or not its rows say so.
             unbelieved.shows_rows |= !pass.sightings.rows.is_empty();
-            contradiction = contradiction.or(pass.sightings.contradiction.map(|found| (piece.window, found)));
+            contradiction = contradiction.or(pass.sightings.contradiction().map(|found| (piece.window, found)));
             match read {
                 Err(ReadError::Source(error)) if error.recovery != Recovery::Refused && failed.is_none() => {
                     // The newer windows are read first; then this is told with the poll's end.
@@ -363,7 +367,6 @@ mod tests {
     use super::*;
     use crate::core::journal::{Change, ChangeKind};
     use crate::core::ledger::PageMeta;
-    use crate::core::watermark::Delays;
 
     fn at(second: i64) -> UtcMillis {
         UtcMillis::new(second * 1_000)

@@ -25,11 +25,11 @@ use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::Entry;
 use crate::core::leg::{Leg, Value, position};
 use crate::core::time::UtcMillis;
-use crate::core::zone::{self, Contradiction};
+use crate::core::zone::{self, Contradiction, Texts};
 use crate::source::Page;
 use crate::source::wire::{self, Row};
 
-/// Half of how many rows are remembered by their bytes: 8 MB for all, and the overlap of twenty legs a second.
+/// Half of how many rows are remembered by their bytes: 9 MB for all, and the overlap of twenty legs a second.
 const KNOWN_MAX: usize = 57_000;
 
 /// A leg's message takes at most this percentage of its JSON text, as a rule; where it takes more, the memory grows.
@@ -91,6 +91,10 @@ pub(super) struct Found {
     /// Its time on the axis of the windows.
     pub(super) at: UtcMillis,
     pub(super) disconnected: UtcMillis,
+    /// What the texts beside its times say of the zone.
+    pub(super) texts: Texts,
+    /// Whether its status says that the call is still going on: the time is not the last then.
+    pub(super) is_in_progress: bool,
 }
 
 /// A row of a page that is ready.
@@ -123,14 +127,18 @@ impl Preparer {
             let of_raw = || KeyHash::of_dead_row(row.as_bytes());
             rows.push(match wire::row_in(row, spare.take()) {
                 Row::Leg(leg) => {
-                    let ready = self.leg(&leg, seen_at, origin, (&mut messages, &mut scratch));
-                    match (&ready.what, contradiction(&leg, self.terms.time_basis, self.terms.zone)) {
-                        (_, Some(contradiction)) => contradictions.push((index, contradiction)),
-                        (What::Leg(found, _), None) => learnt.push((hash, (ready.key, *found))),
-                        _ => {}
+                    let (found, contradiction) = self.found(&leg, &mut scratch);
+                    let key = KeyHash::of_leg(&leg);
+                    match contradiction {
+                        Some(contradiction) => contradictions.push((index, contradiction)),
+                        None => learnt.push((hash, (key, found))),
                     }
+                    let entry = Entry { key, seen: Seen { fingerprint: Some(found.fingerprint), revision: 0 } };
+                    let times = (found.at, seen_at);
+                    // What does not fit the schema is tried again where it can be buried.
+                    let written = self.terms.writer.write(&leg, entry, times, origin, &mut messages).ok();
                     spare = Some(leg);
-                    ready
+                    Ready { key, what: What::Leg(found, written) }
                 }
                 Row::Dead(reason) => Ready { key: of_raw(), what: What::Dead(reason) },
                 Row::Unfinished => Ready { key: of_raw(), what: What::Unfinished },
@@ -145,23 +153,18 @@ impl Preparer {
         Prepared { page, seen_at, rows, messages: messages.into(), generation, final_to, contradictions }
     }
 
-    fn leg(
-        &self,
-        leg: &Leg<'_>,
-        seen_at: UtcMillis,
-        origin: &Origin,
-        (messages, scratch): (&mut Vec<u8>, &mut Vec<u8>),
-    ) -> Ready {
+    /// What a leg says, and how its texts contradict our idea of the zone, if they do.
+    fn found(&self, leg: &Leg<'_>, scratch: &mut Vec<u8>) -> (Found, Option<Contradiction>) {
+        let PageTerms { time_basis, zone, .. } = self.terms;
+        let (texts, contradiction) = judge_texts(leg, time_basis, zone);
         let found = Found {
             fingerprint: Fingerprint::of_leg_in(leg, scratch),
-            at: time_of(leg, self.terms.time_basis),
+            at: time_of(leg, time_basis),
             disconnected: leg.disconnected,
+            texts,
+            is_in_progress: leg.is_in_progress(),
         };
-        let key = KeyHash::of_leg(leg);
-        let entry = Entry { key, seen: Seen { fingerprint: Some(found.fingerprint), revision: 0 } };
-        // What does not fit the schema is tried again where it can be buried.
-        let written = self.terms.writer.write(leg, entry, (found.at, seen_at), origin, messages).ok();
-        Ready { key, what: What::Leg(found, written) }
+        (found, contradiction)
     }
 
     fn hash(&self, raw: &[u8]) -> RowHash {
@@ -260,18 +263,26 @@ impl KnownRows {
 /// A leg's time on the axis that the windows are cut on.
 pub fn time_of(leg: &Leg<'_>, basis: TimeBasis) -> UtcMillis {
     match (basis, &leg.values[position::CONNECT_TIME]) {
-        (TimeBasis::Connect, Value::Integer(connected)) if *connected > 0 => UtcMillis::new(*connected),
+        (TimeBasis::Connect, Value::Integer(connected)) => UtcMillis::new(*connected),
         _ => leg.disconnected,
     }
 }
 
-/// Whether a text beside a time that decides about windows contradicts our idea of the zone.
-fn contradiction(leg: &Leg<'_>, basis: TimeBasis, zone: Tz) -> Option<Contradiction> {
-    let connected = (basis == TimeBasis::Connect).then_some(position::CONNECT_TIME);
-    [Some(position::DISCONNECTED_TIME), connected]
-        .into_iter()
-        .flatten()
-        .find_map(|position| zone::contradiction(leg, position, zone))
+/// Whether a leg's time lies behind all that a query has asked for, up to `asked_to`: the poll of that time reads it.
+///
+/// By which time the API finds a leg that was never connected, where windows are cut on connect times, nobody knows.
+pub fn is_after(at: UtcMillis, disconnected: UtcMillis, asked_to: UtcMillis, basis: TimeBasis) -> bool {
+    at >= asked_to && (basis == TimeBasis::Disconnect || at != disconnected)
+}
+
+/// What the texts beside the times that decide about windows say of the zone.
+fn judge_texts(leg: &Leg<'_>, basis: TimeBasis, zone: Tz) -> (Texts, Option<Contradiction>) {
+    let disconnected = zone::judge(leg, position::DISCONNECTED_TIME, zone);
+    if basis == TimeBasis::Disconnect {
+        return disconnected;
+    }
+    let connected = zone::judge(leg, position::CONNECT_TIME, zone);
+    (disconnected.0.max(connected.0), disconnected.1.or(connected.1))
 }
 
 #[cfg(test)]
@@ -310,7 +321,7 @@ pub(super) mod tests {
             )
         };
         let found = |raw: &str, basis| match wire::row(raw.as_bytes()) {
-            Row::Leg(leg) => contradiction(&leg, basis, Tz::America__New_York).is_some(),
+            Row::Leg(leg) => judge_texts(&leg, basis, Tz::America__New_York).0 == Texts::Contradict,
             other => panic!("expected a leg, got {other:?}"),
         };
         let right = ("2022-02-03T09:27:27.539-0500", "2022-02-03T09:27:52.253-0500");
@@ -343,6 +354,7 @@ pub(super) mod tests {
             row(1, ""),
             row(2, r#","callerName":"ann""#),
             row(2, r#","callerName":"bob""#),
+            row(4, r#","status":"In Progress""#).replace("52.253+", "50.253+"),
             "7".to_owned(),
             row(3, r#","status":"In Progress""#).replace("1643898472253", "null"),
         ];
@@ -363,6 +375,8 @@ pub(super) mod tests {
             other => panic!("{other:?}"),
         });
         assert_ne!(a, b, "one identity, two contents");
+        let What::Leg(slip, None) = &again.rows[3].what else { panic!("a leg that is known") };
+        assert_eq!((slip.texts, slip.is_in_progress), (Texts::Slip, true), "known by its bytes, it says the same");
     }
 
     #[tokio::test]
@@ -390,6 +404,17 @@ pub(super) mod tests {
         assert!(second.new_leg(4, origin.final_to).is_none(), "the unit was rewound");
     }
 
+    #[test]
+    fn a_row_after_the_query_s_end_is_another_window_s_unless_nobody_knows_by_what_it_was_found() {
+        let at = UtcMillis::new;
+        for basis in [TimeBasis::Disconnect, TimeBasis::Connect] {
+            assert!(!is_after(at(99), at(99), at(100), basis));
+            assert!(is_after(at(100), at(500), at(100), basis), "connected");
+        }
+        assert!(is_after(at(100), at(100), at(100), TimeBasis::Disconnect));
+        assert!(!is_after(at(100), at(100), at(100), TimeBasis::Connect), "never connected");
+    }
+
     #[tokio::test]
     async fn a_row_that_contradicts_the_zone_says_so_each_time() {
         let preparer = Preparer::new(PageTerms { zone: Tz::America__New_York, ..terms() });
@@ -404,7 +429,13 @@ pub(super) mod tests {
     fn the_newest_rows_are_remembered_and_the_others_forgotten() {
         let mut known = KnownRows::default();
         let instant = UtcMillis::new(0);
-        let found = Found { fingerprint: Fingerprint::from_bits(1), at: instant, disconnected: instant };
+        let found = Found {
+            fingerprint: Fingerprint::from_bits(1),
+            at: instant,
+            disconnected: instant,
+            texts: Texts::Agree,
+            is_in_progress: false,
+        };
         let rows = |range: Range<u64>| range.map(|number| ((number, 0), (KeyHash([1; 16]), found)));
         let many = KNOWN_MAX as u64;
         known.learn(rows(0..many));

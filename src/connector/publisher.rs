@@ -97,8 +97,8 @@ pub(super) struct Publisher<C: Cluster, V> {
     pub(super) refused: HashMap<KeyHash, (Reason, Instant)>,
     /// By unit, polls and other reads apart: how many of the newest rows were dead.
     pub(super) budgets: HashMap<(String, bool), Budget>,
-    /// By unit: dead letters, which are told ever less often while they go on coming.
-    pub(super) dead_told: BTreeMap<String, Repeated>,
+    /// By unit: oddities of rows, each kind of which is told ever less often while they go on coming.
+    pub(super) oddities_told: BTreeMap<String, Repeated>,
     /// When it was said of a unit that its legs come near the overlap's edge.
     pub(super) warned: BTreeMap<String, Instant>,
     /// By unit: when its status was last written with its legs.
@@ -128,7 +128,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             uncommitted: BTreeMap::new(),
             refused: HashMap::new(),
             budgets: HashMap::new(),
-            dead_told: BTreeMap::new(),
+            oddities_told: BTreeMap::new(),
             warned: BTreeMap::new(),
             told: BTreeMap::new(),
             for_an_order_since: None,

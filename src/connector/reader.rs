@@ -157,6 +157,8 @@ pub(super) struct Pass<'a> {
     /// The unit's generation, and how far it was final, when the read was planned.
     pub(super) generation: u32,
     pub(super) final_to: UtcMillis,
+    /// How far the unit is final at the most once the piece is read.
+    pub(super) makes_final_to: UtcMillis,
     /// A window that announces more rows is not read.
     pub(super) rows_max: Option<u64>,
     /// What became of the rows, summed up over all passes.
@@ -260,7 +262,8 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
         begun_at: UtcMillis,
         mut pages: mpsc::Receiver<Underway>,
     ) -> Result<(), ReadError> {
-        let read = Read { unit: &self.unit, piece: pass.piece, asked, begun_at };
+        let Pass { piece, makes_final_to, .. } = *pass;
+        let read = Read { unit: &self.unit, piece, asked, begun_at, makes_final_to };
         let rows_max = if pass.piece.how.is_live() { PAGE_ENTRIES_MAX } else { OLD_ROWS_MAX };
         let mut queue = Queue::default();
         while queue.fill(&mut pages, rows_max).await? {

@@ -39,6 +39,7 @@ use crate::core::leg::How;
 use crate::core::planner::Piece;
 use crate::core::replay::{Fate, Tally, Verdict};
 use crate::core::time::{UtcMillis, Window};
+use crate::core::zone::Texts;
 use crate::sink::{Cluster, Destination, Message, Packing, Reader, StoredRecord};
 use crate::source::wire::{self, Row};
 use crate::store::View;
@@ -327,7 +328,8 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 Verdict::Publish => {
                     let making = self.making(read(candidate));
                     let (at, seen_at, disconnected) = (candidate.at, candidate.seen_at, leg.disconnected);
-                    let found = Found { fingerprint, at, disconnected };
+                    let (texts, is_in_progress) = (Texts::Silent, leg.is_in_progress());
+                    let found = Found { fingerprint, at, disconnected, texts, is_in_progress };
                     let encoded = match refused.get(&place) {
                         Some(reason) => Err(*reason),
                         None => self.encode(&leg, found, seen_at, entry, &making),
@@ -390,6 +392,7 @@ fn read(candidate: &Candidate) -> Read<'_> {
         piece: Piece { window, how: How::Replay },
         asked: window,
         begun_at: candidate.seen_at,
+        makes_final_to: window.end,
     }
 }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use super::dead_letters::{DeadLetter, ReplayedLetters, committed};
 use super::fault::{Fault, JournalFault};
 use super::follower::{decode, stretch};
-use super::prepare::time_of;
+use super::prepare::{is_after, time_of};
 use crate::codec::JournalCodec;
 use crate::config::TimeBasis;
 use crate::core::dead_letter::Reason;
@@ -295,10 +295,46 @@ fn parse(record: &StoredRecord, letter: DeadLetter, basis: TimeBasis) -> Result<
     }
     let Row::Leg(leg) = wire::row(raw) else { return Err(Fate::StillDead) };
     let at = time_of(&leg, basis);
-    let at = letter.window.map_or(at, |window| {
-        let asked = Window::new(window.start.minus(ASKED_BEYOND), window.end.plus(ASKED_BEYOND));
-        time_in(at, window, asked)
-    });
+    let asked = |window: Window| Window::new(window.start.minus(ASKED_BEYOND), window.end.plus(ASKED_BEYOND));
+    if letter.window.is_some_and(|window| is_after(at, leg.disconnected, asked(window).end, basis)) {
+        // The poll of its time reads it.
+        return Err(Fate::StillDead);
+    }
+    let at = letter.window.map_or(at, |window| time_in(at, window, asked(window)));
     let key = KeyHash::of_leg(&leg);
     Ok(Candidate { row: letter.row, key, unit, at, seen_at: letter.at, may_be_forgotten: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_of_a_row_from_after_its_query_stays_dead() {
+        let second = |second: i64| UtcMillis::new(1_700_000_000_000 + second * 1_000);
+        let window = Window::new(second(0), second(60));
+        let fate = |at: i64, basis| {
+            let disconnected = second(at).as_millis();
+            let raw = format!(r#"{{"callId":"1","legId":"1","disconnectedTimeUTC":{disconnected}}}"#).into_bytes();
+            let (row, place) = (KeyHash::of_dead_row(&raw), Place { partition: 0, offset: 0 });
+            let record =
+                StoredRecord { place, key: Vec::new(), payload: Some(raw), timestamp: second(61), headers: Vec::new() };
+            let letter = DeadLetter {
+                place,
+                at: second(61),
+                unit: Some("u".to_owned()),
+                row,
+                reason: None,
+                window: Some(window),
+                bytes: 0,
+                is_truncated: false,
+            };
+            parse(&record, letter, basis).map(|candidate| candidate.at)
+        };
+        assert_eq!(fate(30, TimeBasis::Disconnect), Ok(second(30)));
+        assert_eq!(fate(61, TimeBasis::Disconnect), Ok(second(61)), "in the margin");
+        assert_eq!(fate(-86_400, TimeBasis::Disconnect), Ok(window.start), "a row from before is a leg like others");
+        assert_eq!(fate(86_400, TimeBasis::Disconnect), Err(Fate::StillDead));
+        assert_eq!(fate(86_400, TimeBasis::Connect), Ok(UtcMillis::new(window.end.as_millis() - 1)), "never connected");
+    }
 }

@@ -177,7 +177,8 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
             }
             let final_to = progress.map_or(piece.window.end, |progress| progress.final_to);
             let (counts, sightings) = (&mut sums.counts, Sightings::default());
-            let mut pass = Pass { piece, generation, final_to, rows_max: None, counts, sightings };
+            let mut pass =
+                Pass { piece, generation, final_to, makes_final_to: final_to, rows_max: None, counts, sightings };
             let read = self.reader.read(&mut pass).await;
             let failed_before = std::mem::take(&mut sums.has_failed);
             let trouble = match read {
@@ -197,8 +198,9 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
             };
             is_whole &= trouble.is_none();
             sums.trouble = sums.trouble.take().or(trouble);
+            sums.contradiction =
+                sums.contradiction.or(pass.sightings.contradiction().map(|found| (piece.window, found)));
             legs.extend(pass.sightings.legs);
-            sums.contradiction = sums.contradiction.or(pass.sightings.contradiction.map(|found| (piece.window, found)));
         }
         Ok(is_whole)
     }

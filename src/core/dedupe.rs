@@ -54,13 +54,14 @@ pub struct Counts {
     pub revised: u64,
     /// In the dead-letter topic, now or before: without usable callId, legId or disconnect time.
     pub dead: u64,
-    /// Calls still going on: not completed and without a disconnect time; awaited.
+    /// Calls still going on, which are awaited: not completed and without a disconnect time, or "In Progress" and
+    /// their time not final yet.
     pub unfinished: u64,
     /// Too old to be told from what was published and forgotten.
     pub beyond_horizon: u64,
     /// Dead, and too many to be buried: the API is broken, and not some of its rows. Read again.
     pub held: u64,
-    /// In the margin by which the query reaches beyond its window: the neighbouring windows' rows.
+    /// In the margin by which the query reaches beyond its window, or later than that: other windows' rows.
     pub outside: u64,
     /// Of the published ones, those that lie in a period already called final; no count of its own.
     pub late: u64,

@@ -59,12 +59,15 @@ fn length_prefix(length: usize) -> [u8; 4] {
 pub struct Fingerprint(u64);
 
 impl Fingerprint {
-    /// The list and normalisation below; increased when either changes.
-    pub const VERSION: u8 = 1;
+    /// The list and normalisation below, and what parsing makes of a value; increased when any of them changes.
+    ///
+    /// 2: a whole number is one however JSON writes it, an instant of 0 is none, and what not every Avro library
+    /// decodes counts with its JSON text.
+    pub const VERSION: u8 = 2;
 
     /// The fingerprint of what the leg says.
     ///
-    /// A known field of an unexpected type counts with its JSON text; unknown fields do not count.
+    /// A known field with a value that it cannot hold counts with its JSON text; unknown fields do not count.
     pub fn of_leg(leg: &Leg<'_>) -> Self {
         Self::of_leg_in(leg, &mut Vec::with_capacity(1024))
     }

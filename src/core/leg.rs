@@ -21,6 +21,24 @@ pub enum Kind {
     TextList,
 }
 
+/// The end of the year 9999: an instant beyond is microseconds or rubbish, and some Avro libraries cannot decode it.
+const LAST_INSTANT_MS: i64 = 253_402_300_799_999;
+
+/// The largest whole number that every Avro library can decode: those of JavaScript have doubles.
+const LAST_INTEGER: i64 = (1 << 53) - 1;
+
+impl Kind {
+    /// Whether a field of this kind can hold the number, so that every Avro library decodes it.
+    #[inline]
+    pub const fn holds(self, number: i64) -> bool {
+        match self {
+            Self::Instant => 1 <= number && number <= LAST_INSTANT_MS,
+            Self::Integer => -LAST_INTEGER <= number && number <= LAST_INTEGER,
+            Self::Text | Self::TextList => false,
+        }
+    }
+}
+
 /// One field of the API's reply.
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
@@ -130,7 +148,7 @@ pub fn position_of(name: &str, expected: usize) -> Option<usize> {
 /// One field's value, of the field's [`Kind`] or null.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Value<'a> {
-    /// Absent, null, or of an unexpected type (then its JSON text is in [`Leg::extra`]).
+    /// Absent, null, an instant of 0, or something that the field cannot hold (then its JSON text is in [`Leg::extra`]).
     #[default]
     Null,
     /// For [`Kind::Text`].
@@ -146,7 +164,7 @@ pub enum Value<'a> {
 pub struct Leg<'a> {
     /// The values in the order of [`FIELDS`].
     pub values: [Value<'a>; FIELD_COUNT],
-    /// Unknown fields, and known ones of an unexpected type: name to JSON text, sorted by name.
+    /// Unknown fields, and known ones with a value that they cannot hold: name to JSON text, sorted by name.
     pub extra: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     /// When the leg was disconnected; the same instant as the field.
     pub disconnected: UtcMillis,
@@ -166,6 +184,13 @@ impl Leg<'_> {
     /// The PBX's name, empty when the API gave none.
     pub fn pbx_id(&self) -> &str {
         self.text(position::PBX_ID)
+    }
+
+    /// Whether its status says that the call is still going on.
+    pub fn is_in_progress(&self) -> bool {
+        let status = self.text(position::STATUS).bytes();
+        let letters = status.filter(|byte| !matches!(byte, b' ' | b'-' | b'_')).map(|byte| byte.to_ascii_lowercase());
+        letters.eq(*b"inprogress")
     }
 
     fn text(&self, position: usize) -> &str {

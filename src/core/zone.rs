@@ -7,10 +7,13 @@
 //!   disconnectedTime      "2022-02-03T09:27:52.253-0500"     asked for in America/New_York
 //! ```
 //!
-//! Where the two are different instants, or where our zone database has another offset, the API may
-//! have read the query's bounds, which are wall-clock times too, otherwise than they were meant. The
-//! milliseconds are what counts for the leg, whatever its text says. What is not in this form
-//! contradicts nothing: the vendor promises none.
+//! Where our zone database has another offset, or where the two instants are as far apart as two zones can be, the
+//! API may have read the query's bounds, which are wall-clock times too, otherwise than they were meant: such a row
+//! contradicts our idea of the zone. One row may be a slip of the API, so a window contradicts only if more than a
+//! tenth of its rows do. A text that is another instant by anything else is a slip, and says nothing of the zone.
+//!
+//! The milliseconds are what counts for the leg, whatever its text says. What is not in this form says nothing: the
+//! vendor promises none.
 
 use std::fmt;
 use std::ops::Range;
@@ -21,9 +24,12 @@ use chrono_tz::Tz;
 use super::leg::{FIELDS, Leg, Value};
 use super::time::UtcMillis;
 
-/// From how far apart text and milliseconds are different instants: a text that is rounded to seconds
-/// says nothing about a zone.
+/// From how far apart text and milliseconds are different instants: a text may be rounded to seconds.
 const APART_MS: i64 = 1_000;
+
+/// Zones differ by whole quarters of an hour, and by 26 hours at the most.
+const QUARTER_MS: i64 = 15 * 60 * 1_000;
+const QUARTERS_MAX: i64 = 26 * 4;
 
 /// How long a text is.
 const LENGTH: usize = "2022-02-03T09:27:52.253-0500".len();
@@ -47,20 +53,79 @@ pub struct Contradiction {
     apart_ms: i64,
 }
 
-/// Whether the text beside the instant at `position` contradicts it, or our idea of `zone`.
+/// What a row's texts say of our idea of the zone, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Texts {
+    /// There is none in the known form.
+    Silent,
+    /// They are the milliseconds' instants, with the zone's offset.
+    Agree,
+    /// One is another instant, by a difference that no two zones have.
+    Slip,
+    /// One cannot have been written with our idea of the zone.
+    Contradict,
+}
+
+/// What the text beside the instant at `position` says of `zone`, and how it contradicts that, if it does.
 ///
 /// It is asked of every row that is read, and allocates nothing.
-pub fn contradiction(leg: &Leg<'_>, position: usize, zone: Tz) -> Option<Contradiction> {
-    let (Value::Integer(millis), Value::Text(text)) = (leg.values.get(position)?, leg.values.get(position + 1)?) else {
-        return None;
+pub fn judge(leg: &Leg<'_>, position: usize, zone: Tz) -> (Texts, Option<Contradiction>) {
+    let silent = (Texts::Silent, None);
+    let (Some(Value::Integer(millis)), Some(Value::Text(text))) =
+        (leg.values.get(position), leg.values.get(position + 1))
+    else {
+        return silent;
     };
-    let written = Written::parse(text)?;
+    let Some(written) = Written::parse(text) else { return silent };
     // An instant of 0 has not come.
-    let instant = UtcMillis::new(*millis).to_datetime().filter(|_| *millis > 0)?;
+    let Some(instant) = UtcMillis::new(*millis).to_datetime().filter(|_| *millis > 0) else { return silent };
     let expected_s = zone.offset_from_utc_datetime(&instant.naive_utc()).fix().local_minus_utc();
     let apart_ms = written.millis - millis;
-    let is_agreed = written.offset_s == expected_s && apart_ms.abs() < APART_MS;
-    (!is_agreed).then_some(Contradiction { position, zone, written_s: written.offset_s, expected_s, apart_ms })
+    if written.offset_s != expected_s || is_between_zones(apart_ms) {
+        let contradiction = Contradiction { position, zone, written_s: written.offset_s, expected_s, apart_ms };
+        return (Texts::Contradict, Some(contradiction));
+    }
+    (if apart_ms.abs() < APART_MS { Texts::Agree } else { Texts::Slip }, None)
+}
+
+/// Whether two instants are as far apart as the same clock time in two zones can be.
+fn is_between_zones(apart_ms: i64) -> bool {
+    let quarters = (apart_ms.abs() + QUARTER_MS / 2) / QUARTER_MS;
+    (1..=QUARTERS_MAX).contains(&quarters) && (apart_ms.abs() - quarters * QUARTER_MS).abs() < APART_MS
+}
+
+/// What the rows of a window say of our idea of the zone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ZoneTally {
+    /// Rows with a text in the known form.
+    readable: u64,
+    /// Those of them that contradict.
+    contradicting: u64,
+    /// How the first of these does.
+    first: Option<Contradiction>,
+}
+
+impl ZoneTally {
+    /// Counts a row; where it contradicts, `contradiction` says how.
+    pub fn note(&mut self, texts: Texts, contradiction: impl FnOnce() -> Option<Contradiction>) {
+        self.readable += u64::from(texts != Texts::Silent);
+        if texts == Texts::Contradict {
+            self.contradicting += 1;
+            self.first = self.first.or_else(contradiction);
+        }
+    }
+
+    /// Adds what was counted of more rows.
+    pub fn add(&mut self, other: Self) {
+        self.readable += other.readable;
+        self.contradicting += other.contradicting;
+        self.first = self.first.or(other.first);
+    }
+
+    /// How the window contradicts our idea of the zone: if more than a tenth of its rows do that could.
+    pub fn contradiction(&self) -> Option<Contradiction> {
+        self.first.filter(|_| self.contradicting.saturating_mul(10) > self.readable)
+    }
 }
 
 impl Contradiction {
@@ -164,8 +229,13 @@ mod tests {
     }
 
     fn said(millis: i64, text: &str, zone: Tz) -> Option<String> {
-        let found = contradiction(&leg(position::DISCONNECTED_TIME, millis, text), position::DISCONNECTED_TIME, zone);
+        let (texts, found) = judge(&leg(position::DISCONNECTED_TIME, millis, text), position::DISCONNECTED_TIME, zone);
+        assert_eq!(texts == Texts::Contradict, found.is_some());
         found.map(|contradiction| contradiction.to_string())
+    }
+
+    fn texts(millis: i64, text: &str, zone: Tz) -> Texts {
+        judge(&leg(position::DISCONNECTED_TIME, millis, text), position::DISCONNECTED_TIME, zone).0
     }
 
     fn written(millis: i64, zone: Tz) -> String {
@@ -187,13 +257,13 @@ mod tests {
         );
         let connected = leg(position::CONNECT_TIME, millis, "2022-02-03T10:27:52.253-0500");
         assert_eq!(
-            contradiction(&connected, position::CONNECT_TIME, Tz::America__New_York).unwrap().to_string(),
+            judge(&connected, position::CONNECT_TIME, Tz::America__New_York).1.unwrap().to_string(),
             "connectTime is 3600 s after connectTimeUTC"
         );
     }
 
     #[test]
-    fn what_is_in_no_known_form_contradicts_nothing() {
+    fn what_is_in_no_known_form_says_nothing() {
         for text in [
             "",
             "0",
@@ -210,21 +280,55 @@ mod tests {
             "2022-02-03T09:27:5\u{e9}.253-0500",
             "+022-02-03T09:27:52.253-0500",
         ] {
-            assert_eq!(said(1_643_898_472_253, text, Tz::UTC), None, "{text}");
+            assert_eq!(texts(1_643_898_472_253, text, Tz::UTC), Texts::Silent, "{text}");
         }
         let text = "2022-02-03T09:27:52.253-0500";
-        assert_eq!(said(0, text, Tz::UTC), None, "an instant that has not come");
-        assert_eq!(said(i64::MAX, text, Tz::UTC), None);
+        assert_eq!(texts(0, text, Tz::UTC), Texts::Silent, "an instant that has not come");
+        assert_eq!(texts(i64::MAX, text, Tz::UTC), Texts::Silent);
         let mut without = leg(position::DISCONNECTED_TIME, 1_643_898_472_253, text);
         without.values[position::DISCONNECTED_TIME + 1] = Value::Null;
-        assert_eq!(contradiction(&without, position::DISCONNECTED_TIME, Tz::UTC), None);
+        assert_eq!(judge(&without, position::DISCONNECTED_TIME, Tz::UTC), (Texts::Silent, None));
     }
 
     #[test]
-    fn a_text_rounded_to_seconds_contradicts_nothing() {
-        assert_eq!(said(1_643_898_472_253, "2022-02-03T14:27:52.000+0000", Tz::UTC), None);
-        assert_eq!(said(1_643_898_472_999, "2022-02-03T14:27:53.000+0000", Tz::UTC), None);
-        assert!(said(1_643_898_472_000, "2022-02-03T14:27:53.000+0000", Tz::UTC).is_some());
+    fn a_text_rounded_to_seconds_agrees() {
+        assert_eq!(texts(1_643_898_472_253, "2022-02-03T14:27:52.000+0000", Tz::UTC), Texts::Agree);
+        assert_eq!(texts(1_643_898_472_999, "2022-02-03T14:27:53.000+0000", Tz::UTC), Texts::Agree);
+        assert_eq!(texts(1_643_898_472_999, "2022-02-03T15:27:52.000+0000", Tz::UTC), Texts::Contradict, "an hour");
+        assert_eq!(texts(1_643_898_472_000, "2022-02-03T14:27:53.000+0000", Tz::UTC), Texts::Slip);
+    }
+
+    #[test]
+    fn a_window_contradicts_if_more_than_a_tenth_of_its_readable_rows_do() {
+        let (_, found) = judge(
+            &leg(position::DISCONNECTED_TIME, 1_643_898_472_253, "2022-02-03T09:27:52.253-0500"),
+            position::DISCONNECTED_TIME,
+            Tz::UTC,
+        );
+        let tally = |rows: &[(Texts, u64)]| {
+            let mut whole = ZoneTally::default();
+            for (texts, count) in rows {
+                let mut part = ZoneTally::default();
+                (0..*count).for_each(|_| part.note(*texts, || found));
+                whole.add(part);
+            }
+            whole.contradiction().is_some()
+        };
+        for (rows, contradicts) in [
+            (&[][..], false),
+            (&[(Texts::Agree, 300), (Texts::Slip, 1)], false),
+            (&[(Texts::Slip, 300)], false),
+            (&[(Texts::Silent, 300)], false),
+            (&[(Texts::Contradict, 1)], true),
+            (&[(Texts::Silent, 300), (Texts::Contradict, 1)], true),
+            (&[(Texts::Agree, 8), (Texts::Contradict, 1)], true),
+            (&[(Texts::Agree, 9), (Texts::Contradict, 1)], false),
+            (&[(Texts::Agree, 4), (Texts::Slip, 5), (Texts::Contradict, 1)], false),
+            (&[(Texts::Contradict, 31), (Texts::Agree, 270)], true),
+            (&[(Texts::Contradict, 30), (Texts::Agree, 270)], false),
+        ] {
+            assert_eq!(tally(rows), contradicts, "{rows:?}");
+        }
     }
 
     proptest! {
@@ -234,7 +338,34 @@ mod tests {
             // Half of the instants are within about a day of 2026-10-25T01:00Z, when London's clocks are set back.
             millis in prop_oneof![1i64..4_000_000_000_000, 1_792_800_000_000i64..1_793_000_000_000],
         ) {
-            prop_assert_eq!(said(millis, &written(millis, zone), zone), None);
+            prop_assert_eq!(texts(millis, &written(millis, zone), zone), Texts::Agree);
+        }
+
+        /// By whole quarters of an hour two zones may differ, by anything else only clocks and slips.
+        #[test]
+        fn a_text_of_another_instant_speaks_of_the_zone_by_whole_quarters_only(
+            zone in select(ZONES.to_vec()),
+            millis in 1_000_000_000_000i64..4_000_000_000_000,
+            (quarters, off_ms) in prop_oneof![
+                (-150i64..=150, -999i64..=999),
+                (-150i64..=150, 1_000i64..=899_000),
+                (Just(0i64), -60_000i64..=60_000),
+                (-100_000i64..=100_000, -999i64..=999),
+            ],
+        ) {
+            let apart_ms = quarters * 900_000 + off_ms;
+            let instant = DateTime::from_timestamp_millis(millis).unwrap();
+            let local = instant.with_timezone(&zone).fixed_offset() + TimeDelta::milliseconds(apart_ms);
+            let expected = if off_ms.abs() >= 1_000 {
+                Texts::Slip
+            } else if quarters == 0 {
+                Texts::Agree
+            } else if quarters.abs() <= 104 {
+                Texts::Contradict
+            } else {
+                Texts::Slip
+            };
+            prop_assert_eq!(texts(millis, &local.format(FORMAT).to_string(), zone), expected, "{}", apart_ms);
         }
 
         #[test]
@@ -251,8 +382,9 @@ mod tests {
                 let same_instant = instant.with_timezone(&other).format(FORMAT).to_string();
                 prop_assert!(said(millis, &same_instant, zone).unwrap().contains("has the offset"));
             }
-            let moved = (local.fixed_offset() + TimeDelta::minutes(by_minutes)).format(FORMAT).to_string();
-            let expected = format!("{} s {}", 60 * by_minutes.abs(), if by_minutes < 0 { "before" } else { "after" });
+            let by_quarters = if by_minutes.abs() < 15 { by_minutes.signum() } else { by_minutes / 15 };
+            let moved = (local.fixed_offset() + TimeDelta::minutes(15 * by_quarters)).format(FORMAT).to_string();
+            let expected = format!("{} s {}", 900 * by_quarters.abs(), if by_minutes < 0 { "before" } else { "after" });
             prop_assert!(said(millis, &moved, zone).unwrap().contains(&expected));
         }
 

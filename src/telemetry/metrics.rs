@@ -84,6 +84,10 @@ pub struct Metrics {
     pub rows: Family<UnitResultLabels, Counter>,
     /// Dead letters written.
     pub dead_letters: Family<UnitLabel, Counter>,
+    /// Published legs with a text that is not the instant beside it.
+    pub text_slips: Family<UnitLabel, Counter>,
+    /// Published legs that say of themselves that they are still going on.
+    pub published_in_progress: Family<UnitLabel, Counter>,
     /// Polls by how they ended.
     pub polls: Family<UnitResultLabels, Counter>,
     /// Report requests by how they ended.
@@ -158,6 +162,8 @@ impl Metrics {
             leg_publish: of_unit(PUBLISH_SECONDS),
             rows: Family::default(),
             dead_letters: Family::default(),
+            text_slips: Family::default(),
+            published_in_progress: Family::default(),
             polls: Family::default(),
             source_requests: Family::default(),
             source_request_duration: of_unit(REQUEST_SECONDS),
@@ -206,6 +212,8 @@ impl Metrics {
         c.seconds("leg_publish", &[UNIT], "of the legs that polls found: from the page that showed the leg to Kafka's acknowledgement of its transaction", &self.leg_publish);
         c.plain("rows", &[UNIT, of("result", &ROW_RESULTS)], "rows fetched, each with one result: `outside` is beyond the window's ends, where the neighbouring windows read; `held` are too many that cannot be legs. A dead letter that is replayed counts once more, as published or duplicate", &self.rows);
         c.plain("dead_letters", &[UNIT], "dead letters written, each once, however often its row is read", &self.dead_letters);
+        c.plain("text_slips", &[UNIT], "published legs with a text of a time that is another instant than the milliseconds beside it, or has another offset than `source.time_zone`. The milliseconds count; where more than a tenth of a window's rows contradict the zone, the state says so", &self.text_slips);
+        c.plain("published_in_progress", &[UNIT], "published legs whose status was still `In Progress` when their time became final: published as they were, awaited no longer", &self.published_in_progress);
         c.plain("polls", &[UNIT, of("result", &POLL_RESULTS)], "polls by how they ended", &self.polls);
         c.plain("source_requests", &[UNIT, of("result", &REQUEST_RESULTS)], "report requests by how they ended", &self.source_requests);
         c.seconds("source_request_duration", &[UNIT], "of a report request, with its wait for the request budget and a due login", &self.source_request_duration);
@@ -239,7 +247,9 @@ impl Metrics {
         ] {
             results.iter().for_each(|result| drop(family.get_or_create(&with_result(result))));
         }
-        drop(self.dead_letters.get_or_create(&UnitLabel { unit: unit.to_owned() }));
+        for family in [&self.dead_letters, &self.text_slips, &self.published_in_progress] {
+            drop(family.get_or_create(&UnitLabel { unit: unit.to_owned() }));
+        }
         self.show_hours(unit, (0, 0));
         for by in FOUND_BY {
             drop(self.found_late.get_or_create(&UnitFoundLabels { unit: unit.to_owned(), by }));

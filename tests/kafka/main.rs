@@ -8,6 +8,7 @@
 //! | `backfill` | past periods that an operator asks for |
 //! | `dead_letters` | dead letters told of and replayed, with kills, twice, forgotten and in doubt |
 //! | `long_past` | a long past, read beside live legs while its owner is killed |
+//! | `odd_rows` | rows that are odd in a field: what of them is published, and that none holds the rest |
 //! | `late` | legs that turn up late: overlap, sweeps, what is measured of them |
 //! | `days_late` | legs up to three days late, on scaled time |
 //! | `ownership` | two instances, a paused owner, state directories that are lost, damaged, old or foreign |
@@ -51,6 +52,7 @@ mod journals;
 mod late;
 mod long_past;
 mod odd_http;
+mod odd_rows;
 mod otlp;
 mod ownership;
 mod records;

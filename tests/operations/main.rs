@@ -3,6 +3,7 @@
 //! | module | shows |
 //! |---|---|
 //! | `alerts` | that the rules are right, that none fires in ordinary life, and that each can fire |
+//! | `decoding` | that whatever is published is decoded by consumers' Avro libraries |
 //! | `deployment` | that manifests, unit and compose file are valid, and the configurations within them are read |
 //! | `tools` | promtool, systemd-analyze and Python's validators, or one sentence about what to install |
 //!
@@ -11,5 +12,6 @@
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test, and where")]
 
 mod alerts;
+mod decoding;
 mod deployment;
 mod tools;

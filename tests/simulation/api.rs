@@ -50,8 +50,12 @@ pub(crate) struct TrueLeg {
     pub(crate) visible: UtcMillis,
     /// From when on it says something else.
     pub(crate) revised: Option<UtcMillis>,
-    /// From when on it is shown as a call under way, if it is.
+    /// From when on it is shown as a call under way, without a disconnect time, if it is.
     pub(crate) under_way: Option<UtcMillis>,
+    /// Whether it says that it is in progress, with its disconnect time, until it is revised.
+    pub(crate) is_in_progress: bool,
+    /// Whether it is also shown to queries that end up to an hour before it.
+    pub(crate) is_astray: bool,
     /// The identity; of rubbish, that of its dead letter.
     pub(crate) key: KeyHash,
     /// Its content before and after it is revised; of a leg.
@@ -67,6 +71,10 @@ pub(crate) struct TrueLeg {
 impl TrueLeg {
     fn raw_at(&self, now: UtcMillis) -> &str {
         if self.revised.is_some_and(|revised| revised <= now) { &self.second } else { &self.first }
+    }
+
+    fn is_astray_in(&self, end: UtcMillis) -> bool {
+        self.is_astray && end < self.disconnected && self.disconnected.since(end) < Duration::from_secs(3600)
     }
 }
 
@@ -231,7 +239,8 @@ impl Api {
             .filter(|leg| leg.unit == unit && !hidden.contains(&leg.key))
             .filter_map(|leg| {
                 if leg.visible <= now {
-                    self.is_asked(start, end, leg.disconnected).then(|| (leg, leg.raw_at(now).to_owned()))
+                    let is_shown = self.is_asked(start, end, leg.disconnected) || leg.is_astray_in(end);
+                    is_shown.then(|| (leg, leg.raw_at(now).to_owned()))
                 } else {
                     let is_shown =
                         leg.under_way.is_some_and(|from| from <= now) && self.is_asked(start, end, leg.start);
@@ -306,12 +315,14 @@ fn leg(dice: &mut Dice, unit: &str, number: u64, disconnected: UtcMillis, overla
         x if x < 0.05 => Sort::Poisoned,
         _ => Sort::Leg,
     };
-    let revised = (sort != Sort::Rubbish && dice.chance(0.1)).then(|| visible.plus(dice.millis(0, 2 * overlap_ms)));
+    let is_in_progress = sort == Sort::Leg && dice.chance(0.05);
+    let is_revised = sort != Sort::Rubbish && (is_in_progress || dice.chance(0.1));
+    let revised = is_revised.then(|| visible.plus(dice.millis(0, 2 * overlap_ms)));
     let under_way = (sort == Sort::Leg && dice.chance(0.05)).then(|| start.plus(dice.millis(0, 60_000)));
     let talk_ms = dice.between(0, 100_000);
-    let regular = |talk_ms: i64| {
+    let regular = |talk_ms: i64, status: &str| {
         format!(
-            r#"{{"callId":"{}","legId":"1","startTimeUTC":{},"connectTimeUTC":0,"disconnectedTimeUTC":{},"talkTimeMS":{talk_ms},"caller":"+1555{number:07}","direction":"Incoming","status":"Completed","pbxId":"{unit}"}}"#,
+            r#"{{"callId":"{}","legId":"1","startTimeUTC":{},"connectTimeUTC":0,"disconnectedTimeUTC":{},"talkTimeMS":{talk_ms},"caller":"+1555{number:07}","direction":"Incoming","status":"{status}","pbxId":"{unit}"}}"#,
             call_id(sort, number),
             start.as_millis(),
             disconnected.as_millis(),
@@ -334,8 +345,10 @@ fn leg(dice: &mut Dice, unit: &str, number: u64, disconnected: UtcMillis, overla
         };
         (raw.clone(), raw)
     } else {
-        (regular(talk_ms), regular(talk_ms + 1))
+        let written = *dice.pick(&["In Progress", "IN_PROGRESS", "in-progress"]);
+        (regular(talk_ms, if is_in_progress { written } else { "Completed" }), regular(talk_ms + 1, "Completed"))
     };
+    let is_astray = sort == Sort::Leg && dice.chance(0.03);
     let fingerprint = |raw: &str| match row(raw.as_bytes()) {
         Row::Leg(leg) => Some(Fingerprint::of_leg(&leg)),
         Row::Unfinished | Row::Dead(_) => None,
@@ -354,6 +367,8 @@ fn leg(dice: &mut Dice, unit: &str, number: u64, disconnected: UtcMillis, overla
         visible,
         revised,
         under_way,
+        is_in_progress,
+        is_astray,
         key,
         contents,
         dead_keys,

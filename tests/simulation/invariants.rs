@@ -165,6 +165,7 @@ impl<C: Codec> Checker<C> {
         }
         seen.check_once(&mut wrong);
         seen.check_revisions(&mut wrong);
+        seen.check_times(&mut wrong);
         seen.check_complete(&mut wrong);
         seen.check_promises(&mut wrong);
         seen.check_late(&self.codec, &mut wrong);
@@ -214,7 +215,7 @@ impl<C: Codec> Checker<C> {
                 alive.contains(&pass.life)
                     && pass.unit == leg.unit
                     && pass.window.contains(leg.disconnected)
-                    && leg.visible <= pass.begun
+                    && seen.is_due(leg, pass.begun)
                     && pass.ended.is_some_and(|ended| ended < some_time_ago)
             }) {
                 wrong.push(format!("I2: {pass:?} has read {leg:?}, and it was never published"));
@@ -482,6 +483,35 @@ impl<'a> Seen<'a> {
                 wrong.push(format!("I1: {pass:?} has read {leg:?} changed, and it is not published"));
             }
         }
+    }
+
+    /// A leg is published by a read of its own time or of a later one, and while it is in progress not before its time
+    /// is final.
+    fn check_times(&self, wrong: &mut Vec<String>) {
+        let legs: BTreeMap<KeyHash, &TrueLeg> = self.world.api.legs().iter().map(|leg| (leg.key, leg)).collect();
+        for out in self.out.iter().filter(|out| out.topic == OutTopic::Legs) {
+            let Some(leg) = legs.get(&out.key) else { continue };
+            if out.trace.at != leg.disconnected {
+                wrong.push(format!("{out:?} is of a read of another time than {leg:?}"));
+            }
+            let is_in_progress =
+                leg.is_in_progress && out.trace.seen.fingerprint == leg.contents.map(|[first, _]| first);
+            // A clock that has jumped is noticed with the next answer only.
+            if is_in_progress
+                && !self.world.plan.has_clock_jumps
+                && self.stored_at(out) < self.promised(leg.disconnected)
+            {
+                wrong.push(format!("{out:?} is in progress, and its time was not final"));
+            }
+        }
+    }
+
+    /// Whether a read begun at an instant had to publish a leg.
+    fn is_due(&self, leg: &TrueLeg, begun: UtcMillis) -> bool {
+        let plan = &self.world.plan;
+        let is_final = leg.disconnected.plus(plan.delays.settle + plan.delays.overlap + plan.clock_tolerance) < begun;
+        let is_awaited = leg.is_in_progress && leg.revised.is_none_or(|revised| begun < revised) && !is_final;
+        leg.visible <= begun && !is_awaited
     }
 
     fn stored_at(&self, out: &Out) -> UtcMillis {

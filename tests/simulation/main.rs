@@ -26,8 +26,9 @@
 //! - Brokers refuse records for their content.
 //! - Clusters without transactions, and clusters that only pretend.
 //! - The API is away, refuses, asks for patience, cuts answers, refuses cursors. Legs appear late, up to far beyond the
-//!   overlap, above the cursor of a pass under way, as calls under way first, and are revised. Rows are rubbish. Whether
-//!   bounds belong to the answer, and what milliseconds count, differs by seed.
+//!   overlap, above the cursor of a pass under way, as calls under way first (with or without a disconnect time), also to
+//!   queries that end before them, and are revised. Rows are rubbish. Whether bounds belong to the answer, and what
+//!   milliseconds count, differs by seed.
 //! - Operators ask for backfills, rewinds and replays at any time, also of a process that cannot carry them out. Sweeps
 //!   of all paces run beside the polls. At some time the brokers take what they had refused before.
 //! - The store is deleted, the whole state directory is, an older store comes back, a store breaks.
@@ -68,12 +69,13 @@ mod world;
 
 use std::time::Duration;
 
+use call_legs::config::Revisions;
 use call_legs::core::journal::Delivery;
 use call_legs::core::planner::Sweep;
 use call_legs::hooks::Mutant;
 
 use broker::Flavor;
-use scenario::{Outcome, Play, all_kinds, one_by_one, simulate, some_vanish};
+use scenario::{Outcome, Play, all_kinds, another_version, one_by_one, simulate, some_vanish};
 use world::Plan;
 
 /// How many seeds a plain `cargo test` runs.
@@ -170,6 +172,16 @@ fn an_hour_that_differs_is_read_again_and_told() {
         plan.delays.horizon = Duration::from_secs(8 * 3600);
         plan.window_max = Duration::from_secs(3600);
         plan.sweeps = vec![Sweep { every: Duration::from_secs(900), lookback: Duration::from_secs(7 * 3600) }];
+    });
+}
+
+/// Fingerprints of another version compare equal to any content, once: from the next read on changes are noticed again.
+#[test]
+fn another_version_of_the_fingerprint_revises_nothing() {
+    holds(SEEDS / 10, another_version, |plan| {
+        plan.processes = 1;
+        plan.has_clock_jumps = false;
+        plan.revisions = Revisions::Publish;
     });
 }
 

@@ -617,6 +617,8 @@ fn legs_are_of_every_kind() {
         assert!(count(|leg| leg.sort == Sort::Poisoned) > 0);
         assert!(count(|leg| leg.revised.is_some()) > 10);
         assert!(count(|leg| leg.under_way.is_some()) > 10);
+        assert!(count(|leg| leg.is_in_progress) > 10);
+        assert!(count(|leg| leg.is_astray) > 10);
         assert!(legs.iter().any(|leg| leg.visible > leg.disconnected.plus(overlap)));
         let keys: BTreeSet<KeyHash> = legs.iter().map(|leg| leg.key).collect();
         assert_eq!(keys.len(), legs.len());

@@ -6,10 +6,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use call_legs::codec::JournalCodec;
 use call_legs::core::hours::{Agreement, Hour, HourCounts};
+use call_legs::core::identity::{Fingerprint, KeyHash};
+use call_legs::core::journal::{Page, Record, Trace};
 use call_legs::hooks::{Mutant, with_mutant};
+use call_legs::sink::Destination;
 
 use crate::api::{Mood, Sort, TrueLeg};
+use crate::broker::{Broker, Slot};
 use crate::connector::{AvroCodec, program};
 use crate::invariants::Checker;
 use crate::seed::{Run, sleep};
@@ -137,6 +142,14 @@ async fn play_one_by_one(world: &mut World, checker: &mut Checker<AvroCodec>) ->
     wrong
 }
 
+/// An upgrade after which fingerprints are made otherwise: nothing is a revision by that, and later changes are noticed.
+pub(crate) fn another_version<'a>(
+    world: &'a mut World,
+    checker: &'a mut Checker<AvroCodec>,
+) -> Pin<Box<dyn Future<Output = Vec<String>> + 'a>> {
+    Box::pin(play_another_version(world, checker))
+}
+
 async fn play_all_kinds(world: &mut World, checker: &mut Checker<AvroCodec>) -> Vec<String> {
     start_all(world).await;
     for step in 0..world.plan.steps {
@@ -254,5 +267,75 @@ async fn play_some_vanish(world: &mut World, checker: &mut Checker<AvroCodec>) -
         }
     }
     wrong.extend(checker.check(world));
+    wrong
+}
+
+/// Makes the journal's pages those of another version of the fingerprint.
+fn age(broker: &mut Broker) {
+    let codec = JournalCodec::new();
+    let slots = broker.partitions.get_mut(&(Destination::Journal, 0)).into_iter().flat_map(|log| &mut log.slots);
+    for slot in slots {
+        let Slot::Record(stored) = slot else { continue };
+        let message = &mut stored.message;
+        if let Ok(Record::Page(page)) = codec.decode(&message.key, message.payload.as_deref()) {
+            let page = Page { fingerprint_version: Fingerprint::VERSION - 1, ..page };
+            message.payload = codec.encode(&Record::Page(page)).1.map(Into::into);
+        }
+    }
+}
+
+/// The legs of which the topic has a revision.
+fn revised(broker: &Broker) -> BTreeSet<KeyHash> {
+    let records = broker.of(Destination::Legs).flat_map(|(_, log)| (0..log.stable()).filter_map(|at| log.record(at)));
+    let header = |stored: &crate::broker::Stored, name: &str| {
+        stored.message.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_vec())
+    };
+    records
+        .filter(|stored| {
+            let trace = header(stored, Trace::HEADER).and_then(|trace| Trace::from_bytes(&trace));
+            trace.is_some_and(|trace| trace.seen.revision > 0)
+        })
+        .filter_map(|stored| Some(KeyHash(header(stored, KeyHash::HEADER)?.try_into().ok()?)))
+        .collect()
+}
+
+async fn play_another_version(world: &mut World, checker: &mut Checker<AvroCodec>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    world.run.heal(true);
+    start_all(world).await;
+    sleep(Duration::from_secs(1200)).await;
+    world.stop(0, Duration::from_secs(60)).await;
+    world.reap_all();
+    let before = revised(&world.kafka.broker());
+    age(&mut world.kafka.broker());
+    // The view's layout names the version, so it is built anew.
+    world.processes[0].disk.delete(false);
+    let upgraded = world.run.now();
+    world.start(0, None);
+    sleep(world.plan.interval * 3 + Duration::from_secs(60)).await;
+    let entries = world.processes[0].disk.files().entries;
+    let mut adopted = BTreeSet::new();
+    let read_again = world.plan.delays.overlap / 2;
+    for leg in world.api.legs().iter().filter(|leg| leg.sort == Sort::Leg && leg.visible < upgraded) {
+        let Some(entry) = entries.get(&leg.key).filter(|_| upgraded.minus(read_again) <= leg.disconnected) else {
+            continue;
+        };
+        adopted.insert(leg.key);
+        if entry.seen.fingerprint.is_none() {
+            wrong.push(format!("its content is not known again: {leg:?}"));
+        }
+    }
+    if adopted.is_empty() {
+        wrong.push("no leg was read again".to_owned());
+    }
+    sleep(world.plan.delays.overlap).await;
+    let after = revised(&world.kafka.broker());
+    for leg in world.api.legs().iter().filter(|leg| leg.sort == Sort::Leg) {
+        let is_revised = after.contains(&leg.key) && !before.contains(&leg.key);
+        if is_revised && leg.revised.is_none_or(|revised| world.run.now() < revised) {
+            wrong.push(format!("revised by the upgrade alone: {leg:?}"));
+        }
+    }
+    wrong.extend(checker.check(world).into_iter().filter(|what| !what.ends_with("changed, and it is not published")));
     wrong
 }

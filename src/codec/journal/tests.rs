@@ -73,7 +73,7 @@ fn page() -> Page {
         generation: 2,
         first: at(0),
         last: UtcMillis::new(START + 59_999),
-        fingerprint_version: Fingerprint::VERSION,
+        fingerprint_version: 1,
         legs: vec![entry(0x51, 0x00a1_a2a3_a4a5_a6a7, 0), entry(0x52, 1, 255)],
         dead: vec![KeyHash([0xd1; 16])],
         hours: PageHours([(Hour::new(456_638), HourRows { published: 1, dead: 1 })].into()),
@@ -134,7 +134,7 @@ fn replayed() -> Replayed {
         partition: 2,
         offset: 70_000,
         row: KeyHash([0xd1; 16]),
-        fingerprint_version: Fingerprint::VERSION,
+        fingerprint_version: 1,
         entry: entry(0x51, 0x00a1_a2a3_a4a5_a6a7, 0),
         unit: "zürich".to_owned(),
         outcome: ReplayOutcome::Published,
@@ -202,8 +202,18 @@ fn samples_have_the_golden_bytes_and_come_back() {
         let (encoded_key, payload) = codec.encode(&record);
         assert_eq!(std::str::from_utf8(&encoded_key).unwrap(), key);
         assert_eq!(hex(&payload.unwrap()), hex(&bytes_of(golden)), "{key}");
-        assert_eq!(codec.decode(key.as_bytes(), Some(&bytes_of(golden))), Ok(record));
+        assert_eq!(codec.decode(key.as_bytes(), Some(&bytes_of(golden))), Ok(as_read(record)));
     }
+}
+
+/// The samples' fingerprints are of the first version, which compares equal to everything by now.
+fn as_read(mut record: Record) -> Record {
+    match &mut record {
+        Record::Page(page) => page.legs.iter_mut().for_each(|entry| entry.seen.fingerprint = None),
+        Record::Replayed(replayed) => replayed.entry.seen.fingerprint = None,
+        _ => {}
+    }
+    record
 }
 
 #[test]

@@ -103,7 +103,7 @@ impl Recorded {
             Value::Number(number) => number.to_string(),
             _ => String::new(),
         };
-        let instant = |name: &str| value(name).as_i64().filter(|ms| *ms > 0);
+        let instant = |name: &str| instant(&value(name)).filter(|ms| *ms > 0);
         let end = instant("disconnectedTimeUTC");
         let start = instant("startTimeUTC").or(end).ok_or(ReplayError::NoTime { number })?;
         let callee = text("callee");
@@ -180,6 +180,19 @@ impl Row {
             leg: 0,
             shown: Shown { unfinished: false, ..shown },
         }
+    }
+}
+
+/// A whole number, whatever it is written as.
+fn instant(value: &Value) -> Option<i64> {
+    match value {
+        Value::Number(number) => number.as_i64().or_else(|| {
+            let number = number.as_f64().filter(|number| number.fract() == 0.0)?;
+            #[expect(clippy::cast_possible_truncation, reason = "what is larger is no time, nor is the largest number")]
+            Some(number as i64)
+        }),
+        Value::String(text) => instant(&serde_json::from_str::<Value>(text.trim()).ok().filter(Value::is_number)?),
+        _ => None,
     }
 }
 

@@ -331,3 +331,13 @@ fn what_is_no_recording_is_refused_with_a_reason() {
         assert!(error.contains(reason), "{error}");
     }
 }
+
+#[test]
+fn a_recorded_time_is_one_however_it_is_written() {
+    for ended in ["1700000000000", "1700000000000.0", "1.7e12", r#""1700000000000""#, r#"" 1700000000000 ""#] {
+        let row = format!(r#"{{"callId":"1","legId":"1","startTimeUTC":5,"disconnectedTimeUTC":{ended},"pbxId":"x"}}"#);
+        let dataset = Dataset::replay(&row).expect("a recording");
+        let found = |end: i64| dataset.select(&Filter { pbxes: vec![0], ..window(6, end) }, i64::MAX).len();
+        assert_eq!((found(1_700_000_000_000), found(1_700_000_000_001)), (0, 1), "{ended}");
+    }
+}

@@ -85,7 +85,7 @@ impl<'de> Visitor<'de> for FieldValue {
     }
 
     fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Self::Value, E> {
-        if matches!(self.0, Kind::Integer | Kind::Instant) { Ok(Value::Integer(number)) } else { Err(irregular()) }
+        held(self.0, number.into()).ok_or_else(irregular)
     }
 
     fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Self::Value, E> {
@@ -132,21 +132,63 @@ impl<'de> Visitor<'de> for IrregularRow {
             extra.remove(&name);
             values[position] = match FieldValue(FIELDS[position].kind).deserialize(raw) {
                 Ok(value) => value,
-                Err(_) if is_id(position) && is_whole_number(raw.get()) => Value::Text(Cow::Borrowed(raw.get())),
-                Err(_) => {
+                Err(_) => unusual(position, raw.get()).unwrap_or_else(|| {
                     extra.insert(name, Cow::Borrowed(raw.get()));
                     Value::Null
-                }
+                }),
             };
         }
         Ok((values, extra.into_iter().collect()))
     }
 }
 
-fn is_id(position: usize) -> bool {
-    matches!(position, position::CALL_ID | position::LEG_ID)
+/// What every Avro library decodes.
+fn held(kind: Kind, number: i128) -> Option<Value<'static>> {
+    let last = match kind {
+        Kind::Instant if number == 0 => return Some(Value::Null),
+        Kind::Instant if number < 0 => return None,
+        Kind::Instant => 253_402_300_799_999,
+        Kind::Integer => 9_007_199_254_740_991,
+        Kind::Text | Kind::TextList => return None,
+    };
+    (number.abs() <= last).then(|| Value::Integer(i64::try_from(number).unwrap()))
 }
 
-fn is_whole_number(json: &str) -> bool {
-    !json.is_empty() && json.bytes().all(|byte| byte.is_ascii_digit())
+/// A number that serde_json does not read as a whole one, or a text of one.
+fn unusual(position: usize, json: &str) -> Option<Value<'_>> {
+    match FIELDS[position].kind {
+        Kind::Text if matches!(position, position::CALL_ID | position::LEG_ID) => {
+            if json.bytes().all(|byte| byte.is_ascii_digit()) {
+                return Some(Value::Text(Cow::Borrowed(json)));
+            }
+            whole(json).filter(|number| *number >= 0).map(|number| Value::Text(number.to_string().into()))
+        }
+        kind => match serde_json::from_str::<String>(json) {
+            Ok(text) => held(kind, whole(text.trim())?),
+            Err(_) => held(kind, whole(json)?),
+        },
+    }
+}
+
+/// A number as serde_json accepts one, by arithmetic.
+fn whole(json: &str) -> Option<i128> {
+    let number = serde_json::from_str::<&RawValue>(json).ok()?.get();
+    if number != json || !number.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
+        return None;
+    }
+    let lower = number.to_ascii_lowercase();
+    let (mantissa, exponent) = lower.split_once('e').unwrap_or((&lower, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let mut number: i128 = format!("{whole}{fraction}").parse().ok()?;
+    if number == 0 {
+        return Some(0);
+    }
+    let mut exponent = exponent.parse::<i64>().ok()? - fraction.len() as i64;
+    while exponent < 0 && number % 10 == 0 {
+        (number, exponent) = (number / 10, exponent + 1);
+    }
+    while exponent > 0 {
+        (number, exponent) = (number.checked_mul(10)?, exponent - 1);
+    }
+    (exponent == 0).then_some(number)
 }

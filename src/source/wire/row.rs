@@ -1,11 +1,12 @@
 //! A row's JSON text becomes a leg, a call under way, or a dead letter's reason.
 //!
-//! It is read in one pass that borrows from the page. What does not fit its field, and what no field
-//! is there for, stays as JSON text.
+//! It is read in one pass that borrows from the page. A whole number is one however it is written. What does not fit
+//! its field, and what no field is there for, stays as JSON text.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use super::number::{digits, held, held_in};
 use super::scan::{Name, Scanner};
 use crate::core::dead_letter::Reason;
 use crate::core::leg::{FIELD_COUNT, FIELDS, Kind, Leg, Value, position, position_of};
@@ -14,7 +15,7 @@ use crate::core::time::UtcMillis;
 /// A row of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Row<'a> {
-    /// A leg that can be published.
+    /// A leg that can be published; its status may be "In Progress".
     Leg(Box<Leg<'a>>),
     /// A call still going on: not completed and without a disconnect time.
     Unfinished,
@@ -38,23 +39,19 @@ pub fn row_in<'a>(text: &'a str, spare: Option<Box<Leg<'a>>>) -> Row<'a> {
         return Row::Dead(Reason::LegId);
     }
     match leg.values[position::DISCONNECTED_TIME] {
-        Value::Integer(millis) if (1..=LAST_INSTANT_MS).contains(&millis) => {
+        Value::Integer(millis) => {
             leg.disconnected = UtcMillis::new(millis);
             Row::Leg(leg)
         }
         // A disconnect time of 0 would be the API's way to say "not yet", as it is for connect times.
-        Value::Null | Value::Integer(0)
-            if is_under_way(&leg.values[position::STATUS])
-                && !leg.extra.iter().any(|(name, _)| name == FIELDS[position::DISCONNECTED_TIME].name) =>
+        _ if is_under_way(&leg.values[position::STATUS])
+            && !leg.extra.iter().any(|(name, _)| name == FIELDS[position::DISCONNECTED_TIME].name) =>
         {
             Row::Unfinished
         }
         _ => Row::Dead(Reason::DisconnectTime),
     }
 }
-
-/// The end of the year 9999: an instant beyond is microseconds or rubbish.
-const LAST_INSTANT_MS: i64 = 253_402_300_799_999;
 
 fn is_under_way(status: &Value<'_>) -> bool {
     matches!(status, Value::Text(status) if !status.trim().is_empty() && !status.trim().eq_ignore_ascii_case("completed"))
@@ -109,12 +106,10 @@ fn fields<'a>(text: &'a str, spare: Option<Box<Leg<'a>>>) -> Option<Box<Leg<'a>>
         if !read(row, FIELDS[position].kind, value) {
             *row = start;
             let json = row.value()?;
-            *value = Value::Null;
-            if is_id(position) && is_whole_number(json) {
-                *value = Value::Text(Cow::Borrowed(json));
-            } else {
+            *value = unusual(position, json).unwrap_or_else(|| {
                 extra.insert(Cow::Borrowed(FIELDS[position].name), Cow::Borrowed(json));
-            }
+                Value::Null
+            });
         }
         Some(())
     })?;
@@ -138,7 +133,9 @@ fn read<'a>(row: &mut Scanner<'a>, kind: Kind, value: &mut Value<'a>) -> bool {
             Some(text) => *value = Value::Text(Cow::Borrowed(text)),
             None => return row.text().map(|text| *value = Value::Text(text)).is_some(),
         },
-        Kind::Integer | Kind::Instant => return row.integer().map(|number| *value = Value::Integer(number)).is_some(),
+        Kind::Integer | Kind::Instant => {
+            return row.integer().and_then(|number| held(kind, number)).map(|held| *value = held).is_some();
+        }
         Kind::TextList => {
             let mut texts = Vec::new();
             let list = row.members(*b"[]", |list| {
@@ -152,313 +149,16 @@ fn read<'a>(row: &mut Scanner<'a>, kind: Kind, value: &mut Value<'a>) -> bool {
     true
 }
 
-fn is_id(position: usize) -> bool {
-    matches!(position, position::CALL_ID | position::LEG_ID)
-}
-
-fn is_whole_number(json: &str) -> bool {
-    !json.is_empty() && json.bytes().all(|byte| byte.is_ascii_digit())
+/// What a value says that is not written as its field's values are; `None` where the field cannot hold it.
+fn unusual(position: usize, json: &str) -> Option<Value<'_>> {
+    match FIELDS[position].kind {
+        kind @ (Kind::Integer | Kind::Instant) => held_in(kind, json),
+        Kind::Text if matches!(position, position::CALL_ID | position::LEG_ID) => {
+            digits(json).filter(|digits| !digits.starts_with('-')).map(Value::Text)
+        }
+        Kind::Text | Kind::TextList => None,
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::collection::vec;
-    use proptest::prelude::*;
-    use proptest::sample::{Index, select};
-
-    use super::super::{Page, page, reference};
-    use super::*;
-
-    const SEED: &str = include_str!("../../../tests/data/seed-sample.json");
-
-    fn seed_page() -> Page {
-        page(SEED.into()).unwrap()
-    }
-
-    fn leg(raw: &str) -> Leg<'_> {
-        match row(raw.as_bytes()) {
-            Row::Leg(leg) => *leg,
-            other => panic!("expected a leg, got {other:?}"),
-        }
-    }
-
-    /// Reads a row's fields into a leg that held all that one can hold.
-    fn reused(text: &str) -> Option<Box<Leg<'_>>> {
-        let full = r#"{"callId":"1","talkTimeMS":7,"departments":["a"],"callerName":"b","lra":8,"more":{}}"#;
-        let spare = fields(full, None);
-        assert!(spare.as_ref().is_some_and(|leg| leg.extra.len() == 2));
-        fields(text, spare)
-    }
-
-    /// The first row of the sample with `from` replaced by `to`.
-    fn edited(from: &str, to: &str) -> String {
-        let page = seed_page();
-        let row = page.rows().next().unwrap();
-        assert!(row.contains(from), "{from}");
-        row.replace(from, to)
-    }
-
-    #[test]
-    fn the_vendors_sample_is_two_regular_legs() {
-        let page = seed_page();
-        assert_eq!((page.len(), page.total), (2, Some(2)));
-        assert_eq!(page.cursor.as_deref(), Some("c3VwZXJ0ZW5hbnRjc21fMTYzNTU3MTA0ODM0NV8xXzE2NDM4OTc0OTI5MDM"));
-        for raw in page.rows() {
-            let Row::Leg(leg) = row_in(raw, None) else { panic!() };
-            let json: serde_json::Map<String, serde_json::Value> = serde_json::from_str(raw).unwrap();
-            assert_eq!(json.len(), FIELD_COUNT);
-            assert_eq!(leg.extra, []);
-            for ((name, expected), (field, value)) in json.iter().zip(FIELDS.iter().zip(&leg.values)) {
-                assert_eq!(name, field.name, "the table has the reply's order");
-                let value = match value {
-                    Value::Null => serde_json::Value::Null,
-                    Value::Text(text) => text.as_ref().into(),
-                    Value::Integer(number) => (*number).into(),
-                    Value::TextList(texts) => texts.iter().map(AsRef::as_ref).collect::<Vec<&str>>().into(),
-                };
-                assert_eq!(value, *expected, "{name}");
-            }
-        }
-    }
-
-    #[test]
-    fn unexpected_types_and_unknown_fields_are_kept_as_json_text() {
-        let raw = edited(r#""talkTimeMS": 0"#, r#""talkTimeMS": 1.50, "brandNew": {"a": [1, 2]}"#)
-            .replace(r#""callerName": "MARK SMITH""#, r#""callerName": 12345678901234567890123"#)
-            .replace(r#""lra": "120088""#, r#""lra": "\ud800""#);
-        let leg = leg(&raw);
-        let extra: Vec<(&str, &str)> = leg.extra.iter().map(|(name, json)| (name.as_ref(), json.as_ref())).collect();
-        assert_eq!(
-            extra,
-            [
-                ("brandNew", r#"{"a": [1, 2]}"#),
-                ("callerName", "12345678901234567890123"),
-                ("lra", r#""\ud800""#),
-                ("talkTimeMS", "1.50")
-            ]
-        );
-        assert_eq!(leg.values[8], Value::Null);
-        assert_eq!(leg.call_id(), "1635571048351");
-    }
-
-    #[test]
-    fn lists_with_anything_but_texts_are_kept_as_json_text() {
-        let raw = edited("\"Sales Engineering\"", "\"Sales\", null");
-        let list = leg(&raw).extra.into_iter().next().unwrap();
-        assert_eq!(list.0, "departments");
-        assert!(list.1.contains("null"));
-    }
-
-    #[test]
-    fn numeric_ids_are_taken_as_their_decimal_text() {
-        let raw = edited(r#""callId": "1635571048351""#, r#""callId": 123456789012345678901234567890"#)
-            .replace(r#""legId": "1""#, r#""legId": 1"#);
-        let leg = leg(&raw);
-        assert_eq!((leg.call_id(), leg.leg_id()), ("123456789012345678901234567890", "1"));
-        assert_eq!(leg.extra, []);
-    }
-
-    #[test]
-    fn rows_that_cannot_be_published_say_why() {
-        let call_id = r#""callId": "1635571048351""#;
-        let ended = r#""disconnectedTimeUTC": 1643898472253"#;
-        for (raw, expected) in [
-            ("null".to_owned(), Reason::Unreadable),
-            ("[1]".to_owned(), Reason::Unreadable),
-            (r#""text""#.to_owned(), Reason::Unreadable),
-            ("{}".to_owned(), Reason::CallId),
-            (edited(call_id, r#""callId": null"#), Reason::CallId),
-            (edited(call_id, r#""callId": "  ""#), Reason::CallId),
-            (edited(call_id, r#""callId": 1.5"#), Reason::CallId),
-            (edited(call_id, r#""callId": {"a": 1}"#), Reason::CallId),
-            (edited(r#""legId": "1","#, ""), Reason::LegId),
-            (edited(ended, r#""disconnectedTimeUTC": "1643898472253""#), Reason::DisconnectTime),
-            (edited(ended, r#""disconnectedTimeUTC": null"#), Reason::DisconnectTime),
-            (edited(ended, r#""disconnectedTimeUTC": -1"#), Reason::DisconnectTime),
-            (edited(ended, r#""disconnectedTimeUTC": 1643898472253000"#), Reason::DisconnectTime),
-        ] {
-            assert_eq!(row(raw.as_bytes()), Row::Dead(expected), "{raw}");
-        }
-    }
-
-    #[test]
-    fn a_call_under_way_is_unfinished_unless_its_disconnect_time_is_rubbish() {
-        let under_way =
-            |ended: &str| edited(r#""disconnectedTimeUTC": 1643898472253"#, ended).replace("Completed", "In Progress");
-        for ended in [r#""disconnectedTimeUTC": null"#, r#""disconnectedTimeUTC": 0"#, r#""x": 1"#] {
-            assert_eq!(row(under_way(ended).as_bytes()), Row::Unfinished, "{ended}");
-        }
-        assert_eq!(row(under_way(r#""disconnectedTimeUTC": "soon""#).as_bytes()), Row::Dead(Reason::DisconnectTime));
-        assert!(
-            matches!(row(under_way(r#""disconnectedTimeUTC": 5"#).as_bytes()), Row::Leg(_)),
-            "it has a disconnect time"
-        );
-    }
-
-    #[test]
-    fn of_a_name_that_comes_twice_the_last_one_counts() {
-        let raw = edited(r#""talkTimeMS": 0"#, r#""talkTimeMS": "odd", "talkTimeMS": 7"#);
-        let leg = leg(&raw);
-        assert_eq!((&leg.values[8], leg.extra.len()), (&Value::Integer(7), 0));
-    }
-
-    /// What may stand where a value should: what is rare, and what is no JSON.
-    const ODD: &[&str] = &[
-        "null",
-        "true",
-        "false",
-        "nul",
-        "nulls",
-        "0",
-        "-0",
-        "00",
-        "01",
-        "-",
-        "-1",
-        "--1",
-        "+1",
-        "1.5",
-        "1.",
-        ".5",
-        "1e3",
-        "1E",
-        "-0.0",
-        "9223372036854775807",
-        "9223372036854775808",
-        "-9223372036854775808",
-        "-9223372036854775809",
-        "999999999999999999",
-        "1000000000000000000",
-        "18446744073709551616",
-        "12a",
-        "[]",
-        "[null]",
-        "[1]",
-        "[[]]",
-        "[,]",
-        r#"["a",]"#,
-        r#"["a" "b"]"#,
-        "{}",
-        r#"{"a":[1,{"b":null}]}"#,
-        "{",
-        "]",
-        "",
-        "NaN",
-        r#""""#,
-        r#""plain""#,
-        r#""\n""#,
-        r#""\/""#,
-        r#""\x""#,
-        r#""\u00e9""#,
-        r#""\u12""#,
-        r#""\ud83d\ude00""#,
-        r#""\ud800""#,
-        r#""\\""#,
-        r#""\"""#,
-        r#""open"#,
-        r#""open\""#,
-        "\"tab\there\"",
-        "\"nul\0\"",
-        "\"\u{7f}\"",
-        "\"é\"",
-        "\"1234567\"",
-        "\"12345678\"",
-        "'a'",
-        "\"\u{1f}\"",
-        r#"["\ud800"]"#,
-    ];
-
-    /// Each of [`ODD`] in a field of each kind, and under an unknown name.
-    #[test]
-    fn odd_values_are_read_as_serde_json_reads_them() {
-        for name in ["callId", "disconnectedTimeUTC", "talkTimeMS", "caller", "departments", "brandNew"] {
-            for odd in ODD {
-                for row in [format!("{{{name:?}:{odd}}}"), format!("{{{name:?}:{odd},\"caller\":\"+12025550100\"}}")] {
-                    let ours = reused(&row).map(|leg| (leg.values, leg.extra));
-                    assert_eq!(ours, reference::fields(row.as_bytes()), "{row}");
-                }
-            }
-        }
-    }
-
-    /// What is written for a name: mostly a known one, or another, or none at all.
-    fn names() -> impl Strategy<Value = String> {
-        let known = (0..FIELD_COUNT).prop_map(|position| format!("{:?}", FIELDS[position].name));
-        prop_oneof![
-            8 => known,
-            // An escaped c.
-            1 => Just(r#""\u0063allId""#.to_owned()),
-            1 => select(vec![r#""callid""#, r#""""#, r#""brandNew""#, r#""\ud800""#, r#""a"b""#, "callId", "null", "7", r#""cal"#])
-                .prop_map(str::to_owned),
-            1 => any::<String>().prop_map(|name| serde_json::to_string(&name).unwrap()),
-        ]
-    }
-
-    /// What is written for a value: what the API writes, what it might, and what is no JSON.
-    fn values() -> impl Strategy<Value = String> {
-        prop_oneof![
-            6 => any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap()),
-            4 => any::<i64>().prop_map(|number| number.to_string()),
-            2 => (1_i64..=LAST_INSTANT_MS).prop_map(|number| number.to_string()),
-            1 => vec(any::<String>(), 0..4).prop_map(|texts| serde_json::to_string(&texts).unwrap()),
-            6 => select(ODD.to_vec()).prop_map(str::to_owned),
-        ]
-    }
-
-    /// White space, mostly none.
-    fn spaces() -> impl Strategy<Value = &'static str> {
-        prop_oneof![12 => Just(""), 1 => select(vec![" ", "\n\t", "\r", "\u{a0}", "\u{b}", ","])]
-    }
-
-    /// A row with its fields in their order, and what the members of `changes` make of it.
-    fn rows() -> impl Strategy<Value = String> {
-        let member =
-            (names(), spaces(), spaces(), values(), spaces()).prop_map(|(name, before, between, value, after)| {
-                format!("{before}{name}{between}:{between}{value}{after}")
-            });
-        let regular = |position: usize| {
-            let value = match FIELDS[position].kind {
-                Kind::Text => r#""text""#,
-                Kind::Integer | Kind::Instant => "1643898472253",
-                Kind::TextList => r#"["a","b"]"#,
-            };
-            format!("{:?}:{value}", FIELDS[position].name)
-        };
-        (0..=FIELD_COUNT, vec((0..=FIELD_COUNT, member), 0..4), spaces(), spaces()).prop_map(
-            move |(length, changes, before, after)| {
-                let mut members: Vec<String> = (0..length).map(regular).collect();
-                for (at, member) in changes {
-                    let at = at.min(members.len());
-                    members.splice(at..(at + 1).min(members.len()), [member]);
-                }
-                format!("{before}{{{}}}{after}", members.join(","))
-            },
-        )
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2_000))]
-
-        #[test]
-        fn a_row_is_read_as_serde_json_reads_it(row in rows()) {
-            let ours = reused(&row).map(|leg| (leg.values, leg.extra));
-            prop_assert_eq!(ours, reference::fields(row.as_bytes()));
-        }
-
-        #[test]
-        fn a_damaged_row_is_read_as_serde_json_reads_it(
-            sample in 0..2_usize,
-            damage in vec((any::<Index>(), 0..3_usize, select(br#" {}[]:,"\-019.eEnutx"#.to_vec())), 1..4),
-        ) {
-            let page = seed_page();
-            let mut row = page.rows().nth(sample).unwrap().as_bytes().to_vec();
-            for (at, removed, byte) in damage {
-                let at = at.index(row.len() - 2);
-                row.splice(at..at + removed, (removed < 2).then_some(byte));
-            }
-            let row = String::from_utf8(row).unwrap();
-            let ours = reused(&row).map(|leg| (leg.values, leg.extra));
-            prop_assert_eq!(ours, reference::fields(row.as_bytes()));
-        }
-    }
-}
+mod tests;
