@@ -197,8 +197,8 @@ async fn rows_that_contradict_the_time_zone_are_published_and_hold_the_watermark
 async fn records_that_the_brokers_refuse_are_dead_letters_and_repeat_nothing() {
     let settings = [
         "kafka.topic_config.\"message.timestamp.before.max.ms\" = 3600000",
-        "poll.start_from = \"now-3h\"",
-        "poll.overlap = \"4h\"",
+        "poll.start_from = \"now-4h\"",
+        "poll.overlap = \"5h\"",
     ];
     let sandbox = Sandbox::start(sandbox_settings(300, Duration::from_secs(3 * 3600))).await.unwrap();
     let rig = Rig::new(sandbox, kafka().bootstrap(), &settings);
