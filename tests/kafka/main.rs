@@ -9,6 +9,7 @@
 //! | `dead_letters` | dead letters told of and replayed, with kills, twice, forgotten and in doubt |
 //! | `long_past` | a long past, read beside live legs while its owner is killed |
 //! | `late` | legs that turn up late: overlap, sweeps, what is measured of them |
+//! | `odd_pages` | an API whose pages are odd: rows that are no JSON, texts for numbers, no cursor, a byte order mark |
 //! | `days_late` | legs up to three days late, on scaled time |
 //! | `ownership` | two instances, a paused owner, state directories that are lost, damaged, old or foreign |
 //! | `state` | what operators can ask of the journal, and what is refused until they decide |
@@ -47,6 +48,7 @@ mod faults;
 mod https;
 mod late;
 mod long_past;
+mod odd_pages;
 mod otlp;
 mod ownership;
 mod records;
