@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::config::TimeBasis;
 use crate::connector::{is_after, time_of};
 use crate::core::identity::{Fingerprint, KeyHash};
-use crate::core::pagination::{PageMeta, Scroll, Step};
+use crate::core::pagination::{Fault, PageMeta, Scroll, Step};
 use crate::core::query::{QueryBounds, query_bounds};
 use crate::core::retry::Backoff;
 use crate::core::time::{UtcMillis, Window};
@@ -82,7 +82,11 @@ impl<S: Source> UnitReading<'_, S> {
             for row in page.rows() {
                 self.show(row.as_bytes(), window, bounds.asked, comparison);
             }
-            match scroll.on_page(PageMeta { rows: page.len(), total: page.total, cursor: page.cursor.as_deref() }) {
+            if page.rest().is_some() {
+                return Ok(Some(Fault::Torn.to_string()));
+            }
+            let (rows, total, cursor_of_page) = (page.len(), page.total, page.cursor.as_deref());
+            match scroll.on_page(PageMeta { rows, total, cursor: cursor_of_page, is_torn: false }) {
                 Step::Next(next) => cursor = Some(next),
                 Step::Whole => return Ok(None),
                 Step::Broken(fault) => return Ok(Some(fault.to_string())),
@@ -121,7 +125,7 @@ impl<S: Source> UnitReading<'_, S> {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            match self.source.fetch(self.name, bounds, cursor).await {
+            match self.source.fetch(self.name, bounds, cursor, None).await {
                 Ok(page) => return Ok(page),
                 Err(error) => pause_or_give_up(error, attempts, self.clock, self.progress).await?,
             }

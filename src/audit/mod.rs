@@ -494,7 +494,13 @@ mod tests {
             Ok(())
         }
 
-        async fn fetch(&self, _: &str, _: &QueryBounds, _: Option<&str>) -> Result<Page, SourceError> {
+        async fn fetch(
+            &self,
+            _: &str,
+            _: &QueryBounds,
+            _: Option<&str>,
+            _: Option<usize>,
+        ) -> Result<Page, SourceError> {
             let answer = self.0.lock().unwrap().pop_front().expect("no more requests than answers");
             answer.map(|body| wire::page(body.into()).unwrap())
         }

@@ -128,7 +128,7 @@ async fn check_source(config: &Config, findings: &mut Findings) -> Result<(), En
     };
     for unit in &config.source.pbx_ids {
         let what = format!("report of unit {unit}");
-        match source.fetch(unit, &bounds, None).await {
+        match source.fetch(unit, &bounds, None, None).await {
             Ok(page) => findings
                 .ok(&what, format!("{} legs in the last ten minutes", page.total.unwrap_or(page.len() as u64)))?,
             Err(error) => findings.fail(Exit::Source, &what, error)?,

@@ -20,7 +20,8 @@ use super::transaction::Draft;
 use crate::core::dedupe::Counts;
 use crate::core::journal::{Backfill, BackfillState, Nonce, Record, UnitProgress};
 use crate::core::leg::How;
-use crate::core::planner::{Piece, SPAN_MIN, backfill_holes};
+use crate::core::parts::SPAN_MIN;
+use crate::core::planner::{Piece, backfill_holes};
 use crate::core::time::Window;
 use crate::sink::Cluster;
 use crate::source::{Source, SourceError};
@@ -136,15 +137,21 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
             rows_max: (window.length() > SPAN_MIN).then_some(ROWS_MAX),
             counts,
             sightings: Sightings::default(),
+            requests: 0,
         };
         let ended = self.reader.read(&mut pass).await?;
         let rows = pass.sightings.rows.len() as u64;
+        let is_halved = match &ended {
+            Ended::TooManyRows => true,
+            Ended::Broken(fault) => fault.is_mended_by_halves() && window.length() > SPAN_MIN,
+            Ended::Whole => false,
+        };
+        if is_halved {
+            *span = (window.length() / 2).max(SPAN_MIN);
+            tracing::debug!(unit = self.reader.unit, %window, "a window of a backfill is halved");
+            return Ok(());
+        }
         match ended {
-            Ended::TooManyRows => {
-                *span = (window.length() / 2).max(SPAN_MIN);
-                tracing::debug!(unit = self.reader.unit, %window, "a window of a backfill is halved");
-                return Ok(());
-            }
             Ended::Broken(fault) => {
                 return Err(
                     SourceError::unreachable(format!("window {window} could not be read whole: {fault}")).into()
@@ -163,7 +170,7 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
                     "the source shows nothing at present, where it had shown legs: a past without any is not believed";
                 return Err(SourceError::unreachable(what).into());
             }
-            Ended::Whole => {}
+            Ended::Whole | Ended::TooManyRows => {}
         }
         if rows < ROWS_MIN {
             *span = (*span * 2).min(self.reader.pace.window_max);

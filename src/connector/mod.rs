@@ -272,6 +272,7 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
             traffic: traffic.clone(),
             ahead: ahead.clone(),
             trouble: Arc::default(),
+            torn: Arc::default(),
             stop: stop.clone(),
         }
     }

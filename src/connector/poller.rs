@@ -17,7 +17,8 @@ use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
 use crate::core::ledger::Ledger;
 use crate::core::leg::How;
-use crate::core::planner::{Cycle, SPAN_MIN, bound};
+use crate::core::parts::{Parts, SPAN_MIN};
+use crate::core::planner::{Cycle, bound};
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::{Delays, Progress};
 use crate::core::zone::Contradiction;
@@ -151,15 +152,16 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
         self.reader.log_in().await?;
         let UnitProgress { generation, mut progress, .. } = self.started().await?;
         let bound = bound(self.reader.earlier_now(self.reader.clock.now()));
-        let mut cycle = stage!("plan", unit = self.reader.unit, from = %progress.final_to, to = %bound)
+        let cycle = stage!("plan", unit = self.reader.unit, from = %progress.final_to, to = %bound)
             .in_scope(|| Cycle::plan(&progress, bound, self.reader.pace.window_max));
+        let mut parts = Parts::new(cycle);
         let mut held = None;
         let mut contradiction: Option<(Window, Contradiction)> = None;
         let mut failed: Option<SourceError> = None;
         let mut unbelieved = Unbelieved::default();
         let mut is_anything_read = false;
         let mut told: Option<Instant> = None;
-        while let Some(piece) = cycle.next_piece() {
+        while let Some(piece) = self.reader.next_part(&mut parts) {
             is_anything_read = true;
             let begun_local = self.reader.clock.now();
             let begun_before = self.reader.earlier_now(begun_local);
@@ -169,8 +171,10 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
             let Delays { settle, overlap, .. } = self.reader.pace.delays;
             let makes_final_to = begun_before.minus(settle).minus(overlap);
             let sightings = Sightings::default();
-            let mut pass = Pass { piece, generation, final_to, makes_final_to, rows_max, counts, sightings };
+            let mut pass =
+                Pass { piece, generation, final_to, makes_final_to, rows_max, counts, sightings, requests: 0 };
             let read = self.reader.read(&mut pass).await;
+            parts.note_requests(pass.requests);
             // What follows is in doubt, too, whether or not its rows say so.
             unbelieved.shows_rows |= !pass.sightings.rows.is_empty();
             contradiction = contradiction.or(pass.sightings.contradiction().map(|found| (piece.window, found)));
@@ -183,7 +187,11 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
                 Err(error) => return Err(error),
                 Ok(Ended::TooManyRows) => {
                     tracing::debug!(unit = self.reader.unit, window = %piece.window, "a window of a poll is halved");
-                    cycle.halve(piece);
+                    parts.halve(piece);
+                }
+                // Its rows are published; whether there are more its halves tell.
+                Ok(Ended::Broken(fault)) if fault.is_mended_by_halves() && parts.halve_within(piece) => {
+                    tracing::debug!(unit = self.reader.unit, window = %piece.window, %fault, "a window of a poll is halved");
                 }
                 Ok(Ended::Broken(fault)) => {
                     tracing::debug!(unit = self.reader.unit, window = %piece.window, %fault, "a window could not be read whole");
@@ -215,7 +223,7 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
                     let windows = unbelieved.believed().chain([(piece.window, begun)]);
                     progress = self.advance(generation, windows).await?.unwrap_or(progress);
                     // Only now, so that a unit with a hole or without a source never looks well in between.
-                    if piece.how == How::CatchUp && held.is_none() && failed.is_none() {
+                    if piece.how == How::CatchUp && held.is_none() && failed.is_none() && !parts.is_narrowing() {
                         self.reader.show(UnitState::CatchingUp, "");
                         if told.is_none_or(|told| told.elapsed() >= CATCHING_UP_TOLD) {
                             told = Some(Instant::now());

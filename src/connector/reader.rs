@@ -25,7 +25,8 @@ use super::transaction::PAGE_ENTRIES_MAX;
 use crate::clock::Clock;
 use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
-use crate::core::pagination::{Fault as ScrollFault, PageMeta, Scroll, Step};
+use crate::core::pagination::{Fault as ScrollFault, PageMeta, PageSize, Scroll, Step, Torn};
+use crate::core::parts::{Parts, TornWindows};
 use crate::core::planner::Piece;
 use crate::core::query::{QueryBounds, query_bounds};
 use crate::core::retry::Backoff;
@@ -130,6 +131,8 @@ pub(super) struct WindowReader<S, C: Cluster, V> {
     pub(super) ahead: Ahead,
     /// What keeps the unit's polls from reading.
     pub(super) trouble: Arc<std::sync::Mutex<Repeated>>,
+    /// Where pages of the unit could not be taken apart.
+    pub(super) torn: Arc<std::sync::Mutex<TornWindows>>,
     pub(super) stop: CancellationToken,
 }
 
@@ -146,6 +149,7 @@ impl<S, C: Cluster, V> Clone for WindowReader<S, C, V> {
             traffic: self.traffic.clone(),
             ahead: self.ahead.clone(),
             trouble: Arc::clone(&self.trouble),
+            torn: Arc::clone(&self.torn),
             stop: self.stop.clone(),
         }
     }
@@ -165,6 +169,18 @@ pub(super) struct Pass<'a> {
     pub(super) counts: &'a mut Counts,
     /// What the newest pass has seen.
     pub(super) sightings: Sightings,
+    /// How many pages were asked for, over all passes.
+    pub(super) requests: usize,
+}
+
+/// What came of one pass over a window's pages.
+struct Scrolled {
+    ended: Ended,
+    /// How many rows there should have been, as far as that is known.
+    total: Option<u64>,
+    requests: usize,
+    /// Whether a page could not be taken apart.
+    is_torn: bool,
 }
 
 /// How the read of a window ended.
@@ -183,13 +199,14 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
         self.publisher.lock().await.progress(&self.unit).cloned()
     }
 
-    /// Reads a piece, once more if the first pass was not whole.
+    /// Reads a piece, once more if the first pass was not whole and the same window may end otherwise.
     pub(super) async fn read(&self, pass: &mut Pass<'_>) -> Result<Ended, ReadError> {
         let window = pass.piece.window;
         let bounds = query_bounds(window, self.pace.time_zone).ok_or_else(|| {
             SourceError::refused(format!("window {window} is outside the calendar: check this machine's clock"))
         })?;
         match self.read_once(pass, &bounds).await {
+            Ok((Ended::Broken(fault), _)) if fault.is_mended_by_halves() => return Ok(Ended::Broken(fault)),
             Ok((Ended::Broken(fault), _)) => {
                 tracing::info!(unit = self.unit, %window, %fault, "reading the window again");
             }
@@ -221,7 +238,10 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
             AbortOnDropHandle::new(tokio::spawn(scrolling.in_current_span()))
         };
         self.publish_pages(pass, bounds.asked, begun_at, received).await?;
-        scrolling.await.map_err(Fault::from)?
+        let Scrolled { ended, total, requests, is_torn } = scrolling.await.map_err(Fault::from)??;
+        pass.requests += requests;
+        self.torn().note(piece.window, is_torn);
+        Ok((ended, total))
     }
 
     /// Fetches page after page.
@@ -231,17 +251,36 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
         pages: mpsc::Sender<Underway>,
         origin: &Arc<Origin>,
         rows_max: Option<u64>,
-    ) -> Result<(Ended, Option<u64>), ReadError> {
-        let is_live = origin.piece.how.is_live();
-        let mut scroll = Scroll::default();
-        let mut cursor = None;
-        loop {
-            let page = self.fetch(bounds, cursor.as_deref(), is_live).await?;
+    ) -> Result<Scrolled, ReadError> {
+        let how = origin.piece.how;
+        let (mut scroll, mut size) = (Scroll::default(), PageSize::default());
+        let (mut cursor, mut requests, mut is_torn) = (None, 0, false);
+        let is_narrow = self.torn().is_narrow(origin.piece.window);
+        let ended = loop {
+            let mut page = self.fetch(bounds, (cursor.as_deref(), size.rows()), how.is_live()).await?;
+            requests += 1;
             tracing::debug!(unit = self.unit, rows = page.len(), total = page.total, "page");
             if cursor.is_none() && rows_max.is_some_and(|max| page.total.is_some_and(|total| total > max)) {
-                return Ok((Ended::TooManyRows, None));
+                break Ended::TooManyRows;
             }
-            let step = scroll.on_page(PageMeta { rows: page.len(), total: page.total, cursor: page.cursor.as_deref() });
+            // In a longer window the rows before are used, and its halves have the others.
+            let torn = page.rest().map(|rest| if is_narrow { size.on_torn(page.len(), rest) } else { Torn::GiveUp });
+            is_torn |= torn.is_some();
+            match torn {
+                Some(Torn::AskAgain) => continue,
+                Some(Torn::Take) => page.bury_rest(),
+                Some(Torn::GiveUp) | None => {}
+            }
+            size.on_used();
+            let step = match torn {
+                Some(Torn::GiveUp) => Step::Broken(ScrollFault::Torn),
+                _ => scroll.on_page(PageMeta {
+                    rows: page.len(),
+                    total: page.total,
+                    cursor: page.cursor.as_deref(),
+                    is_torn: torn.is_some(),
+                }),
+            };
             if !page.is_empty() {
                 let underway = self.until_stopped(self.ahead.begin(page, self.clock.now(), origin)).await??;
                 // Where the publishing side has given up, it says why.
@@ -249,10 +288,12 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
             }
             match step {
                 Step::Next(next) => cursor = Some(next),
-                Step::Whole => return Ok((Ended::Whole, scroll.total())),
-                Step::Broken(fault) => return Ok((Ended::Broken(fault), scroll.total())),
+                Step::Whole => break Ended::Whole,
+                Step::Broken(fault) => break Ended::Broken(fault),
             }
-        }
+        };
+        let total = scroll.total().filter(|_| !matches!(ended, Ended::TooManyRows));
+        Ok(Scrolled { ended, total, requests, is_torn })
     }
 
     async fn publish_pages(
@@ -283,10 +324,15 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
         Ok(())
     }
 
-    /// One page, however often it has to be asked for within reason.
-    async fn fetch(&self, bounds: &QueryBounds, cursor: Option<&str>, is_live: bool) -> Result<Page, ReadError> {
+    /// One page, at a cursor and of so many rows at most, however often it has to be asked for within reason.
+    async fn fetch(
+        &self,
+        bounds: &QueryBounds,
+        place: (Option<&str>, Option<usize>),
+        is_live: bool,
+    ) -> Result<Page, ReadError> {
         let span = stage!("fetch", unit = self.unit, window = %bounds.asked, rows = Empty);
-        let fetched = traced(span.clone(), self.fetch_patiently(bounds, cursor, is_live)).await;
+        let fetched = traced(span.clone(), self.fetch_patiently(bounds, place, is_live)).await;
         if let Ok(page) = &fetched {
             span.record("rows", count(page.len()));
         }
@@ -296,7 +342,7 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
     async fn fetch_patiently(
         &self,
         bounds: &QueryBounds,
-        cursor: Option<&str>,
+        (cursor, rows): (Option<&str>, Option<usize>),
         is_live: bool,
     ) -> Result<Page, ReadError> {
         let mut attempts = 0;
@@ -308,7 +354,7 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
             }
             attempts += 1;
             let sent = Instant::now();
-            let answer = self.until_stopped(self.source.fetch(&self.unit, bounds, cursor)).await?;
+            let answer = self.until_stopped(self.source.fetch(&self.unit, bounds, cursor, rows)).await?;
             self.note_request(answer.as_ref().map_or_else(|error| error.failure.as_str(), |_| "ok"), sent);
             match answer {
                 Ok(page) => {
@@ -324,7 +370,7 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
     pub(super) async fn ask(&self, window: Window) -> Result<(), ReadError> {
         let bounds = query_bounds(window, self.pace.time_zone)
             .ok_or_else(|| SourceError::refused("the present is outside the calendar: check this machine's clock"))?;
-        self.fetch(&bounds, None, true).await.map(|_| ())
+        self.fetch(&bounds, (None, None), true).await.map(|_| ())
     }
 
     /// A token, however often it has to be asked for within reason.
@@ -407,6 +453,16 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
     pub(super) fn trouble(&self) -> MutexGuard<'_, Repeated> {
         // Its values are plain, whole at every instant.
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next window to read; what is known to be torn is read by itself.
+    pub(super) fn next_part(&self, parts: &mut Parts<impl Iterator<Item = Piece>>) -> Option<Piece> {
+        parts.next(&self.torn())
+    }
+
+    fn torn(&self) -> MutexGuard<'_, TornWindows> {
+        // Whole windows, in any state; one that is missing costs some requests.
+        self.torn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shows how the unit is.

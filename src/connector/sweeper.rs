@@ -25,6 +25,7 @@ use crate::core::dedupe::Counts;
 use crate::core::hours::{Agreement, Compared, Hour, HourCounts};
 use crate::core::identity::KeyHash;
 use crate::core::journal::{Swept, UnitProgress};
+use crate::core::parts::Parts;
 use crate::core::planner::{Piece, Sweep, next_sweep, remembered_from, sweep_pieces};
 use crate::core::time::Window;
 use crate::core::zone::Contradiction;
@@ -169,7 +170,8 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
         sums: &mut Sums,
     ) -> Result<bool, ReadError> {
         let mut is_whole = true;
-        for piece in pieces.iter().copied() {
+        let mut parts = Parts::new(pieces.iter().copied());
+        while let Some(piece) = self.reader.next_part(&mut parts) {
             // What the floor has passed meanwhile can no longer be told from what was published.
             let progress = self.reader.progress().await.map(|unit| unit.progress);
             if progress.as_ref().is_some_and(|progress| piece.window.start < remembered_from(progress)) {
@@ -177,9 +179,11 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
             }
             let final_to = progress.map_or(piece.window.end, |progress| progress.final_to);
             let (counts, sightings) = (&mut sums.counts, Sightings::default());
-            let mut pass =
-                Pass { piece, generation, final_to, makes_final_to: final_to, rows_max: None, counts, sightings };
+            let makes_final_to = final_to;
+            let (rows_max, requests) = (None, 0);
+            let mut pass = Pass { piece, generation, final_to, makes_final_to, rows_max, counts, sightings, requests };
             let read = self.reader.read(&mut pass).await;
+            parts.note_requests(pass.requests);
             let failed_before = std::mem::take(&mut sums.has_failed);
             let trouble = match read {
                 // When the next one fails, too, it is not the window.
@@ -189,6 +193,7 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
                     Some(error)
                 }
                 Err(error) => return Err(error),
+                Ok(Ended::Broken(fault)) if fault.is_mended_by_halves() && parts.halve_within(piece) => None,
                 Ok(Ended::Broken(fault)) => {
                     tracing::warn!(unit = self.reader.unit, window = %piece.window, %fault, "a window could not be swept whole; the sweep is begun again");
                     Some(SourceError::unreachable(fault.to_string()))

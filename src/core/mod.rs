@@ -15,6 +15,7 @@ pub mod lateness;
 pub mod ledger;
 pub mod leg;
 pub mod pagination;
+pub mod parts;
 pub mod planner;
 pub mod query;
 pub mod replay;

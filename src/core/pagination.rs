@@ -1,8 +1,9 @@
 //! The protocol of one scroll through a window's pages: when to ask for the next, and whether it was whole.
 //!
 //! The API's cursor is opaque and promises nothing, so a scroll ends by its own rules: at an empty
-//! page, at a missing or closing cursor, and, as a fault, at a cursor that was seen before or at far
-//! more rows than the total announced.
+//! page, at a closing cursor, at a missing one if as many rows came as were announced, and, as a fault,
+//! at a cursor that was seen before or at far more rows than the total announced. A page with rows that
+//! has neither a cursor nor a total ends nothing: rows may follow that nobody can ask for.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -22,6 +23,8 @@ pub struct PageMeta<'a> {
     pub total: Option<u64>,
     /// Where the next page starts.
     pub cursor: Option<&'a str>,
+    /// Whether one of its rows stands for a part of the body of which nobody knows how many rows it holds.
+    pub is_torn: bool,
 }
 
 /// What to do after a page.
@@ -52,6 +55,17 @@ pub enum Fault {
         /// Rows read until it was given up.
         rows: u64,
     },
+    /// A page with rows had neither a cursor nor a total, so it may not have been the last.
+    OpenEnd,
+    /// A page's rows could not be told apart.
+    Torn,
+}
+
+impl Fault {
+    /// Whether a shorter window may end well: the same one ends no better.
+    pub const fn is_mended_by_halves(&self) -> bool {
+        matches!(self, Self::OpenEnd | Self::Torn)
+    }
 }
 
 impl fmt::Display for Fault {
@@ -62,6 +76,10 @@ impl fmt::Display for Fault {
             }
             Self::RepeatedCursor => f.write_str("the source sent the same page cursor twice"),
             Self::Endless { rows } => write!(f, "the source's pages did not end after {rows} rows"),
+            Self::OpenEnd => f.write_str(
+                "the source sent a page with rows and with neither a page cursor nor a total that can be read, so more rows may follow",
+            ),
+            Self::Torn => f.write_str("the source sent a page in which no row's end can be found from some place on"),
         }
     }
 }
@@ -76,6 +94,8 @@ pub struct Scroll {
     first_total: Option<u64>,
     newest_total: Option<u64>,
     cursors: HashSet<String>,
+    /// Whether a part of a body counts as one row, so that no total can be held against the rows.
+    is_torn: bool,
 }
 
 impl Scroll {
@@ -83,15 +103,21 @@ impl Scroll {
     pub fn on_page(&mut self, page: PageMeta<'_>) -> Step {
         self.pages += 1;
         self.rows += page.rows as u64;
+        self.is_torn |= page.is_torn;
+        // A total of fewer rows than the page itself has is none.
+        let total = page.total.filter(|total| page.rows as u64 <= *total);
         if self.pages == 1 {
-            self.first_total = page.total;
+            self.first_total = total;
         }
         if page.rows == 0 {
-            return self.end();
+            return if self.is_torn { Step::Whole } else { self.end() };
         }
-        self.newest_total = page.total;
-        let Some(cursor) = page.cursor.filter(|cursor| !cursor.is_empty() && *cursor != CLOSING_CURSOR) else {
-            return self.end();
+        self.newest_total = total;
+        let cursor = match page.cursor.filter(|cursor| !cursor.trim().is_empty()) {
+            Some(CLOSING_CURSOR) => return self.end(),
+            Some(cursor) => cursor,
+            None if self.announced().is_none() => return Step::Broken(Fault::OpenEnd),
+            None => return self.end(),
         };
         if !self.cursors.insert(cursor.to_owned()) {
             return Step::Broken(Fault::RepeatedCursor);
@@ -103,14 +129,18 @@ impl Scroll {
     }
 
     fn end(&self) -> Step {
-        match self.total() {
+        match self.announced() {
             Some(total) if self.rows < total => Step::Broken(Fault::FewerRowsThanTotal { rows: self.rows, total }),
             _ => Step::Whole,
         }
     }
 
-    /// How many rows there should be, as far as announced.
+    /// How many rows there should be, as far as announced and countable.
     pub fn total(&self) -> Option<u64> {
+        self.announced().filter(|_| !self.is_torn)
+    }
+
+    fn announced(&self) -> Option<u64> {
         match (self.first_total, self.newest_total) {
             (Some(first), Some(newest)) => Some(first.min(newest)),
             (first, newest) => first.or(newest),
@@ -125,8 +155,71 @@ impl Scroll {
     }
 }
 
+/// Which pages to ask for around a row whose end cannot be found, in a window that cannot be shorter.
+///
+/// ```text
+///   as usual   [ good good good | torn ........
+///   3 rows     [ good good good ]
+///   1 row                       [ torn ]  twice the same: taken as it is
+///   as usual                             [ good ...
+/// ```
+#[derive(Debug, Default)]
+pub struct PageSize {
+    rows: Option<usize>,
+    torn: Option<String>,
+    looks: u32,
+}
+
+/// What to do about a page whose rows cannot be told apart from some place on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Torn {
+    /// Ask for the page again, in the size that is asked for now.
+    AskAgain,
+    /// It stays as it is: the rest of its body counts as one row.
+    Take,
+    /// It comes otherwise each time.
+    GiveUp,
+}
+
+/// How often a page of one row is asked for until it comes twice the same.
+const LOOKS_MAX: u32 = 4;
+
+impl PageSize {
+    /// How many rows a page may have; `None` for as many as usual.
+    pub const fn rows(&self) -> Option<usize> {
+        self.rows
+    }
+
+    /// Takes note of a page that was torn after so many good rows, before `rest`.
+    pub fn on_torn(&mut self, good: usize, rest: &str) -> Torn {
+        if self.rows != Some(1) {
+            // Where the good rows cannot be had by themselves either, the source decides about its pages.
+            self.rows = Some(if self.rows.is_none() { good.max(1) } else { 1 });
+            return Torn::AskAgain;
+        }
+        self.looks += 1;
+        let is_same = self.torn.as_deref() == Some(rest);
+        self.torn = Some(rest.to_owned());
+        match (is_same, self.looks < LOOKS_MAX) {
+            (true, _) => Torn::Take,
+            (false, true) => Torn::AskAgain,
+            (false, false) => Torn::GiveUp,
+        }
+    }
+
+    /// Takes note of a page that is used: behind the good rows the torn one comes, and behind that one usual pages.
+    pub fn on_used(&mut self) {
+        let rows = self.rows.filter(|rows| *rows > 1).map(|_| 1);
+        *self = Self { rows, ..Self::default() };
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
 
     /// Feeds pages of (rows, total, cursor) and gives the last step.
@@ -134,7 +227,7 @@ mod tests {
         let mut scroll = Scroll::default();
         let mut step = Step::Whole;
         for (index, &(rows, total, cursor)) in pages.iter().enumerate() {
-            step = scroll.on_page(PageMeta { rows, total, cursor });
+            step = scroll.on_page(PageMeta { rows, total, cursor, is_torn: false });
             assert!(matches!(step, Step::Next(_)) == (index + 1 < pages.len()), "ended at page {index}: {step:?}");
         }
         step
@@ -187,8 +280,90 @@ mod tests {
         );
         let mut scroll = Scroll::default();
         let endless = (0..100)
-            .map(|n| scroll.on_page(PageMeta { rows: 10, total: Some(20), cursor: Some(&n.to_string()) }))
+            .map(|n| {
+                scroll.on_page(PageMeta { rows: 10, total: Some(20), cursor: Some(&n.to_string()), is_torn: false })
+            })
             .find(|step| !matches!(step, Step::Next(_)));
         assert_eq!(endless, Some(Step::Broken(Fault::Endless { rows: 150 })));
+    }
+
+    #[test]
+    fn a_page_with_neither_cursor_nor_total_ends_nothing() {
+        let open = Step::Broken(Fault::OpenEnd);
+        assert_eq!(scroll(&[(3, None, None)]), open);
+        assert_eq!(scroll(&[(1, None, Some(" "))]), open);
+        assert_eq!(scroll(&[(3, None, Some("a")), (1, None, None)]), open);
+        assert_eq!(scroll(&[(3, Some(2), None)]), open, "a total of fewer rows than the page has is none");
+        let fewer = Step::Broken(Fault::FewerRowsThanTotal { rows: 6, total: 9 });
+        assert_eq!(scroll(&[(3, Some(9), Some("a")), (3, None, None)]), fewer);
+        for end in [&[(3, Some(3), None)][..], &[(3, None, Some("No Data"))], &[(0, None, None)]] {
+            assert_eq!(scroll(end), Step::Whole);
+        }
+    }
+
+    #[test]
+    fn where_a_part_counts_as_one_row_the_closing_page_decides() {
+        let mut scroll = Scroll::default();
+        let torn = PageMeta { rows: 1, total: Some(9), cursor: Some("a"), is_torn: true };
+        assert_eq!(scroll.on_page(torn), Step::Next("a".to_owned()));
+        assert_eq!(scroll.on_page(PageMeta { rows: 0, total: Some(0), cursor: None, is_torn: false }), Step::Whole);
+        assert_eq!(scroll.total(), None);
+        let last = Scroll::default().on_page(PageMeta { cursor: None, ..torn });
+        assert_eq!(last, Step::Broken(Fault::FewerRowsThanTotal { rows: 1, total: 9 }));
+        assert_eq!(
+            Scroll::default().on_page(PageMeta { cursor: None, total: None, ..torn }),
+            Step::Broken(Fault::OpenEnd)
+        );
+    }
+
+    #[test]
+    fn around_a_torn_row_pages_are_small_and_usual_again_behind_it() {
+        let mut size = PageSize::default();
+        assert_eq!((size.on_torn(7, "x…"), size.rows()), (Torn::AskAgain, Some(7)));
+        size.on_used();
+        assert_eq!((size.rows(), size.on_torn(0, "x")), (Some(1), Torn::AskAgain));
+        assert_eq!((size.on_torn(0, "x"), size.rows()), (Torn::Take, Some(1)));
+        size.on_used();
+        assert_eq!(size.rows(), None);
+    }
+
+    #[test]
+    fn a_source_that_decides_about_its_pages_is_not_asked_for_ever() {
+        let mut size = PageSize::default();
+        let same: Vec<Torn> = (0..4).map(|_| size.on_torn(2, "same")).collect();
+        assert_eq!(same, [Torn::AskAgain, Torn::AskAgain, Torn::AskAgain, Torn::Take]);
+        let mut size = PageSize::default();
+        let other: Vec<Torn> = (0..6).map(|look| size.on_torn(2, &look.to_string())).collect();
+        assert_eq!(other[..5], [Torn::AskAgain; 5]);
+        assert_eq!(other[5], Torn::GiveUp);
+    }
+
+    proptest! {
+        /// Whatever pages there are: a window ends whole at an empty page or a closing cursor, or with as many rows as a
+        /// total that is not smaller than its own page.
+        #[test]
+        fn no_scroll_ends_whole_without_a_word_of_it(
+            pages in vec((
+                0..5_usize,
+                select(vec![None, None, Some(0), Some(1), Some(4), Some(9)]),
+                select(vec![None, Some(""), Some("a"), Some("b"), Some("c"), Some("No Data")]),
+            ), 1..8),
+        ) {
+            let mut scroll = Scroll::default();
+            let (mut rows, mut totals) = (0, Vec::new());
+            for (count, total, cursor) in pages {
+                rows += count as u64;
+                totals.extend(total.filter(|total| count as u64 <= *total && count > 0));
+                match scroll.on_page(PageMeta { rows: count, total, cursor, is_torn: false }) {
+                    Step::Next(_) => continue,
+                    Step::Whole => {
+                        let is_said = count == 0 || cursor == Some(CLOSING_CURSOR);
+                        prop_assert!(is_said || totals.iter().any(|total| *total <= rows));
+                    }
+                    Step::Broken(_) => {}
+                }
+                break;
+            }
+        }
     }
 }

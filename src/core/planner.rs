@@ -40,9 +40,13 @@ impl Cycle {
     pub fn plan(progress: &Progress, bound: UtcMillis, window_max: Duration) -> Self {
         Self { next_start: progress.final_to, bound, window_max }
     }
+}
+
+impl Iterator for Cycle {
+    type Item = Piece;
 
     /// The next piece to read, `None` when the poll is through.
-    pub fn next_piece(&mut self) -> Option<Piece> {
+    fn next(&mut self) -> Option<Piece> {
         if self.bound <= self.next_start {
             return None;
         }
@@ -51,16 +55,7 @@ impl Cycle {
         self.next_start = end;
         Some(Piece { window, how: if end == self.bound { How::Poll } else { How::CatchUp } })
     }
-
-    /// Takes a piece back that holds too much to be read at once: from here on pieces are half as long.
-    pub fn halve(&mut self, piece: Piece) {
-        self.next_start = piece.window.start;
-        self.window_max = Duration::from_secs(piece.window.length().as_secs() / 2).max(SPAN_MIN);
-    }
 }
-
-/// The shortest window: the API's bounds are whole seconds.
-pub const SPAN_MIN: Duration = Duration::from_secs(1);
 
 /// A slower re-read of what polls have read for the last time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,8 +134,8 @@ mod tests {
     #[test]
     fn only_the_newest_piece_is_a_poll() {
         let progress = Progress::starting_at(at(0), &DELAYS);
-        let mut cycle = Cycle::plan(&progress, at(9000), HOUR);
-        let pieces: Vec<Piece> = std::iter::from_fn(|| cycle.next_piece()).collect();
+        let cycle = Cycle::plan(&progress, at(9000), HOUR);
+        let pieces: Vec<Piece> = cycle.collect();
         assert_eq!(
             pieces,
             [
@@ -154,29 +149,8 @@ mod tests {
     #[test]
     fn a_bound_behind_the_watermark_asks_for_nothing() {
         let progress = Progress::starting_at(at(100), &DELAYS);
-        assert_eq!(Cycle::plan(&progress, at(100), HOUR).next_piece(), None);
-        assert_eq!(Cycle::plan(&progress, at(50), HOUR).next_piece(), None);
-    }
-
-    #[test]
-    fn a_piece_that_is_halved_is_read_in_two_and_so_is_what_follows() {
-        let progress = Progress::starting_at(at(0), &DELAYS);
-        let mut cycle = Cycle::plan(&progress, at(6001), HOUR);
-        let first = cycle.next_piece().unwrap();
-        cycle.halve(first);
-        let windows: Vec<Window> = std::iter::from_fn(|| cycle.next_piece()).map(|piece| piece.window).collect();
-        let bounds = [0, 1800, 3600, 5400, 6001].map(at);
-        assert_eq!(windows, [0, 1, 2, 3].map(|index| Window::new(bounds[index], bounds[index + 1])));
-    }
-
-    #[test]
-    fn a_piece_of_a_second_is_never_cut() {
-        let mut cycle = Cycle::plan(&Progress::starting_at(at(0), &DELAYS), at(3), HOUR);
-        for _ in 0..9 {
-            let piece = cycle.next_piece().unwrap();
-            cycle.halve(piece);
-        }
-        assert_eq!(cycle.next_piece().unwrap().window, Window::new(at(0), at(1)));
+        assert_eq!(Cycle::plan(&progress, at(100), HOUR).next(), None);
+        assert_eq!(Cycle::plan(&progress, at(50), HOUR).next(), None);
     }
 
     #[test]
@@ -245,9 +219,8 @@ mod tests {
             let mut now = 0;
             for (waited, outcomes) in cycles {
                 now += waited;
-                let mut cycle = Cycle::plan(&progress, bound(at(now)), Duration::from_secs(window_max_s));
                 let mut outcomes = outcomes.into_iter().cycle();
-                while let Some(piece) = cycle.next_piece() {
+                for piece in Cycle::plan(&progress, bound(at(now)), Duration::from_secs(window_max_s)) {
                     if outcomes.next().unwrap() {
                         read.add(piece.window);
                         let before = progress.clone();

@@ -326,8 +326,7 @@ mod tests {
             let mut now = start;
             for pause_ms in polls_ms {
                 now = now.plus(Duration::from_millis(pause_ms as u64));
-                let mut cycle = Cycle::plan(&progress, bound(now), window_max);
-                while let Some(piece) = cycle.next_piece() {
+                for piece in Cycle::plan(&progress, bound(now), window_max) {
                     note_found(&legs, piece.window, reading, zone, &mut by_polls);
                     progress.advance(piece.window, now.floor_second(), &DELAYS);
                 }

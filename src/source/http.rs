@@ -112,15 +112,22 @@ impl Api {
         Ok(answer)
     }
 
-    fn parameters(&self, unit: &str, bounds: &QueryBounds, cursor: Option<&str>) -> Vec<(&'static str, String)> {
+    fn parameters(
+        &self,
+        unit: &str,
+        bounds: &QueryBounds,
+        cursor: Option<&str>,
+        rows: Option<usize>,
+    ) -> Vec<(&'static str, String)> {
         let source = &self.settings;
+        let page_size = rows.and_then(|rows| u32::try_from(rows).ok()).unwrap_or(u32::MAX).min(source.page_size);
         let zone: Tz = source.time_zone;
         let mut parameters = vec![
             ("pbxId", unit.to_owned()),
             ("startTime", bounds.start.clone()),
             ("endTime", bounds.end.clone()),
             ("timeZone", zone.name().to_owned()),
-            ("pageSize", source.page_size.to_string()),
+            ("pageSize", page_size.to_string()),
             ("isConnectTime", (source.time_basis == config::TimeBasis::Connect).to_string()),
             ("isSimplified", source.simplified.to_string()),
         ];
@@ -139,8 +146,14 @@ impl Source for Api {
         self.token(None).await.map(|_| ())
     }
 
-    async fn fetch(&self, unit: &str, bounds: &QueryBounds, cursor: Option<&str>) -> Result<Page, SourceError> {
-        let parameters = self.parameters(unit, bounds, cursor);
+    async fn fetch(
+        &self,
+        unit: &str,
+        bounds: &QueryBounds,
+        cursor: Option<&str>,
+        rows: Option<usize>,
+    ) -> Result<Page, SourceError> {
+        let parameters = self.parameters(unit, bounds, cursor, rows);
         let mut token = self.token(None).await?;
         let mut answer = self.report(&parameters, &token).await?;
         if answer.status == StatusCode::UNAUTHORIZED {

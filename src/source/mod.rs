@@ -22,12 +22,14 @@ pub trait Source: Send + Sync + 'static {
     /// Makes sure that requests can be sent: logs in when there is no fresh token.
     fn log_in(&self) -> impl Future<Output = Result<(), SourceError>> + Send;
 
-    /// One page of the legs of `unit` between `bounds`; the first page without a cursor.
+    /// One page of the legs of `unit` between `bounds`, of `rows` rows at most where it is not to be as long as usual;
+    /// the first page without a cursor.
     fn fetch(
         &self,
         unit: &str,
         bounds: &QueryBounds,
         cursor: Option<&str>,
+        rows: Option<usize>,
     ) -> impl Future<Output = Result<Page, SourceError>> + Send;
 
     /// How far the source's clock is from ours, as its newest answer tells.

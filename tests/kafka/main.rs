@@ -10,6 +10,7 @@
 //! | `long_past` | a long past, read beside live legs while its owner is killed |
 //! | `odd_rows` | rows that are odd in a field: what of them is published, and that none holds the rest |
 //! | `late` | legs that turn up late: overlap, sweeps, what is measured of them |
+//! | `odd_pages` | an API whose pages are odd: rows that are no JSON, texts for numbers, no cursor, a byte order mark |
 //! | `days_late` | legs up to three days late, on scaled time |
 //! | `ownership` | two instances, a paused owner, state directories that are lost, damaged, old or foreign |
 //! | `state` | what operators can ask of the journal, and what is refused until they decide |
@@ -52,6 +53,7 @@ mod journals;
 mod late;
 mod long_past;
 mod odd_http;
+mod odd_pages;
 mod odd_rows;
 mod otlp;
 mod ownership;

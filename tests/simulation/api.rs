@@ -69,6 +69,20 @@ pub(crate) struct TrueLeg {
 }
 
 impl TrueLeg {
+    /// Makes it a row without an end.
+    fn make_endless(&mut self) {
+        let raw = match self.number % 4 {
+            0 => format!(r#"{{"callId":"{}","callerName":"5" tall","pbxId":"{}"}}"#, self.number, self.unit),
+            1 => format!(r#"{{"callId":"{}","pbxId":"{}\"}}"#, self.number, self.unit),
+            2 => format!(r#"{{"callId":"{}","departments":["a","pbxId":"{}"}}"#, self.number, self.unit),
+            _ => format!(r#"{{"callId":"{}","pbxId":"{}""#, self.number, self.unit),
+        };
+        let key = KeyHash::of_dead_row(raw.as_bytes());
+        (self.sort, self.key, self.contents, self.dead_keys) = (Sort::Rubbish, key, None, vec![key]);
+        (self.revised, self.under_way) = (None, None);
+        (self.first, self.second) = (raw.clone(), raw);
+    }
+
     fn raw_at(&self, now: UtcMillis) -> &str {
         if self.revised.is_some_and(|revised| revised <= now) { &self.second } else { &self.first }
     }
@@ -88,6 +102,37 @@ pub(crate) enum Bounds {
     /// The first does, and a leg's milliseconds do not count.
     WholeSeconds,
 }
+
+/// How a total is written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Total {
+    /// As a whole number.
+    Number,
+    /// As a text.
+    Text,
+    /// As a fraction of nothing.
+    Fraction,
+}
+
+impl Total {
+    fn of(self, rows: usize) -> String {
+        match self {
+            Self::Number => rows.to_string(),
+            Self::Text => format!("\"{rows}\""),
+            Self::Fraction => format!("{rows}.0"),
+        }
+    }
+}
+
+/// What a page says of itself where it says nothing.
+const ODD_METAS: [&str; 6] = [
+    "",
+    r#""meta":null,"#,
+    r#""meta":"ok","#,
+    r#""meta":[],"#,
+    r#""meta":{"totalRecordCount":"many"},"#,
+    r#""meta":{"totalRecordCount":null,"scrollId":""},"#,
+];
 
 /// What the API is asked to be like.
 #[derive(Clone, Debug)]
@@ -110,6 +155,10 @@ pub(crate) struct Setting {
     pub(crate) rate_limited: f64,
     /// A cursor that is not accepted.
     pub(crate) cursor_refused: f64,
+    /// A page that says neither how many rows there are nor where the next one begins.
+    pub(crate) odd_meta: f64,
+    /// A row that is so broken that nobody finds its end.
+    pub(crate) endless: f64,
 }
 
 /// One read of a query from its first page to its last, as the caller got it.
@@ -156,6 +205,8 @@ pub(crate) struct Api {
     setting: Setting,
     bounds: Bounds,
     rows_max: usize,
+    /// How totals are written.
+    total: Total,
     legs: Vec<TrueLeg>,
     state: Mutex<State>,
 }
@@ -167,7 +218,12 @@ impl Api {
         let legs = run.throw(|dice| legs(dice, &setting, epoch));
         let bounds = run.throw(|dice| *dice.pick(&[Bounds::Inclusive, Bounds::Exclusive, Bounds::WholeSeconds]));
         let rows_max = run.throw(|dice| dice.between(3, 25) as usize);
-        run.note(format_args!("api: {} legs, {bounds:?}, {rows_max} rows a page, {:?}", legs.len(), setting));
+        let total = run.throw(|dice| *dice.pick(&[Total::Number, Total::Number, Total::Text, Total::Fraction]));
+        run.note(format_args!(
+            "api: {} legs, {bounds:?}, {rows_max} rows a page, {total:?}, {:?}",
+            legs.len(),
+            setting
+        ));
         let state = State {
             mood: Mood::Well,
             ahead_ms: 0,
@@ -175,7 +231,7 @@ impl Api {
             reading: BTreeMap::new(),
             hidden: BTreeSet::new(),
         };
-        Arc::new(Self { run, setting, bounds, rows_max, legs, state: Mutex::new(state) })
+        Arc::new(Self { run, setting, bounds, rows_max, total, legs, state: Mutex::new(state) })
     }
 
     /// The truth.
@@ -229,7 +285,13 @@ impl Api {
     }
 
     /// The body of a page, now; `None` when the cursor is not one.
-    pub(crate) fn body(&self, unit: &str, bounds: &QueryBounds, cursor: Option<&str>) -> Option<(String, bool)> {
+    fn body(
+        &self,
+        unit: &str,
+        bounds: &QueryBounds,
+        cursor: Option<&str>,
+        rows_max: Option<usize>,
+    ) -> Option<(String, bool)> {
         let now = self.run.now();
         let (start, end) = (self.instant(&bounds.start)?, self.instant(&bounds.end)?);
         let hidden = self.state().hidden.clone();
@@ -255,17 +317,23 @@ impl Api {
             let after = (UtcMillis::new(start.parse().ok()?), number.parse().ok()?);
             rows.retain(|(leg, _)| (leg.start, leg.number) < after);
         }
-        rows.truncate(self.rows_max);
+        rows.truncate(rows_max.unwrap_or(usize::MAX).min(self.rows_max));
         Some(match rows.last() {
             None => (r#"{"meta":{"totalRecordCount":0,"scrollId":"No Data"},"data":[]}"#.to_owned(), true),
             Some((last, _)) => {
                 let cursor = format!("{}_{}", last.start.as_millis(), last.number);
                 let data: Vec<&str> = rows.iter().map(|(_, raw)| raw.as_str()).collect();
+                let total = self.total.of(total);
                 let meta = format!(r#"{{"totalRecordCount":{total},"scrollId":"{cursor}"}}"#);
                 (format!(r#"{{"meta":{meta},"data":[{}]}}"#, data.join(",")), false)
             }
         })
     }
+}
+
+/// The same page with another meta.
+fn with_meta(body: &str, meta: &str) -> String {
+    body.split_once(r#""data":"#).map_or_else(String::new, |(_, data)| format!(r#"{{{meta}"data":{data}"#))
 }
 
 fn under_way(leg: &TrueLeg) -> String {
@@ -293,7 +361,11 @@ fn legs(dice: &mut Dice, setting: &Setting, epoch: UtcMillis) -> Vec<TrueLeg> {
             // Calls come in bursts, and some end in the same millisecond.
             at = at.plus(if dice.chance(0.2) { dice.millis(0, 1500) } else { dice.millis(0, 2 * between_ms) });
             number += 1;
-            legs.push(leg(dice, unit, number, at, overlap_ms));
+            let mut leg = leg(dice, unit, number, at, overlap_ms);
+            if dice.chance(setting.endless) {
+                leg.make_endless();
+            }
+            legs.push(leg);
         }
     }
     legs
@@ -329,7 +401,7 @@ fn leg(dice: &mut Dice, unit: &str, number: u64, disconnected: UtcMillis, overla
         )
     };
     let (first, second) = if sort == Sort::Rubbish {
-        let raw = match dice.between(0, 4) {
+        let raw = match dice.between(0, 6) {
             0 => format!(
                 r#"{{"callId":null,"legId":"1","startTimeUTC":{},"n":{number},"pbxId":"{unit}"}}"#,
                 start.as_millis()
@@ -339,6 +411,8 @@ fn leg(dice: &mut Dice, unit: &str, number: u64, disconnected: UtcMillis, overla
                 r#"{{"callId":"{}","legId":"9","disconnectedTimeUTC":"soon","pbxId":"{unit}"}}"#,
                 call_id(sort, number)
             ),
+            3 => format!("{{\"callId\":\"{number}\",\"callerName\":\"a\tb\",\"pbxId\":\"{unit}\"}}"),
+            4 => format!(r#"{{"callId":"{number}","talkTimeMS":NaN,"pbxId":"{unit}"}}"#),
             _ => {
                 format!(r#"{{"callId":"{}","legId":"8","status":"Completed","pbxId":"{unit}"}}"#, call_id(sort, number))
             }
@@ -453,7 +527,14 @@ impl Source for SimSource {
         self.request(|| Ok(())).await
     }
 
-    async fn fetch(&self, unit: &str, bounds: &QueryBounds, cursor: Option<&str>) -> Result<Page, SourceError> {
+    async fn fetch(
+        &self,
+        unit: &str,
+        bounds: &QueryBounds,
+        cursor: Option<&str>,
+        rows: Option<usize>,
+    ) -> Result<Page, SourceError> {
+        let api = &self.api;
         let (body, is_last) = self
             .request(|| {
                 let refused = || SourceError::cursor_refused("400 from the simulated API");
@@ -463,7 +544,10 @@ impl Source for SimSource {
                 if cursor.is_none() {
                     self.pass_begins(unit, bounds);
                 }
-                self.api.body(unit, bounds, cursor).ok_or_else(refused)
+                let (body, is_last) = api.body(unit, bounds, cursor, rows).ok_or_else(refused)?;
+                let odd = api.run.is_faulty(api.setting.odd_meta);
+                let odd = odd.then(|| api.run.throw(|dice| *dice.pick(&ODD_METAS)));
+                Ok((odd.map_or(body.clone(), |meta| with_meta(&body, meta)), is_last))
             })
             .await?;
         if is_last {

@@ -505,6 +505,8 @@ fn setting() -> Setting {
         unreachable: 0.0,
         rate_limited: 0.0,
         cursor_refused: 0.0,
+        odd_meta: 0.0,
+        endless: 0.0,
     }
 }
 
@@ -515,7 +517,7 @@ async fn scroll(source: &impl Source, unit: &str, window: Window, pause: Duratio
     let mut cursor: Option<String> = None;
     let mut found = Vec::new();
     loop {
-        let page = source.fetch(unit, &bounds, cursor.as_deref()).await.unwrap();
+        let page = source.fetch(unit, &bounds, cursor.as_deref(), None).await.unwrap();
         for raw in page.rows().map(str::as_bytes) {
             match row(raw) {
                 Row::Leg(leg) if window.contains(leg.disconnected) => found.push(KeyHash::of_leg(&leg)),
@@ -523,7 +525,12 @@ async fn scroll(source: &impl Source, unit: &str, window: Window, pause: Duratio
                 Row::Leg(_) | Row::Unfinished => {}
             }
         }
-        match scroll.on_page(PageMeta { rows: page.len(), total: page.total, cursor: page.cursor.as_deref() }) {
+        match scroll.on_page(PageMeta {
+            rows: page.len(),
+            total: page.total,
+            cursor: page.cursor.as_deref(),
+            is_torn: false,
+        }) {
             Step::Next(next) => cursor = Some(next),
             step => return (found, step),
         }
@@ -587,7 +594,7 @@ async fn the_api_fails_in_every_way() {
         query_bounds(Window::new(run.now().minus(Duration::from_secs(3000)), run.now()), chrono_tz::UTC).unwrap();
     let mut failures = Vec::new();
     for _ in 0..200 {
-        if let Err(error) = source.fetch("pbx0", &bounds, Some("9999999999999_1")).await {
+        if let Err(error) = source.fetch("pbx0", &bounds, Some("9999999999999_1"), None).await {
             failures.push(error.failure);
         }
     }
@@ -595,7 +602,7 @@ async fn the_api_fails_in_every_way() {
         assert!(failures.contains(&failure), "{failure:?}");
     }
     run.heal(true);
-    assert_eq!(source.fetch("pbx0", &bounds, Some("No Data")).await.unwrap_err().failure, Failure::Cursor);
+    assert_eq!(source.fetch("pbx0", &bounds, Some("No Data"), None).await.unwrap_err().failure, Failure::Cursor);
     api.set_mood(Mood::Refusing);
     assert_eq!(source.log_in().await.unwrap_err().failure, Failure::Refused);
     api.set_mood(Mood::Well);

@@ -62,6 +62,8 @@ pub(crate) struct Plan {
     pub(crate) zone: Tz,
     /// The network to the brokers.
     pub(crate) weather: Weather,
+    /// How often a row is so broken that nobody finds its end.
+    pub(crate) endless: f64,
     /// How many steps the schedule has.
     pub(crate) steps: u32,
     /// After how many of them the brokers take what they found invalid before; after all of them at the latest.
@@ -113,6 +115,7 @@ impl Plan {
                 unavailable,
                 doubt_noticed: *dice.pick(&[0.0, 0.5, 1.0]),
             },
+            endless: *dice.pick(&[0.0, 0.0, 0.003]),
             steps: dice.between(10, 40) as u32,
             mended_after: dice.between(0, 60) as u32,
         }
@@ -223,6 +226,8 @@ impl World {
             unreachable: run.throw(|dice| *dice.pick(rates)),
             rate_limited: run.throw(|dice| *dice.pick(rates)),
             cursor_refused: run.throw(|dice| *dice.pick(rates)),
+            odd_meta: run.throw(|dice| *dice.pick(rates)),
+            endless: plan.endless,
         };
         let api = Api::new(Arc::clone(&run), setting);
         let processes = (0..plan.processes)

@@ -61,7 +61,7 @@ fn client(address: SocketAddr) -> Api {
 async fn reported(token: Reply, report: Reply, cursor: Option<&str>) -> Result<Page, SourceError> {
     let bounds =
         crate::core::query::query_bounds(Window::new(UtcMillis::new(0), UtcMillis::new(60_000)), Tz::UTC).unwrap();
-    api(token, report).await.0.fetch("acme", &bounds, cursor).await
+    api(token, report).await.0.fetch("acme", &bounds, cursor, None).await
 }
 
 fn explained(call: Call<'_>, status: u16, body: &str) -> SourceError {

@@ -5,6 +5,7 @@
 //!   body ──page──▶ rows as raw text ──row──▶ a leg, a call under way, or why it is a dead letter
 //! ```
 
+mod loose;
 mod number;
 mod page;
 #[cfg(test)]

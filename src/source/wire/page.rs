@@ -1,22 +1,27 @@
 //! A body is taken apart into rows, which stay raw text.
 //!
 //! So one bad row cannot spoil its neighbours, and a dead letter holds the very bytes the API sent.
-//! Nothing here knows what a row means; but that the body is JSON to its last byte is seen to before
-//! any row is used.
+//! Nothing here knows what a row means. A body of the usual form is cut in one pass; any other is cut
+//! as far as the ends of its rows can be found. That there are no rows is believed of JSON only.
 
 use std::ops::Range;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde::de::IgnoredAny;
 
+use super::loose::{self, Loose};
 use super::row::NAMES;
 use super::scan::Scanner;
+
+/// What some programs put before a text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A page of the report: the body and where its rows lie in it.
 #[derive(Clone, Debug)]
 pub struct Page {
     body: String,
     rows: Vec<Range<usize>>,
+    /// From where on no row's end can be found.
+    rest: Option<Range<usize>>,
     /// How many rows the whole query has, as this page announces it.
     pub total: Option<u64>,
     /// Where the next page starts.
@@ -49,6 +54,16 @@ impl Page {
         self.rows.get(index).map_or("", |range| &self.body[range.clone()])
     }
 
+    /// What of the body cannot be told apart into rows; it comes behind all of them.
+    pub fn rest(&self) -> Option<&str> {
+        self.rest.clone().map(|rest| &self.body[rest])
+    }
+
+    /// Makes a row, the last one, of what cannot be told apart. No leg is read from it.
+    pub fn bury_rest(&mut self) {
+        self.rows.extend(self.rest.take().filter(|rest| !rest.is_empty()));
+    }
+
     /// The raw JSON text of each row.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &str> {
         self.rows.iter().map(|range| &self.body[range.clone()])
@@ -73,38 +88,26 @@ pub enum NotAPage {
 ///
 /// A body that is JSON but for broken UTF-8 is read with replacement characters: refusing it would
 /// hold its window back for as long as the row exists.
-pub fn page(body: Vec<u8>) -> Result<Page, NotAPage> {
+pub fn page(mut body: Vec<u8>) -> Result<Page, NotAPage> {
+    if body.starts_with(BYTE_ORDER_MARK) {
+        body.drain(..BYTE_ORDER_MARK.len());
+    }
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(NotAPage::Empty);
     }
     // Checking is several times as fast as mending.
     let body = String::from_utf8(body).unwrap_or_else(|broken| String::from_utf8_lossy(broken.as_bytes()).into_owned());
-    let Cut { rows, meta } = match cut_usual(&body) {
+    let Loose { rows, rest, meta } = match cut_usual(&body) {
         Some(cut) => cut,
         None => cut_any(&body)?,
     };
-    let (total, cursor) = meta.map_or((None, None), |meta| (meta.total, meta.cursor));
-    let total = total.and_then(|raw| serde_json::from_str(raw.get()).ok());
-    let cursor = cursor.and_then(cursor_text);
-    Ok(Page { body, rows, total, cursor })
-}
-
-/// Where the rows are, and what is said of the whole query.
-struct Cut<'a> {
-    rows: Vec<Range<usize>>,
-    meta: Option<Meta<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Meta<'a> {
-    #[serde(borrow, default, rename = "totalRecordCount")]
-    total: Option<&'a RawValue>,
-    #[serde(borrow, default, rename = "scrollId")]
-    cursor: Option<&'a RawValue>,
+    let [total, cursor] = meta.map_or([None, None], loose::meta);
+    let (total, cursor) = (total.and_then(count), cursor.and_then(cursor_text));
+    Ok(Page { body, rows, rest, total, cursor })
 }
 
 /// Cuts a body of the usual form; `None` for any other, which may be a page all the same.
-fn cut_usual(text: &str) -> Option<Cut<'_>> {
+fn cut_usual(text: &str) -> Option<Loose<'_>> {
     let mut body = Scanner::new(text);
     let (mut rows, mut meta) = (None, None);
     body.members(*b"{}", |body| {
@@ -114,13 +117,14 @@ fn cut_usual(text: &str) -> Option<Cut<'_>> {
         }
         match name.as_ref() {
             "data" if rows.is_none() => rows = Some(cut_rows(body, text.len())?),
-            "meta" if meta.is_none() => meta = Some(serde_json::from_str(body.value()?).ok()?),
+            "meta" if meta.is_none() => meta = Some(body.value()?),
             "data" | "meta" => return None,
             _ => _ = body.value()?,
         }
         Some(())
     })?;
-    body.is_at_end().then_some(Cut { rows: rows?, meta: meta.flatten() })
+    let meta = meta.filter(|meta| meta.starts_with('{'));
+    body.is_at_end().then_some(Loose { rows: rows?, rest: None, meta })
 }
 
 fn cut_rows(body: &mut Scanner<'_>, body_bytes: usize) -> Option<Vec<Range<usize>>> {
@@ -154,45 +158,44 @@ fn pass_row(data: &mut Scanner<'_>) -> Option<()> {
     })
 }
 
-#[derive(Deserialize)]
-struct Reply<'a> {
-    #[serde(borrow, default)]
-    meta: Option<Meta<'a>>,
-    #[serde(borrow, default)]
-    data: Option<Vec<&'a RawValue>>,
+/// Cuts any body, or tells why it cannot.
+fn cut_any(text: &str) -> Result<Loose<'_>, NotAPage> {
+    match loose::cut(text) {
+        Some(cut) if cut.rows.is_empty() && cut.rest.is_none() => json(text).map(|()| cut),
+        Some(cut) => Ok(cut),
+        None => json(text).and(Err(NotAPage::NoData)),
+    }
 }
 
-/// Cuts any body, or tells why it cannot.
-fn cut_any(text: &str) -> Result<Cut<'_>, NotAPage> {
-    let reply: Reply<'_> = serde_json::from_str(text).map_err(|error| not_json(text.as_bytes(), &error))?;
-    let data = reply.data.ok_or(NotAPage::NoData)?;
-    let start = text.as_ptr() as usize;
-    let place = |row: &RawValue| {
-        // The raw text is a slice of the body, so its distance from the body's start is its place.
-        let start = row.get().as_ptr() as usize - start;
-        start..start + row.get().len()
+/// A number of rows, however JSON writes it.
+fn count(raw: &str) -> Option<u64> {
+    let text: Option<String> = serde_json::from_str(raw).ok();
+    let number = text.as_deref().unwrap_or(raw).trim();
+    let whole = || {
+        let number: f64 = number.parse().ok()?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is one of these whole numbers")]
+        (number.fract() == 0.0 && (0.0..=COUNT_MAX).contains(&number)).then_some(number as u64)
     };
-    Ok(Cut { rows: data.into_iter().map(place).collect(), meta: reply.meta })
+    number.parse().ok().or_else(whole)
 }
+
+/// A fraction holds every whole number up to here.
+const COUNT_MAX: f64 = 9_007_199_254_740_991.0;
 
 /// A cursor is opaque; one that is a number is sent back as it came.
-fn cursor_text(raw: &RawValue) -> Option<String> {
-    match serde_json::from_str(raw.get()) {
-        Ok(Some(text)) => Some(text),
-        Ok(None) => None,
-        Err(_) => Some(raw.get().to_owned()),
-    }
+fn cursor_text(raw: &str) -> Option<String> {
+    let is_number = serde_json::from_str::<serde_json::Number>(raw).is_ok();
+    if is_number { Some(raw.to_owned()) } else { serde_json::from_str(raw).ok() }
 }
 
-fn not_json(body: &[u8], error: &serde_json::Error) -> NotAPage {
-    if error.is_data() {
-        return NotAPage::NoData;
-    }
+/// Whether a body is JSON, or where it is not.
+fn json(text: &str) -> Result<(), NotAPage> {
+    let Err(error) = serde_json::from_str::<IgnoredAny>(text) else { return Ok(()) };
     let line_start = |line: usize| {
-        body.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(line).map_or(0, |(index, _)| index + 1)
+        text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').nth(line).map_or(0, |(index, _)| index + 1)
     };
     let start = error.line().checked_sub(2).map_or(0, line_start);
-    NotAPage::NotJson(start + error.column(), body.len())
+    Err(NotAPage::NotJson(start + error.column(), text.len()))
 }
 
 #[cfg(test)]
@@ -200,25 +203,40 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::sample::{Index, select};
+    use serde_json::value::RawValue;
 
     use super::*;
 
     const SEED: &str = include_str!("../../../tests/data/seed-sample.json");
 
-    /// What of a cut is compared.
-    fn told(cut: &Cut<'_>) -> (Vec<Range<usize>>, Option<[Option<String>; 2]>) {
-        let meta =
-            cut.meta.as_ref().map(|meta| [meta.total, meta.cursor].map(|raw| raw.map(|raw| raw.get().to_owned())));
-        (cut.rows.clone(), meta)
+    /// Cuts a body as serde_json does; `None` where that refuses it, or a name comes twice.
+    fn cut_strictly(text: &str) -> Option<Loose<'_>> {
+        #[derive(serde::Deserialize)]
+        struct Reply<'a> {
+            #[serde(borrow, default)]
+            meta: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            data: Option<Vec<&'a RawValue>>,
+        }
+        let reply: Reply<'_> = serde_json::from_str(text).ok()?;
+        let place = |row: &RawValue| {
+            let start = row.get().as_ptr() as usize - text.as_ptr() as usize;
+            start..start + row.get().len()
+        };
+        let meta = reply.meta.map(RawValue::get).filter(|meta| meta.starts_with('{'));
+        Some(Loose { rows: reply.data?.into_iter().map(place).collect(), rest: None, meta })
     }
 
-    /// Whether the usual way cut the text; if so, it must have cut as serde_json does.
+    /// Whether the usual way cut the text; if so, it must have cut as serde_json does. So must the loose way, wherever
+    /// serde_json cuts at all.
     fn is_usual(text: &str) -> Result<bool, TestCaseError> {
-        let Some(usual) = cut_usual(text) else { return Ok(false) };
-        let any = cut_any(text);
-        prop_assert!(any.is_ok(), "serde_json refuses: {text}");
-        prop_assert_eq!(Some(told(&usual)), any.ok().as_ref().map(told), "{}", text);
-        Ok(true)
+        let (usual, strict) = (cut_usual(text), cut_strictly(text));
+        if strict.is_some() {
+            prop_assert_eq!(&loose::cut(text), &strict, "{}", text);
+        }
+        let is_usual = usual.is_some();
+        prop_assert!(!is_usual || usual == strict, "{text}");
+        Ok(is_usual)
     }
 
     #[test]
@@ -272,23 +290,106 @@ mod tests {
         let not_a_page = |body: &'static str| page(body.into()).map(|_| ()).unwrap_err();
         assert_eq!(not_a_page(" \n"), NotAPage::Empty);
         assert_eq!(not_a_page("<html>\n<body>"), NotAPage::NotJson(1, 13));
-        assert_eq!(not_a_page("{\n \"meta\": {},\n \"data\": [{\"a\": 1}, {\"b\""), NotAPage::NotJson(39, 39));
+        assert_eq!(not_a_page("{\n \"meta\": {},\n \"data\": "), NotAPage::NotJson(24, 24));
         assert_eq!(not_a_page(r#"{"meta":{}}"#), NotAPage::NoData);
         assert_eq!(not_a_page(r#"{"data":{}}"#), NotAPage::NoData);
         assert_eq!(not_a_page(r#"{"data":null}"#), NotAPage::NoData);
-        assert_eq!(not_a_page(r#"{"data":[]} rubbish"#), NotAPage::NotJson(13, 19));
+        assert_eq!(not_a_page(r#"{"meta":{}} rubbish"#), NotAPage::NotJson(13, 19));
     }
 
     #[test]
     fn odd_meta_is_no_reason_to_refuse_rows() {
-        let odd = |body: &'static str| page(body.into()).map(|page| (page.len(), page.total, page.cursor)).unwrap();
+        let odd = |meta: &str| {
+            let bodies = [format!(r#"{{"meta":{meta},"data":[1]}}"#), format!(r#"{{"data":[1],"meta":{meta}}}"#)];
+            let [first, second] =
+                bodies.map(|body| page(body.into()).map(|page| (page.len(), page.total, page.cursor)).unwrap());
+            assert_eq!(first, second, "{meta}");
+            assert_eq!(first.0, 1, "{meta}");
+            (first.1, first.2)
+        };
+        for meta in [
+            "null",
+            "\"ok\"",
+            "7",
+            "true",
+            "[]",
+            "[5,\"x\"]",
+            "{}",
+            "[{\"totalRecordCount\":5}]",
+            r#"{"totalRecordCount":null,"scrollId":null}"#,
+        ] {
+            assert_eq!(odd(meta), (None, None), "{meta}");
+        }
+        for (total, expected) in [
+            ("10", Some(10)),
+            ("10.0", Some(10)),
+            ("1e1", Some(10)),
+            (r#""10""#, Some(10)),
+            (r#"" 10.0 ""#, Some(10)),
+            ("0", Some(0)),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("-1", None),
+            ("10.5", None),
+            ("1e300", None),
+            ("NaN", None),
+            (r#""inf""#, None),
+            (r#""many""#, None),
+            ("true", None),
+            ("[10]", None),
+            ("{}", None),
+        ] {
+            assert_eq!(
+                odd(&format!(r#"{{"totalRecordCount":{total},"scrollId":"x"}}"#)),
+                (expected, Some("x".to_owned())),
+                "{total}"
+            );
+        }
+        for (cursor, expected) in [
+            (r#""a\u0062""#, Some("ab")),
+            ("7", Some("7")),
+            ("1.50", Some("1.50")),
+            ("false", None),
+            ("{}", None),
+            (r#"["x"]"#, None),
+            (r#""\ud800""#, None),
+            ("undefined", None),
+        ] {
+            let expected = expected.map(str::to_owned);
+            assert_eq!(
+                odd(&format!(r#"{{"scrollId":{cursor},"totalRecordCount":3}}"#)),
+                (Some(3), expected),
+                "{cursor}"
+            );
+        }
         assert_eq!(
-            odd(r#"{"data":[1],"meta":{"totalRecordCount":"5","scrollId":7}}"#),
-            (1, None, Some("7".to_owned()))
+            odd(r#"{"scrollId":"a","scrollId":"b","totalRecordCount":1,"totalRecordCount":2}"#),
+            (Some(2), Some("b".to_owned()))
         );
-        assert_eq!(odd(r#"{"data":[1],"meta":null}"#), (1, None, None));
-        assert_eq!(odd(r#"{"data":[1]}"#), (1, None, None));
-        assert_eq!(odd(r#"{"data":[],"meta":{"totalRecordCount":null,"scrollId":null}}"#), (0, None, None));
+        let page = page(r#"{"data":[1]}"#.into()).unwrap();
+        assert_eq!((page.len(), page.total, page.cursor), (1, None, None));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped_and_is_nothing_by_itself() {
+        let marked = |body: &str| page([BYTE_ORDER_MARK, body.as_bytes()].concat());
+        assert_eq!(
+            marked(SEED).unwrap().rows().collect::<Vec<_>>(),
+            page(SEED.into()).unwrap().rows().collect::<Vec<_>>()
+        );
+        assert_eq!(marked("").unwrap_err(), NotAPage::Empty);
+        assert_eq!(marked(r#"{"meta":"ok","data":[]}"#).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn that_there_are_no_rows_is_believed_of_json_only() {
+        for body in [r#"{"data":[]"#, r#"{"data":[],}"#, r#"{"data":[,]}"#, r#"{"data":[],"a":NaN}"#] {
+            assert!(matches!(page(body.into()), Err(NotAPage::NotJson(..))), "{body}");
+        }
+        for body in [r#"{"data":[],"data":[]}"#, r#"{"data":[],"meta":7}"#, r#" {"d\u0061ta":[ ]}"#] {
+            assert_eq!(page(body.into()).unwrap().len(), 0, "{body}");
+        }
+        let torn = page(r#"{"data":[]} x"#.into()).unwrap();
+        assert_eq!((torn.len(), torn.rest()), (0, Some("x")));
     }
 
     #[test]
