@@ -165,7 +165,11 @@ pub async fn carry_out(
 /// Compares the view with the journal, for commands, while no daemon works on the state directory.
 pub async fn verify(config: &Config) -> Result<String, Ended> {
     let _lock = StateLock::acquire(&config.state.dir).or_exit(Exit::State)?;
-    let view = tokio::task::block_in_place(|| SledView::look(&config.state.dir)).or_exit(Exit::State)?;
+    let view = match tokio::task::block_in_place(|| SledView::look(&config.state.dir)) {
+        // After an upgrade: there is nothing to compare, and nothing wrong.
+        Err(other @ StoreError::OtherLayout { .. }) => return Ok(other.to_string()),
+        view => view.or_exit(Exit::State)?,
+    };
     let topics = Topics::assumed(&config.kafka.topic, &config.kafka.journal);
     let cluster = KafkaCluster::new(&config.kafka, topics).or_exit(Exit::Sink)?;
     verify_view(Arc::new(cluster), Arc::new(view)).await.map_err(ended_by)

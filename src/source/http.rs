@@ -168,6 +168,9 @@ impl Source for Api {
         if let Some(error) = not_the_api(status, &body) {
             return Err(error);
         }
+        if status == StatusCode::PARTIAL_CONTENT {
+            return Err(SourceError::unreachable("the report was answered by a part of a page (HTTP 206)"));
+        }
         // No content is no legs; any other answer without a body is a broken one.
         let body = if status == StatusCode::NO_CONTENT { EMPTY_PAGE.into() } else { body };
         wire::page(body).map_err(|error| {

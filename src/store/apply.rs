@@ -100,7 +100,9 @@ impl Files {
             };
             match known {
                 Some(known) if *known == *packed => {}
-                Some(_) => return Err(Unusable(format!("page {} differs from what was applied before", id.0))),
+                Some(_) => {
+                    return Err(Unusable::Damaged(format!("page {} differs from what was applied before", id.0)));
+                }
                 None => {
                     kept.pages += 1;
                     kept.entries += u64::from(meta.entries);

@@ -43,19 +43,25 @@ const HANDED_OVER: u64 = 20_000;
 
 /// Why the files cannot be used, in words for a log line.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Unusable(pub(super) String);
+pub(super) enum Unusable {
+    /// They are not what was written, or the disk refuses.
+    #[error("{0}")]
+    Damaged(String),
+    /// Another version has written them.
+    #[error("{0}")]
+    OtherLayout(String),
+}
 
 pub(super) type Result<T, E = Unusable> = std::result::Result<T, E>;
 
 impl From<sled::Error> for Unusable {
     fn from(error: sled::Error) -> Self {
-        Self(error.to_string())
+        Self::Damaged(error.to_string())
     }
 }
 
 pub(super) fn damaged<T>(what: &str) -> Result<T> {
-    Err(Unusable(format!("{what} is not what was written")))
+    Err(Unusable::Damaged(format!("{what} is not what was written")))
 }
 
 /// How much of what there may be.
@@ -221,7 +227,7 @@ impl Files {
 
     pub(super) fn refused(&self, doing: &str, path: &Path, error: &std::io::Error) -> Unusable {
         let path = path.strip_prefix(&self.dir).unwrap_or(path);
-        Unusable(format!("cannot {doing} {}: {error}", path.display()))
+        Unusable::Damaged(format!("cannot {doing} {}: {error}", path.display()))
     }
 
     /// The ledger as it was applied last.
@@ -367,7 +373,7 @@ fn key_at(number: u128) -> KeyHash {
 
 /// The numbers behind the prefix in the names of what is in the directory, in no order.
 pub(super) fn numbered(dir: &Path, prefix: &str) -> Result<Vec<u64>> {
-    let unreadable = |error: std::io::Error| Unusable(format!("cannot read the directory: {error}"));
+    let unreadable = |error: std::io::Error| Unusable::Damaged(format!("cannot read the directory: {error}"));
     let mut numbers = Vec::new();
     for entry in fs::read_dir(dir).map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name();

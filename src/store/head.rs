@@ -97,7 +97,7 @@ impl Kept {
             self.units.push(name.to_owned());
             self.units.len() - 1
         });
-        u16::try_from(number).map_err(|_| Unusable("there are more units than it can hold".to_owned()))
+        u16::try_from(number).map_err(|_| Unusable::Damaged("there are more units than it can hold".to_owned()))
     }
 }
 
@@ -114,7 +114,7 @@ impl HeadDb {
     /// Opens the newest that is whole, or creates one, and reads its record. The others are deleted.
     pub(super) fn open(dir: &Path) -> Result<(Self, Option<Record>)> {
         if dir.join(OLD_HEAD_DIR).exists() {
-            return Err(Unusable("it has an older layout".to_owned()));
+            return Err(Unusable::OtherLayout("it has an older layout".to_owned()));
         }
         let mut numbers = numbered(dir, HEAD_PREFIX)?;
         numbers.sort_unstable();
@@ -129,7 +129,7 @@ impl HeadDb {
                     continue;
                 }
             }
-            delete(&head_path(dir, number)).map_err(|error| Unusable(error.to_string()))?;
+            delete(&head_path(dir, number)).map_err(|error| Unusable::Damaged(error.to_string()))?;
         }
         let (db, path, number) = match opened {
             Some(opened) => opened,
@@ -149,7 +149,10 @@ impl HeadDb {
                 }
             }
             Some(found) => {
-                return Err(Unusable(format!("it has layout {}", String::from_utf8_lossy(&found))));
+                let found = String::from_utf8_lossy(&found);
+                let is_one = !found.is_empty() && found.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+                let reason = format!("it has layout {found}");
+                return Err(if is_one { Unusable::OtherLayout(reason) } else { Unusable::Damaged(reason) });
             }
             None => {
                 let id = Nonce(rand::random());
@@ -173,7 +176,7 @@ impl HeadDb {
 
     /// Writes all that is needed to a new database, which takes this one's place.
     pub(super) fn renew(&mut self, dir: &Path, kept: &Kept) -> Result<()> {
-        let refused = |error: std::io::Error| Unusable(error.to_string());
+        let refused = |error: std::io::Error| Unusable::Damaged(error.to_string());
         let number = self.number + 1;
         let path = head_path(dir, number);
         delete(&path).map_err(refused)?;
@@ -236,7 +239,7 @@ impl HeadDb {
 
     /// Writes the record along with what the batch has: all or nothing, and durable when it returns.
     pub(super) fn write(&mut self, mut batch: Batch, record: &Record) -> Result<()> {
-        let json = serde_json::to_vec(record).map_err(|error| Unusable(error.to_string()))?;
+        let json = serde_json::to_vec(record).map_err(|error| Unusable::Damaged(error.to_string()))?;
         self.record_bytes = json.len() as u64;
         batch.insert(HEAD_KEY, seal(&json));
         self.db.apply_batch(batch)?;
@@ -293,7 +296,7 @@ fn open_database(path: &Path) -> Result<Db> {
             }
             Err(error) => {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
-                return Err(Unusable(format!("{name}: {error}")));
+                return Err(Unusable::Damaged(format!("{name}: {error}")));
             }
         }
     }

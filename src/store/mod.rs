@@ -94,7 +94,7 @@ impl StoreError {
         match self {
             Self::Broken { .. } => true,
             Self::Io { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge),
-            Self::InUse { .. } | Self::Damaged { .. } | Self::Hangs { .. } => false,
+            Self::InUse { .. } | Self::Damaged { .. } | Self::OtherLayout { .. } | Self::Hangs { .. } => false,
         }
     }
 }
@@ -137,6 +137,12 @@ pub enum StoreError {
         path: PathBuf,
         /// In words.
         reason: String,
+    },
+    /// Another version has written the files, for those who only compare them with the journal.
+    #[error("state.dir: the store in {} was written by another version: the next start builds it anew from the journal", path.display())]
+    OtherLayout {
+        /// The store's directory.
+        path: PathBuf,
     },
     /// sled does not come back from opening its files; they are deleted, and only a new process is rid of it.
     #[error("state.dir: sled hangs while it opens {}, which was deleted: start again", path.display())]

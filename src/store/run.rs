@@ -114,7 +114,7 @@ impl Run {
     /// Opens it and checks all but its buckets. The filter is folded so many times.
     pub(super) fn open(dir: &Path, record: RunRecord, folds: u32) -> Result<Self> {
         let name = format!("{RUN_PREFIX}{}", record.number);
-        let refused = |error: std::io::Error| Unusable(format!("{name}: {error}"));
+        let refused = |error: std::io::Error| Unusable::Damaged(format!("{name}: {error}"));
         let file = File::open(run_path(dir, record.number)).map_err(refused)?;
         let metadata = file.metadata().map_err(refused)?;
         if !metadata.is_file() || metadata.len() != record.file_bytes() {
@@ -154,7 +154,7 @@ impl Run {
         let at = from * PackedEntry::BYTES as u64 + u64::from(bucket) * SUM as u64;
         let number = self.record.number;
         let read = self.file.read_exact_at(buffer, at);
-        read.map_err(|error| Unusable(format!("{RUN_PREFIX}{number}: cannot read: {error}")))?;
+        read.map_err(|error| Unusable::Damaged(format!("{RUN_PREFIX}{number}: cannot read: {error}")))?;
         let (content, sum) = buffer.split_at(bytes);
         if sum != check_section(self.record.salt, Section::Bucket(bucket), content).to_be_bytes() {
             return damaged(&format!("a bucket of {RUN_PREFIX}{number}"));
@@ -176,7 +176,7 @@ impl Run {
 
 /// Reads the filter at `at`, a part at a time, since it is never needed as a whole and unfolded.
 fn read_filter(file: &File, mut at: u64, record: &RunRecord, folds: u32) -> Result<Filter> {
-    let refused = |error: std::io::Error| Unusable(format!("{RUN_PREFIX}{}: {error}", record.number));
+    let refused = |error: std::io::Error| Unusable::Damaged(format!("{RUN_PREFIX}{}: {error}", record.number));
     let Some(shape) = record.shape().folded(folds) else { return damaged("the shape of a filter") };
     let mut filter = Filter::new(shape);
     let mut hasher = section_hasher(record.salt, Section::Filter);

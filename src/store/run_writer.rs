@@ -77,7 +77,7 @@ impl RunWriter {
 
     /// Writes the next bucket, whose entries these are, ordered by their keys, each once.
     pub(super) fn write_bucket(&mut self, entries: &[PackedEntry]) -> Result<()> {
-        let too_large = |_| Unusable("a run has more entries than it can hold".to_owned());
+        let too_large = |_| Unusable::Damaged("a run has more entries than it can hold".to_owned());
         self.bucket.clear();
         for entry in entries {
             self.bucket.extend_from_slice(&entry.to_bytes());
@@ -97,7 +97,8 @@ impl RunWriter {
     /// Ends it: durable when it returns, but for its name in the directory.
     pub(super) fn finish(mut self) -> Result<Run> {
         let number = self.record.number;
-        self.record.pages = u32::try_from(self.pages.len()).map_err(|_| Unusable("too many pages".to_owned()))?;
+        self.record.pages =
+            u32::try_from(self.pages.len()).map_err(|_| Unusable::Damaged("too many pages".to_owned()))?;
         let starts: Vec<u8> = self.starts.iter().flat_map(|start| start.to_be_bytes()).collect();
         let pages: Vec<u8> = self.pages.iter().flat_map(|page| page.to_bytes()).collect();
         self.write_section(Section::Starts, &starts)?;
@@ -123,5 +124,5 @@ impl RunWriter {
 }
 
 fn refused(number: u64, error: &std::io::Error) -> Unusable {
-    Unusable(format!("{RUN_PREFIX}{number}: cannot write: {error}"))
+    Unusable::Damaged(format!("{RUN_PREFIX}{number}: cannot write: {error}"))
 }

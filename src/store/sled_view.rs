@@ -135,28 +135,33 @@ impl View for SledView {
 
 impl Shared {
     fn broken(&self, reason: String) -> StoreError {
+        self.refused(Unusable::Damaged(reason))
+    }
+
+    fn refused(&self, why: Unusable) -> StoreError {
         let path = self.dir.clone();
-        match self.on_damage {
-            OnDamage::Rebuild => StoreError::Broken { path, reason },
-            OnDamage::Tell => StoreError::Damaged { path, reason },
+        match (self.on_damage, why) {
+            (OnDamage::Rebuild, why) => StoreError::Broken { path, reason: why.to_string() },
+            (OnDamage::Tell, Unusable::Damaged(reason)) => StoreError::Damaged { path, reason },
+            (OnDamage::Tell, Unusable::OtherLayout(_)) => StoreError::OtherLayout { path },
         }
     }
 
     fn open(&self) -> Result<Files, StoreError> {
         let opened = match self.open_guarded()? {
-            Err(Unusable(reason)) if self.on_damage == OnDamage::Rebuild => {
-                warn_rebuilt(&self.dir, &reason);
+            Err(why) if self.on_damage == OnDamage::Rebuild => {
+                warn_rebuilt(&self.dir, &why.to_string());
                 empty(&self.dir)?;
                 self.open_guarded()?
             }
             opened => opened,
         };
-        opened.map_err(|Unusable(reason)| {
+        opened.map_err(|why| {
             if self.on_damage == OnDamage::Tell {
                 // Nobody has died in there.
                 let _ = fs::remove_file(self.dir.join(OPENING_FILE));
             }
-            self.broken(reason)
+            self.refused(why)
         })
     }
 
@@ -181,14 +186,14 @@ impl Shared {
                 Ok(None) => {}
                 Ok(Some(opened)) => return Ok(opened),
                 Err(RecvTimeoutError::Timeout) if self.on_damage == OnDamage::Tell => {
-                    return Ok(Err(Unusable("sled hangs while it opens it".to_owned())));
+                    return Ok(Err(Unusable::Damaged("sled hangs while it opens it".to_owned())));
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     empty(&self.dir)?;
                     return Err(StoreError::Hangs { path: self.dir.clone() });
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Ok(Err(Unusable("opening it ended without an answer".to_owned())));
+                    return Ok(Err(Unusable::Damaged("opening it ended without an answer".to_owned())));
                 }
             }
         }
@@ -198,16 +203,16 @@ impl Shared {
         // A panic is caught below, with the lock held: it is never poisoned.
         let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
         let Some(files) = &*files else { return Err(self.broken(FAILED_BEFORE.to_owned())) };
-        caught(|| work(files)).map_err(|Unusable(reason)| self.broken(reason))
+        caught(|| work(files)).map_err(|why| self.refused(why))
     }
 
     fn write<T>(&self, work: impl FnOnce(&mut Files) -> Result<T, Unusable>) -> Result<T, StoreError> {
         let mut slot = self.files.write().unwrap_or_else(PoisonError::into_inner);
         let Some(files) = &mut *slot else { return Err(self.broken(FAILED_BEFORE.to_owned())) };
-        caught(|| work(files)).map_err(|Unusable(reason)| {
+        caught(|| work(files)).map_err(|why| {
             // What is in memory may no longer be what is on disk.
             close(slot.take());
-            self.broken(reason)
+            self.refused(why)
         })
     }
 
@@ -232,7 +237,7 @@ fn close(files: Option<Files>) {
 
 fn caught<T>(work: impl FnOnce() -> Result<T, Unusable>) -> Result<T, Unusable> {
     // What was under way when it panicked is not used again.
-    panics::caught(work).unwrap_or_else(|panic| Err(Unusable(said(&*panic))))
+    panics::caught(work).unwrap_or_else(|panic| Err(Unusable::Damaged(said(&*panic))))
 }
 
 fn said(panic: &(dyn Any + Send)) -> String {
@@ -250,7 +255,7 @@ fn warn_rebuilt(dir: &Path, reason: &str) {
 
 /// Opens, and leaves a trace if the process does not survive it.
 fn open_counted(dir: &Path, sizes: Sizes, alive: &mut dyn FnMut()) -> Result<Files, Unusable> {
-    let refused = |error: std::io::Error| Unusable(error.to_string());
+    let refused = |error: std::io::Error| Unusable::Damaged(error.to_string());
     fs::create_dir_all(dir).map_err(refused)?;
     let path = dir.join(OPENING_FILE);
     let deaths = match fs::read(&path) {
@@ -258,7 +263,7 @@ fn open_counted(dir: &Path, sizes: Sizes, alive: &mut dyn FnMut()) -> Result<Fil
         Err(_) => 0,
     };
     if deaths >= OPEN_DEATHS_MAX {
-        return Err(Unusable(format!("{OPEN_DEATHS_MAX} starts in a row have died while they opened it")));
+        return Err(Unusable::Damaged(format!("{OPEN_DEATHS_MAX} starts in a row have died while they opened it")));
     }
     let mut file = open_own(File::options().write(true).create(true).truncate(true), &path).map_err(refused)?;
     file.write_all(&[deaths + 1]).map_err(refused)?;

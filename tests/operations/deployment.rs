@@ -5,7 +5,7 @@ use std::path::Path;
 
 use call_legs::config::Config;
 
-use super::tools::{run, run_python, text_of};
+use super::tools::{repository, run, run_python, text_of};
 
 /// The configuration within a YAML file: the lines behind the one that is `key`, as far as they are indented further.
 fn embedded(path: &str, key: &str) -> String {
@@ -53,6 +53,42 @@ fn the_unit_is_valid_and_hardened() {
     assert_eq!(said.trim(), "", "systemd-analyze verify has nothing to say");
     // Of 100, which is no protection at all; two tenths of it are the network that it works with.
     run("systemd-analyze", "systemd", &["security", "--offline=true", "--threshold=20", &path]);
+}
+
+/// The lines of `setup` that say what is needed, by their fields: name, search, package, purpose, what leaves out its tests.
+fn needs(setup: &str) -> Vec<Vec<&str>> {
+    let lines = setup.lines().skip_while(|line| !line.ends_with("<<'NEEDS'")).skip(1);
+    let needs: Vec<Vec<&str>> =
+        lines.take_while(|line| *line != "NEEDS").map(|line| line.split('|').collect()).collect();
+    assert!(needs.len() > 8 && needs.iter().all(|fields| fields.len() == 5), "{needs:?}");
+    needs
+}
+
+#[test]
+fn the_image_is_built_with_the_packages_that_setup_names() {
+    let (setup, dockerfile) = (text_of("setup"), text_of("Dockerfile"));
+    let to_build = needs(&setup).into_iter().filter(|fields| fields[3] == "demo").map(|fields| fields[2]);
+    // The image that it is built in has these already.
+    let packages: Vec<&str> = to_build.filter(|package| *package != "ca-certificates").collect();
+    let line = format!("--no-install-recommends {} \\", packages.join(" "));
+    assert!(dockerfile.lines().any(|written| written.ends_with(&line)), "Dockerfile should have {line}");
+}
+
+#[test]
+fn setup_leaves_out_tests_that_there_are() {
+    let setup = text_of("setup");
+    for fields in needs(&setup) {
+        let options: Vec<&str> = fields[4].split_whitespace().collect();
+        for pair in options.windows(2) {
+            if pair[0] == "--test" {
+                assert!(repository(&format!("tests/{}/main.rs", pair[1])).exists(), "{fields:?}");
+            }
+            let Some((module, test)) = pair[1].split_once("::").filter(|_| pair[0] == "--skip") else { continue };
+            let files = ["kafka", "operations"].map(|suite| repository(&format!("tests/{suite}/{module}.rs")));
+            let file = files.iter().find(|file| file.exists()).unwrap_or_else(|| panic!("{fields:?}"));
+            assert!(fs::read_to_string(file).unwrap().contains(&format!("fn {test}")), "{fields:?}");
+        }
+    }
 }
 
 /// Cargo refuses a manifest that names a target whose folder is not there, also one that is not built.

@@ -219,6 +219,7 @@ async fn no_success_is_a_refusal() {
         (202, "", None),
         (205, "", None),
         (206, "{\"data\":[1,", None),
+        (206, PAGE, None),
         (200, "{}", None),
     ] {
         for cursor in [None, Some("c")] {

@@ -94,6 +94,23 @@ async fn who_only_looks_is_told_of_damage_and_deletes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_only_looks_at_the_store_of_another_version_is_told_of_no_damage() {
+    let (original, _) = filled().await;
+    for (layout, is_another) in [("6.1", true), ("7", true), ("six", false), ("", false)] {
+        let dir = tempfile::tempdir().unwrap();
+        copy(original.path(), dir.path());
+        let db = sled::open(dir.path().join("store/head-0")).unwrap();
+        db.insert("layout", layout).unwrap();
+        db.flush().unwrap();
+        drop(db);
+        let before = files(dir.path()).len();
+        let looked = SledView::look_with(dir.path(), SMALL, Duration::from_secs(4)).err().unwrap();
+        assert_eq!(matches!(looked, StoreError::OtherLayout { .. }), is_another, "{layout}: {looked}");
+        assert_eq!(files(dir.path()).len(), before, "{layout}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn things_in_the_wrong_place_are_survived() {
     let (original, model) = filled().await;
     let damages: [&dyn Fn(&Path); 8] = [
