@@ -9,8 +9,10 @@ use std::ops::Range;
 use serde::de::IgnoredAny;
 
 use super::loose::{self, Loose};
+use super::number::held_in;
 use super::row::NAMES;
 use super::scan::Scanner;
+use crate::core::leg::{Kind, Value};
 
 /// What some programs put before a text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -169,18 +171,9 @@ fn cut_any(text: &str) -> Result<Loose<'_>, NotAPage> {
 
 /// A number of rows, however JSON writes it.
 fn count(raw: &str) -> Option<u64> {
-    let text: Option<String> = serde_json::from_str(raw).ok();
-    let number = text.as_deref().unwrap_or(raw).trim();
-    let whole = || {
-        let number: f64 = number.parse().ok()?;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is one of these whole numbers")]
-        (number.fract() == 0.0 && (0.0..=COUNT_MAX).contains(&number)).then_some(number as u64)
-    };
-    number.parse().ok().or_else(whole)
+    let Some(Value::Integer(total)) = held_in(Kind::Integer, raw) else { return None };
+    u64::try_from(total).ok()
 }
-
-/// A fraction holds every whole number up to here.
-const COUNT_MAX: f64 = 9_007_199_254_740_991.0;
 
 /// A cursor is opaque; one that is a number is sent back as it came.
 fn cursor_text(raw: &str) -> Option<String> {
@@ -327,7 +320,8 @@ mod tests {
             (r#""10""#, Some(10)),
             (r#"" 10.0 ""#, Some(10)),
             ("0", Some(0)),
-            ("18446744073709551615", Some(u64::MAX)),
+            ("9007199254740991", Some(9_007_199_254_740_991)),
+            ("18446744073709551615", None),
             ("-1", None),
             ("10.5", None),
             ("1e300", None),
