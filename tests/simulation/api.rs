@@ -79,7 +79,8 @@ impl TrueLeg {
         };
         let key = KeyHash::of_dead_row(raw.as_bytes());
         (self.sort, self.key, self.contents, self.dead_keys) = (Sort::Rubbish, key, None, vec![key]);
-        (self.revised, self.under_way) = (None, None);
+        // In every query of an hour it would have each second of that hour read by itself.
+        (self.revised, self.under_way, self.is_in_progress, self.is_astray) = (None, None, false, false);
         (self.first, self.second) = (raw.clone(), raw);
     }
 
