@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use super::PATIENCE;
+
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// A kill and the removal of a data directory; the script gives up after five seconds.
 const LET_GO_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -45,13 +47,32 @@ impl Leash {
         Ok(Self { script: script.map_err(|error| format!("cannot run sh: {error}"))? })
     }
 
-    /// Sends a signal, by its name without `SIG`, to the command.
+    /// Sends a signal, by its name without `SIG`, to the command. After `STOP` the command is at rest, where /proc tells.
     pub fn signal(&mut self, name: &str) -> Result<(), String> {
         let written = match &mut self.script.stdin {
             Some(pipe) => writeln!(pipe, "{name}"),
             None => Ok(()),
         };
-        written.map_err(|error| format!("cannot send {name}: {error}"))
+        written.map_err(|error| format!("cannot send {name}: {error}"))?;
+        let start = Instant::now();
+        while name == "STOP" && self.rests() == Some(false) {
+            if start.elapsed() > PATIENCE {
+                return Err(format!("the command still runs {PATIENCE:?} after STOP"));
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+        Ok(())
+    }
+
+    /// Whether the command is stopped; `None` where the system has no /proc that says so.
+    fn rests(&self) -> Option<bool> {
+        let script = self.script.id();
+        let children = std::fs::read_to_string(format!("/proc/{script}/task/{script}/children")).ok()?;
+        let is_stopped = |child: &str| {
+            let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+        };
+        Some(children.split_whitespace().any(is_stopped))
     }
 
     /// How the command ended, or `None` while it runs.
