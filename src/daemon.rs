@@ -22,6 +22,7 @@ use crate::connector::{
     Connector, ConnectorError, Identity, JournalFault, Order, OrderRequest, Pace, RecordTerms, Terms, verify_view,
 };
 use crate::core::journal::Nonce;
+use crate::core::leg::TimeBasis;
 use crate::core::retry::Backoff;
 use crate::core::watermark::Delays;
 use crate::error::{Ended, Exit, OrExit};
@@ -245,8 +246,8 @@ async fn connector(
 pub fn source_fingerprint(source: &config::Source) -> u64 {
     // These words are in journals: with others, what was read would count as read with other settings.
     let basis = match source.time_basis {
-        config::TimeBasis::Disconnect => "Disconnect",
-        config::TimeBasis::Connect => "Connect",
+        TimeBasis::Disconnect => "Disconnect",
+        TimeBasis::Connect => "Connect",
     };
     let mut text = format!("{basis} {}", source.simplified);
     for filter in [&source.callers, &source.callees, &source.callers_or_callees] {

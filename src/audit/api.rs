@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::config::TimeBasis;
-use crate::connector::{is_after, time_of};
+use crate::core::chunk::is_after;
 use crate::core::identity::{Fingerprint, KeyHash};
+use crate::core::leg::{TimeBasis, time_of};
 use crate::core::pagination::{Fault, PageMeta, Scroll, Step};
 use crate::core::query::{QueryBounds, query_bounds};
 use crate::core::retry::Backoff;

@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 
 use super::content::{Content, Parts};
-use crate::config::Revisions;
 use crate::core::coverage::Coverage;
+use crate::core::dedupe::Revisions;
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::time::{UtcMillis, Window};
 

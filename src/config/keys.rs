@@ -12,8 +12,10 @@ use super::reader::Reader;
 use super::rule;
 use super::section::{
     Admin, Avro, Credentials, DeadLetter, Delivery, Framing, Freshness, Kafka, Log, LogFormat, MessageTimestamp,
-    Policy, Poll, Properties, Registry, Revisions, Source, State, Telemetry, TimeBasis,
+    Policy, Poll, Properties, Registry, Source, State, Telemetry,
 };
+use crate::core::dedupe::Revisions;
+use crate::core::leg::TimeBasis;
 use crate::core::planner::Sweep;
 use crate::http::is_this_machine;
 

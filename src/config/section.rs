@@ -16,6 +16,8 @@ use super::guarantee;
 use super::personal::Personal;
 use super::secret::Secret;
 use super::start_from::StartFrom;
+use crate::core::dedupe::Revisions;
+use crate::core::leg::TimeBasis;
 
 /// `[source]`: the 8x8 Work Analytics API.
 #[derive(Clone, Debug)]
@@ -54,15 +56,6 @@ pub struct Source {
     pub ca_file: Option<PathBuf>,
 }
 
-/// Which time of a leg the query's bounds refer to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TimeBasis {
-    /// When the leg was disconnected.
-    Disconnect,
-    /// When the leg was connected, which may be hours before it can be reported.
-    Connect,
-}
-
 /// `[poll]`: what is read when.
 #[derive(Clone, Debug)]
 pub struct Poll {
@@ -99,15 +92,6 @@ pub struct DeadLetter {
 pub struct Policy {
     /// What becomes of a leg whose content changed after it was published.
     pub revisions: Revisions,
-}
-
-/// What becomes of a leg whose content changed after it was published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Revisions {
-    /// Counted.
-    Ignore,
-    /// Published again with the next revision, once for each change.
-    Publish,
 }
 
 /// `[kafka]`: the topic and the way to it.

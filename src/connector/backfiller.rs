@@ -11,10 +11,9 @@
 
 use std::time::Duration;
 
-use super::batch::Sightings;
 use super::fault::Fault;
 use super::publisher::Publisher;
-use super::reader::{Ended, Pass, ReadError, WindowReader};
+use super::reader::{Pass, ReadError, WindowReader};
 use super::stage::{root, traced};
 use super::transaction::Draft;
 use crate::core::dedupe::Counts;
@@ -22,6 +21,7 @@ use crate::core::journal::{Backfill, BackfillState, Nonce, Record, UnitProgress}
 use crate::core::leg::How;
 use crate::core::parts::SPAN_MIN;
 use crate::core::planner::{Piece, backfill_holes};
+use crate::core::poll::{WindowEnd, WindowTally};
 use crate::core::time::Window;
 use crate::sink::Cluster;
 use crate::source::{Source, SourceError};
@@ -136,15 +136,15 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
             makes_final_to: unit.progress.final_to,
             rows_max: (window.length() > SPAN_MIN).then_some(ROWS_MAX),
             counts,
-            sightings: Sightings::default(),
+            tally: WindowTally::default(),
             requests: 0,
         };
         let ended = self.reader.read(&mut pass).await?;
-        let rows = pass.sightings.rows.len() as u64;
+        let rows = pass.tally.rows.len() as u64;
         let is_halved = match &ended {
-            Ended::TooManyRows => true,
-            Ended::Broken(fault) => fault.is_mended_by_halves() && window.length() > SPAN_MIN,
-            Ended::Whole => false,
+            WindowEnd::TooManyRows => true,
+            WindowEnd::Broken(fault) => fault.is_mended_by_halves() && window.length() > SPAN_MIN,
+            WindowEnd::Whole => false,
         };
         if is_halved {
             *span = (window.length() / 2).max(SPAN_MIN);
@@ -152,25 +152,25 @@ impl<S: Source, C: Cluster, V: View> Backfiller<S, C, V> {
             return Ok(());
         }
         match ended {
-            Ended::Broken(fault) => {
+            WindowEnd::Broken(fault) => {
                 return Err(
                     SourceError::unreachable(format!("window {window} could not be read whole: {fault}")).into()
                 );
             }
-            Ended::Whole if pass.sightings.held > 0 => {
+            WindowEnd::Whole if pass.tally.held > 0 => {
                 let what = format!("too many rows of window {window} cannot be legs, beyond dead_letter.max_ratio");
                 return Err(SourceError::unreachable(what).into());
             }
-            Ended::Whole if let Some(found) = pass.sightings.contradiction() => {
+            WindowEnd::Whole if let Some(found) = pass.tally.contradiction() => {
                 let what = self.reader.describe_contradiction(window, found);
                 return Err(SourceError::unreachable(what).into());
             }
-            Ended::Whole if rows == 0 && self.shows_nothing() => {
+            WindowEnd::Whole if rows == 0 && self.shows_nothing() => {
                 let what =
                     "the source shows nothing at present, where it had shown legs: a past without any is not believed";
                 return Err(SourceError::unreachable(what).into());
             }
-            Ended::Whole | Ended::TooManyRows => {}
+            WindowEnd::Whole | WindowEnd::TooManyRows => {}
         }
         if rows < ROWS_MIN {
             *span = (*span * 2).min(self.reader.pace.window_max);

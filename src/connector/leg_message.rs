@@ -7,7 +7,6 @@
 
 use bytes::Bytes;
 
-use super::batch::within;
 use crate::codec::{EncodeError, Framing, LegEncoder};
 use crate::core::identity::KeyHash;
 use crate::core::journal::{Entry, Trace};
@@ -81,7 +80,7 @@ impl LegWriter {
         let payload_end = out.len();
         out.extend_from_slice(&entry.key.0);
         let identity_end = out.len();
-        Trace::append(self.journal, entry.seen, *generation, within(at, *window), unit, out);
+        Trace::append(self.journal, entry.seen, *generation, window.nearest(at), unit, out);
         Ok(Written { start, ends: [key_end, payload_end, identity_end, out.len()] })
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::batch::{Batch, Read};
+use super::batch::Read;
 use super::publisher::Publisher;
+use crate::core::chunk::ChunkPlan;
 use crate::core::dead_letter::Reason;
 use crate::core::dedupe::Counts;
 use crate::core::hours::Agreement;
@@ -110,26 +111,26 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// Counts a chunk's rows, and how fresh its legs were when Kafka had them.
-    pub(super) fn note_published(&mut self, batch: &Batch, read: Read<'_>, started: Option<Instant>) {
-        self.budgets.insert((read.unit.to_owned(), read.piece.how.is_live()), batch.budget.clone());
-        self.note_counts(read.unit, batch.counts);
-        self.note_late(&batch.lateness, read.unit);
+    pub(super) fn note_published(&mut self, plan: &ChunkPlan, read: Read<'_>, started: Option<Instant>) {
+        self.budgets.insert((read.unit.to_owned(), read.piece.how.is_live()), plan.budget.clone());
+        self.note_counts(read.unit, plan.counts);
+        self.note_late(&plan.lateness, read.unit);
         let Some(started) = started else { return };
         let label = UnitLabel { unit: read.unit.to_owned() };
-        self.metrics.dead_letters.get_or_create(&label).inc_by(batch.buried.len() as u64);
-        self.tell_of_dead_letters(read.unit, &batch.buried);
-        self.tell_of_oddities(read.unit, batch);
+        self.metrics.dead_letters.get_or_create(&label).inc_by(plan.buried.len() as u64);
+        self.tell_of_dead_letters(read.unit, &plan.buried);
+        self.tell_of_oddities(read.unit, plan);
         self.metrics.publish_duration.observe(started.elapsed().as_secs_f64());
         let committed = self.clock.now();
-        let legs = self.awaited(batch, read, committed);
+        let legs = self.awaited(plan, read, committed);
         self.metrics.note_freshness(read.unit, &legs);
         // A sweep looks where polls have long stopped to look: its wait says nothing of theirs.
         if matches!(read.piece.how, How::Poll | How::CatchUp) {
             self.metrics.note_stages(read.unit, &legs, self.terms.apart_max);
         }
         self.status.note(read.unit, |recent| {
-            recent.note_published(committed, batch.counts.published, legs.iter().map(LegTimes::freshness));
-            batch.buried.iter().for_each(|reason| recent.note_dead_letter(reason.code()));
+            recent.note_published(committed, plan.counts.published, legs.iter().map(LegTimes::freshness));
+            plan.buried.iter().for_each(|reason| recent.note_dead_letter(reason.code()));
         });
     }
 
@@ -148,9 +149,9 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// Counts and tells of legs that were published although something of them is odd.
-    fn tell_of_oddities(&mut self, unit: &str, batch: &Batch) {
+    fn tell_of_oddities(&mut self, unit: &str, plan: &ChunkPlan) {
         let label = UnitLabel { unit: unit.to_owned() };
-        let (legs, slips) = (batch.in_progress, batch.slips);
+        let (legs, slips) = (plan.in_progress, plan.slips);
         self.metrics.text_slips.get_or_create(&label).inc_by(slips);
         self.metrics.published_in_progress.get_or_create(&label).inc_by(legs);
         if slips > 0 && self.is_to_be_told(unit, "text_slips") {
@@ -175,14 +176,14 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// A batch's legs that were awaited, and when what became of them.
-    fn awaited(&self, batch: &Batch, read: Read<'_>, committed: UtcMillis) -> Vec<LegTimes> {
+    fn awaited(&self, plan: &ChunkPlan, read: Read<'_>, committed: UtcMillis) -> Vec<LegTimes> {
         let Some(unit) = self.progress(read.unit).filter(|_| read.piece.how != How::Backfill) else {
             return Vec::new();
         };
         // What was there before the unit was begun, or is repeated, was never to be fresh.
         let awaited_from = unit.change.as_ref().map_or(UtcMillis::new(i64::MIN), |change| change.at);
         let looked = unit.progress.complete_to.plus(self.terms.delays.settle);
-        let awaited = batch.disconnected.iter().filter(|(at, _)| *at >= awaited_from);
+        let awaited = plan.disconnected.iter().filter(|(at, _)| *at >= awaited_from);
         awaited
             .map(|&(disconnected, seen)| LegTimes { disconnected, looked, begun: read.begun_at, seen, committed })
             .collect()

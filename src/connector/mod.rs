@@ -71,7 +71,6 @@ pub use fault::JournalFault;
 pub use follower::{read_journal, verify_view};
 pub use order::{Order, OrderError, preview_backfill, preview_rewind};
 pub use owner::{Identity, Terms};
-pub use prepare::{is_after, time_of};
 pub use publisher::RecordTerms;
 pub use replay::preview_replay;
 pub use survey::ReplayTerms;

@@ -18,12 +18,12 @@ use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::leg_message::{LegWriter, Origin, Parts, Written};
-use crate::config::TimeBasis;
+use crate::core::chunk::LegFacts;
 use crate::core::dead_letter::Reason;
 use crate::core::dedupe::Seen;
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::Entry;
-use crate::core::leg::{Leg, Value, position};
+use crate::core::leg::{Leg, TimeBasis, position, time_of};
 use crate::core::time::UtcMillis;
 use crate::core::zone::{self, Contradiction, Texts};
 use crate::source::Page;
@@ -79,22 +79,9 @@ pub(super) struct Ready {
 #[derive(Clone, Debug)]
 pub(super) enum What {
     /// A leg; where it was known by its bytes it has no message.
-    Leg(Found, Option<Written>),
+    Leg(LegFacts, Option<Written>),
     Dead(Reason),
     Unfinished,
-}
-
-/// What a leg's bytes say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    pub(super) fingerprint: Fingerprint,
-    /// Its time on the axis of the windows.
-    pub(super) at: UtcMillis,
-    pub(super) disconnected: UtcMillis,
-    /// What the texts beside its times say of the zone.
-    pub(super) texts: Texts,
-    /// Whether its status says that the call is still going on: the time is not the last then.
-    pub(super) is_in_progress: bool,
 }
 
 /// A row of a page that is ready.
@@ -154,10 +141,10 @@ impl Preparer {
     }
 
     /// What a leg says, and how its texts contradict our idea of the zone, if they do.
-    fn found(&self, leg: &Leg<'_>, scratch: &mut Vec<u8>) -> (Found, Option<Contradiction>) {
+    fn found(&self, leg: &Leg<'_>, scratch: &mut Vec<u8>) -> (LegFacts, Option<Contradiction>) {
         let PageTerms { time_basis, zone, .. } = self.terms;
         let (texts, contradiction) = judge_texts(leg, time_basis, zone);
-        let found = Found {
+        let found = LegFacts {
             fingerprint: Fingerprint::of_leg_in(leg, scratch),
             at: time_of(leg, time_basis),
             disconnected: leg.disconnected,
@@ -234,22 +221,22 @@ type RowHash = (u64, u64);
 /// What was found of legs by their rows' bytes: the newest, in two halves, of which the older is forgotten as a whole.
 #[derive(Default)]
 struct KnownRows {
-    young: FxHashMap<RowHash, (KeyHash, Found)>,
-    old: FxHashMap<RowHash, (KeyHash, Found)>,
+    young: FxHashMap<RowHash, (KeyHash, LegFacts)>,
+    old: FxHashMap<RowHash, (KeyHash, LegFacts)>,
 }
 
 impl KnownRows {
-    fn find(&mut self, hashes: &[RowHash]) -> Vec<Option<(KeyHash, Found)>> {
+    fn find(&mut self, hashes: &[RowHash]) -> Vec<Option<(KeyHash, LegFacts)>> {
         hashes.iter().map(|hash| self.young.get(hash).copied().or_else(|| self.find_old(hash))).collect()
     }
 
-    fn find_old(&mut self, hash: &RowHash) -> Option<(KeyHash, Found)> {
+    fn find_old(&mut self, hash: &RowHash) -> Option<(KeyHash, LegFacts)> {
         let found = self.old.remove(hash)?;
         self.learn([(*hash, found)]);
         Some(found)
     }
 
-    fn learn(&mut self, learnt: impl IntoIterator<Item = (RowHash, (KeyHash, Found))>) {
+    fn learn(&mut self, learnt: impl IntoIterator<Item = (RowHash, (KeyHash, LegFacts))>) {
         for (hash, found) in learnt {
             if self.young.len() >= KNOWN_MAX {
                 std::mem::swap(&mut self.young, &mut self.old);
@@ -258,21 +245,6 @@ impl KnownRows {
             self.young.insert(hash, found);
         }
     }
-}
-
-/// A leg's time on the axis that the windows are cut on.
-pub fn time_of(leg: &Leg<'_>, basis: TimeBasis) -> UtcMillis {
-    match (basis, &leg.values[position::CONNECT_TIME]) {
-        (TimeBasis::Connect, Value::Integer(connected)) => UtcMillis::new(*connected),
-        _ => leg.disconnected,
-    }
-}
-
-/// Whether a leg's time lies behind all that a query has asked for, up to `asked_to`: the poll of that time reads it.
-///
-/// By which time the API finds a leg that was never connected, where windows are cut on connect times, nobody knows.
-pub fn is_after(at: UtcMillis, disconnected: UtcMillis, asked_to: UtcMillis, basis: TimeBasis) -> bool {
-    at >= asked_to && (basis == TimeBasis::Disconnect || at != disconnected)
 }
 
 /// What the texts beside the times that decide about windows say of the zone.
@@ -404,17 +376,6 @@ pub(super) mod tests {
         assert!(second.new_leg(4, origin.final_to).is_none(), "the unit was rewound");
     }
 
-    #[test]
-    fn a_row_after_the_query_s_end_is_another_window_s_unless_nobody_knows_by_what_it_was_found() {
-        let at = UtcMillis::new;
-        for basis in [TimeBasis::Disconnect, TimeBasis::Connect] {
-            assert!(!is_after(at(99), at(99), at(100), basis));
-            assert!(is_after(at(100), at(500), at(100), basis), "connected");
-        }
-        assert!(is_after(at(100), at(100), at(100), TimeBasis::Disconnect));
-        assert!(!is_after(at(100), at(100), at(100), TimeBasis::Connect), "never connected");
-    }
-
     #[tokio::test]
     async fn a_row_that_contradicts_the_zone_says_so_each_time() {
         let preparer = Preparer::new(PageTerms { zone: Tz::America__New_York, ..terms() });
@@ -429,7 +390,7 @@ pub(super) mod tests {
     fn the_newest_rows_are_remembered_and_the_others_forgotten() {
         let mut known = KnownRows::default();
         let instant = UtcMillis::new(0);
-        let found = Found {
+        let found = LegFacts {
             fingerprint: Fingerprint::from_bits(1),
             at: instant,
             disconnected: instant,

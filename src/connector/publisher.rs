@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::field::Empty;
 
-use super::batch::{Batch, Read, Sightings};
+use super::batch::{Batch, Read};
 use super::fault::Fault;
 use super::hourly::SeenHours;
 use super::leg_message::LegWriter;
@@ -21,14 +21,16 @@ use super::stage::{count, stage, traced};
 use super::transaction::{CommitError, Draft};
 use crate::clock::Clock;
 use crate::codec::Framing;
-use crate::config::{MessageTimestamp, Revisions, TimeBasis};
+use crate::config::MessageTimestamp;
 use crate::core::dead_letter::{Budget, Reason};
-use crate::core::dedupe::Counts;
+use crate::core::dedupe::{Counts, Revisions};
 use crate::core::feed::{UnitFeed, state};
 use crate::core::hours::{Compared, Hour};
 use crate::core::identity::KeyHash;
 use crate::core::journal::{Change, ChangeKind, Delivery, Nonce, OutOffsets, Record, Swept, UnitProgress};
 use crate::core::ledger::Ledger;
+use crate::core::leg::TimeBasis;
+use crate::core::poll::WindowTally;
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::{Delays, Progress};
 use crate::sink::{Cluster, Destination, Packing};
@@ -369,11 +371,11 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         &mut self,
         rows: &[ReadyRow<'_>],
         read: Read<'_>,
-        sightings: &mut Sightings,
+        tally: &mut WindowTally,
     ) -> Result<Counts, Fault> {
         let (unit, window, rows_given) = (read.unit, read.piece.window, count(rows.len()));
         let span = stage!("publish", unit, %window, rows = rows_given, published = Empty);
-        let published = traced(span.clone(), self.publish_until_known(rows, read, sightings)).await;
+        let published = traced(span.clone(), self.publish_until_known(rows, read, tally)).await;
         if let Ok(counts) = &published {
             span.record("published", count(counts.published));
         }
@@ -384,7 +386,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         &mut self,
         rows: &[ReadyRow<'_>],
         read: Read<'_>,
-        sightings: &mut Sightings,
+        tally: &mut WindowTally,
     ) -> Result<Counts, Fault> {
         // By row: not even the dead letters take it.
         let mut unburied = BTreeSet::new();
@@ -405,16 +407,17 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                     continue;
                 }
             };
-            if batch.page.is_empty() && batch.messages.is_empty() {
-                self.note_uncommitted(read.unit, batch.counts);
-                self.note_published(&batch, read, None);
-                sightings.take(&batch);
-                return Ok(batch.counts);
+            let plan = &batch.plan;
+            if plan.page.is_empty() && batch.messages.is_empty() {
+                self.note_uncommitted(read.unit, plan.counts);
+                self.note_published(plan, read, None);
+                tally.add(plan);
+                return Ok(plan.counts);
             }
             let unit = self.progress(read.unit).cloned().unwrap_or_else(|| self.unstarted(read.unit));
             let mut unit = self.with_uncommitted(&unit);
-            unit.counts += batch.counts;
-            unit.lateness.add(&batch.lateness);
+            unit.counts += plan.counts;
+            unit.lateness.add(&plan.lateness);
             let counts_after = unit.counts;
             // What moves while a window is read is counts only: where transactions follow upon each other, the feed's
             // readers need not have them all.
@@ -425,7 +428,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 units: vec![unit],
                 messages: &batch.messages,
                 packing: Some(packing),
-                pages: vec![batch.page.clone()],
+                pages: vec![plan.page.clone()],
                 ..Draft::default()
             };
             match commit_watched(&mut self.owner, draft, &self.status).await {
@@ -434,9 +437,9 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                         self.told.insert(read.unit.to_owned(), Instant::now());
                     }
                     self.uncommitted.remove(read.unit);
-                    self.note_published(&batch, read, Some(started));
-                    sightings.take(&batch);
-                    return Ok(batch.counts);
+                    self.note_published(plan, read, Some(started));
+                    tally.add(plan);
+                    return Ok(plan.counts);
                 }
                 Err(CommitError::Content(positions)) => {
                     for (position, reason) in positions {
@@ -446,7 +449,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                         // One acknowledgement a record must fit into a transaction's time.
                         let mut counts = Counts::default();
                         for part in rows.chunks(ALONE_MAX) {
-                            counts += Box::pin(self.publish_until_known(part, read, sightings)).await?;
+                            counts += Box::pin(self.publish_until_known(part, read, tally)).await?;
                         }
                         return Ok(counts);
                     }
@@ -460,9 +463,9 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                         tracing::info!(unit = read.unit, "the doubtful transaction had come through");
                         acknowledged(&self.status);
                         self.uncommitted.remove(read.unit);
-                        self.note_published(&batch, read, Some(started));
-                        sightings.take(&batch);
-                        return Ok(batch.counts);
+                        self.note_published(plan, read, Some(started));
+                        tally.add(plan);
+                        return Ok(plan.counts);
                     }
                 }
             }

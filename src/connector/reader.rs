@@ -16,7 +16,7 @@ use tracing::field::Empty;
 
 use super::Pace;
 use super::ahead::{Ahead, Queue, Underway};
-use super::batch::{Read, Sightings};
+use super::batch::Read;
 use super::fault::Fault;
 use super::leg_message::Origin;
 use super::publisher::Publisher;
@@ -26,8 +26,9 @@ use crate::clock::Clock;
 use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
 use crate::core::pagination::{Fault as ScrollFault, PageMeta, PageSize, Scroll, Step, Torn};
-use crate::core::parts::{Parts, TornWindows};
+use crate::core::parts::TornWindows;
 use crate::core::planner::Piece;
+use crate::core::poll::{WindowEnd, WindowTally};
 use crate::core::query::{QueryBounds, query_bounds};
 use crate::core::retry::Backoff;
 use crate::core::time::{UtcMillis, Window};
@@ -168,29 +169,19 @@ pub(super) struct Pass<'a> {
     /// What became of the rows, summed up over all passes.
     pub(super) counts: &'a mut Counts,
     /// What the newest pass has seen.
-    pub(super) sightings: Sightings,
+    pub(super) tally: WindowTally,
     /// How many pages were asked for, over all passes.
     pub(super) requests: usize,
 }
 
 /// What came of one pass over a window's pages.
 struct Scrolled {
-    ended: Ended,
+    ended: WindowEnd,
     /// How many rows there should have been, as far as that is known.
     total: Option<u64>,
     requests: usize,
     /// Whether a page could not be taken apart.
     is_torn: bool,
-}
-
-/// How the read of a window ended.
-pub(super) enum Ended {
-    /// With its last page, and with as many rows as were announced.
-    Whole,
-    /// Otherwise; what was there is published.
-    Broken(ScrollFault),
-    /// Before its first row: it announces more of them than are wanted at once.
-    TooManyRows,
 }
 
 impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
@@ -200,19 +191,19 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
     }
 
     /// Reads a piece, once more if the first pass was not whole and the same window may end otherwise.
-    pub(super) async fn read(&self, pass: &mut Pass<'_>) -> Result<Ended, ReadError> {
+    pub(super) async fn read(&self, pass: &mut Pass<'_>) -> Result<WindowEnd, ReadError> {
         let window = pass.piece.window;
         let bounds = query_bounds(window, self.pace.time_zone).ok_or_else(|| {
             SourceError::refused(format!("window {window} is outside the calendar: check this machine's clock"))
         })?;
         match self.read_once(pass, &bounds).await {
-            Ok((Ended::Broken(fault), _)) if fault.is_mended_by_halves() => return Ok(Ended::Broken(fault)),
-            Ok((Ended::Broken(fault), _)) => {
+            Ok((WindowEnd::Broken(fault), _)) if fault.is_mended_by_halves() => return Ok(WindowEnd::Broken(fault)),
+            Ok((WindowEnd::Broken(fault), _)) => {
                 tracing::info!(unit = self.unit, %window, %fault, "reading the window again");
             }
             // Rows that move from page to page are seen twice, and may hide others that were not seen at all.
-            Ok((_, Some(total))) if (pass.sightings.rows.len() as u64) < total => {
-                let rows = pass.sightings.rows.len();
+            Ok((_, Some(total))) if (pass.tally.rows.len() as u64) < total => {
+                let rows = pass.tally.rows.len();
                 tracing::debug!(unit = self.unit, %window, rows, total, "the API gave rows twice: reading the window again");
             }
             Err(ReadError::Source(error)) if error.recovery == Recovery::Reread => {
@@ -225,8 +216,12 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
     }
 
     /// One pass over a window's pages; gives how it ended, and how many rows there should have been.
-    async fn read_once(&self, pass: &mut Pass<'_>, bounds: &QueryBounds) -> Result<(Ended, Option<u64>), ReadError> {
-        pass.sightings = Sightings::default();
+    async fn read_once(
+        &self,
+        pass: &mut Pass<'_>,
+        bounds: &QueryBounds,
+    ) -> Result<(WindowEnd, Option<u64>), ReadError> {
+        pass.tally = WindowTally::default();
         let (pages, received) = Ahead::channel();
         let Pass { piece, generation, final_to, rows_max, .. } = *pass;
         let begun_at = self.clock.now();
@@ -261,7 +256,7 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
             requests += 1;
             tracing::debug!(unit = self.unit, rows = page.len(), total = page.total, "page");
             if cursor.is_none() && rows_max.is_some_and(|max| page.total.is_some_and(|total| total > max)) {
-                break Ended::TooManyRows;
+                break WindowEnd::TooManyRows;
             }
             // In a longer window the rows before are used, and its halves have the others.
             let torn = page.rest().map(|rest| if is_narrow { size.on_torn(page.len(), rest) } else { Torn::GiveUp });
@@ -288,11 +283,11 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
             }
             match step {
                 Step::Next(next) => cursor = Some(next),
-                Step::Whole => break Ended::Whole,
-                Step::Broken(fault) => break Ended::Broken(fault),
+                Step::Whole => break WindowEnd::Whole,
+                Step::Broken(fault) => break WindowEnd::Broken(fault),
             }
         };
-        let total = scroll.total().filter(|_| !matches!(ended, Ended::TooManyRows));
+        let total = scroll.total().filter(|_| !matches!(ended, WindowEnd::TooManyRows));
         Ok(Scrolled { ended, total, requests, is_torn })
     }
 
@@ -317,7 +312,7 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
                 return Err(ReadError::Replaced);
             }
             let rows = queue.chunk(rows_max);
-            *pass.counts += publisher.publish(&rows, read, &mut pass.sightings).await?;
+            *pass.counts += publisher.publish(&rows, read, &mut pass.tally).await?;
             let published = rows.len();
             queue.drop_first(published);
         }
@@ -455,9 +450,9 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next window to read; what is known to be torn is read by itself.
-    pub(super) fn next_part(&self, parts: &mut Parts<impl Iterator<Item = Piece>>) -> Option<Piece> {
-        parts.next(&self.torn())
+    /// The next window to read, by what is known to be torn: that is read by itself.
+    pub(super) fn next_window(&self, next: impl FnOnce(&TornWindows) -> Option<Piece>) -> Option<Piece> {
+        next(&self.torn())
     }
 
     fn torn(&self) -> MutexGuard<'_, TornWindows> {

@@ -26,16 +26,17 @@ use tokio_util::sync::CancellationToken;
 use super::batch::Read;
 use super::fault::Fault;
 use super::order::OrderError;
-use super::prepare::Found;
 use super::publisher::{ALONE_MAX, Committed, Publisher};
 use super::survey::{Candidate, ReplayTerms, Survey};
-use super::transaction::{Draft, PageDraft};
+use super::transaction::Draft;
 use crate::codec::JournalCodec;
+use crate::core::chunk::LegFacts;
 use crate::core::dead_letter::Reason;
 use crate::core::dedupe::{Counts, Seen};
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::{Entry, Record, ReplayOutcome, Replayed, UnitProgress};
 use crate::core::leg::How;
+use crate::core::page_draft::PageDraft;
 use crate::core::planner::Piece;
 use crate::core::replay::{Fate, Tally, Verdict};
 use crate::core::time::{UtcMillis, Window};
@@ -329,7 +330,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                     let making = self.making(read(candidate));
                     let (at, seen_at, disconnected) = (candidate.at, candidate.seen_at, leg.disconnected);
                     let (texts, is_in_progress) = (Texts::Silent, leg.is_in_progress());
-                    let found = Found { fingerprint, at, disconnected, texts, is_in_progress };
+                    let found = LegFacts { fingerprint, at, disconnected, texts, is_in_progress };
                     let encoded = match refused.get(&place) {
                         Some(reason) => Err(*reason),
                         None => self.encode(&leg, found, seen_at, entry, &making),

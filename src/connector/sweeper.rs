@@ -17,9 +17,8 @@ use tokio::time::Instant;
 use tracing::Span;
 use tracing::field::Empty;
 
-use super::batch::Sightings;
 use super::fault::Fault;
-use super::reader::{Ended, Pass, ReadError, WindowReader};
+use super::reader::{Pass, ReadError, WindowReader};
 use super::stage::{count, root, stage, traced};
 use crate::core::dedupe::Counts;
 use crate::core::hours::{Agreement, Compared, Hour, HourCounts};
@@ -27,6 +26,7 @@ use crate::core::identity::KeyHash;
 use crate::core::journal::{Swept, UnitProgress};
 use crate::core::parts::Parts;
 use crate::core::planner::{Piece, Sweep, next_sweep, remembered_from, sweep_pieces};
+use crate::core::poll::{WindowEnd, WindowTally};
 use crate::core::time::Window;
 use crate::core::zone::Contradiction;
 use crate::sink::Cluster;
@@ -171,17 +171,17 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
     ) -> Result<bool, ReadError> {
         let mut is_whole = true;
         let mut parts = Parts::new(pieces.iter().copied());
-        while let Some(piece) = self.reader.next_part(&mut parts) {
+        while let Some(piece) = self.reader.next_window(|torn| parts.next(torn)) {
             // What the floor has passed meanwhile can no longer be told from what was published.
             let progress = self.reader.progress().await.map(|unit| unit.progress);
             if progress.as_ref().is_some_and(|progress| piece.window.start < remembered_from(progress)) {
                 return Ok(false);
             }
             let final_to = progress.map_or(piece.window.end, |progress| progress.final_to);
-            let (counts, sightings) = (&mut sums.counts, Sightings::default());
+            let (counts, tally) = (&mut sums.counts, WindowTally::default());
             let makes_final_to = final_to;
             let (rows_max, requests) = (None, 0);
-            let mut pass = Pass { piece, generation, final_to, makes_final_to, rows_max, counts, sightings, requests };
+            let mut pass = Pass { piece, generation, final_to, makes_final_to, rows_max, counts, tally, requests };
             let read = self.reader.read(&mut pass).await;
             parts.note_requests(pass.requests);
             let failed_before = std::mem::take(&mut sums.has_failed);
@@ -193,19 +193,18 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
                     Some(error)
                 }
                 Err(error) => return Err(error),
-                Ok(Ended::Broken(fault)) if fault.is_mended_by_halves() && parts.halve_within(piece) => None,
-                Ok(Ended::Broken(fault)) => {
+                Ok(WindowEnd::Broken(fault)) if fault.is_mended_by_halves() && parts.halve_within(piece) => None,
+                Ok(WindowEnd::Broken(fault)) => {
                     tracing::warn!(unit = self.reader.unit, window = %piece.window, %fault, "a window could not be swept whole; the sweep is begun again");
                     Some(SourceError::unreachable(fault.to_string()))
                 }
-                Ok(_) if pass.sightings.held > 0 => Some(SourceError::unreachable("too many rows cannot be legs")),
+                Ok(_) if pass.tally.held > 0 => Some(SourceError::unreachable("too many rows cannot be legs")),
                 Ok(_) => None,
             };
             is_whole &= trouble.is_none();
             sums.trouble = sums.trouble.take().or(trouble);
-            sums.contradiction =
-                sums.contradiction.or(pass.sightings.contradiction().map(|found| (piece.window, found)));
-            legs.extend(pass.sightings.legs);
+            sums.contradiction = sums.contradiction.or(pass.tally.contradiction().map(|found| (piece.window, found)));
+            legs.extend(pass.tally.legs);
         }
         Ok(is_whole)
     }

@@ -8,11 +8,12 @@ use tokio::time::Instant;
 use super::claim;
 use super::fault::{Fault, JournalFault};
 use super::owner::{Decision, Owner, Session};
-use super::transaction::{PAGE_ENTRIES_MAX, PageDraft};
+use super::transaction::PAGE_ENTRIES_MAX;
 use crate::config;
 use crate::core::dedupe::Seen;
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::{Claim, Delivery, Entry, Genesis, Nonce, OutOffsets, OutTopic, Trace};
+use crate::core::page_draft::PageDraft;
 use crate::hooks::{self, Mutant};
 use crate::sink::{
     Cluster, Destination, Ends, Message, Packing, Producer, ProducerError, Reader, SinkError, StoredRecord, Stretch,

@@ -13,16 +13,10 @@ use super::hourly::SeenHours;
 use super::owner::{Owner, Session, acknowledged};
 use super::stage::{count, stage, traced};
 use crate::codec::{FeedEncoder, Framing};
-use crate::core::coverage::Coverage;
 use crate::core::dead_letter::Reason;
 use crate::core::feed::UnitFeed;
-use crate::core::hours::PageHours;
-use crate::core::identity::{Fingerprint, KeyHash};
-use crate::core::journal::{
-    Chain, Delivery, Entry, Nonce, OutOffsets, OutTopic, Page, Record, Seq, UnitProgress, page_key,
-};
-use crate::core::time::UtcMillis;
-use crate::core::watermark::Progress;
+use crate::core::journal::{Chain, Delivery, Nonce, OutOffsets, OutTopic, Page, Record, Seq, UnitProgress, page_key};
+use crate::core::page_draft::PageDraft;
 use crate::hooks::{self, Mutant};
 use crate::sink::{Cluster, Destination, Message, Packing, Place, Producer, ProducerError};
 use crate::store::View;
@@ -35,69 +29,6 @@ const ADOPTED_AT_ONCE_MAX: usize = 50;
 
 /// How many pages are forgotten in one transaction: each costs a record.
 const FORGOTTEN_AT_ONCE_MAX: usize = 500;
-
-/// A page before it has a number.
-#[derive(Clone, Debug)]
-pub(super) struct PageDraft {
-    unit: String,
-    generation: u32,
-    first: UtcMillis,
-    last: UtcMillis,
-    legs: Vec<Entry>,
-    dead: Vec<KeyHash>,
-    /// What was not published before.
-    hours: PageHours,
-}
-
-impl PageDraft {
-    pub(super) fn new(unit: String, generation: u32) -> Self {
-        let (first, last) = (UtcMillis::new(i64::MAX), UtcMillis::new(i64::MIN));
-        Self { unit, generation, first, last, legs: Vec::new(), dead: Vec::new(), hours: PageHours::default() }
-    }
-
-    /// Adds an entry that no page has, of a row at `at` on the axis of the windows.
-    pub(super) fn add_new(&mut self, entry: Entry, at: UtcMillis, is_dead: bool) {
-        self.hours.note(at, is_dead);
-        self.add(entry, at, is_dead);
-    }
-
-    /// Adds an entry, that of a leg published before among them, of a row at `at` on the axis of the windows.
-    pub(super) fn add(&mut self, entry: Entry, at: UtcMillis, is_dead: bool) {
-        self.first = self.first.min(at);
-        self.last = self.last.max(at);
-        if is_dead {
-            self.dead.push(entry.key);
-        } else {
-            self.legs.push(entry);
-        }
-    }
-
-    /// Makes the page's unit one of `units`, in the page's generation, where a lost journal is rebuilt.
-    pub(super) fn belong_to(&self, units: &mut Vec<UnitProgress>, source: u64) {
-        if let Some(known) = units.iter_mut().find(|known| known.unit == self.unit) {
-            known.generation = self.generation.max(known.generation);
-            return;
-        }
-        // A unit that is no longer read: as far as its legs tell.
-        let (complete_to, final_to, floor) = (self.last, self.last, self.last);
-        let progress = Progress { complete_to, final_to, floor, coverage: Coverage::default() };
-        units.push(UnitProgress { generation: self.generation, ..UnitProgress::new(&self.unit, progress, source) });
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.legs.len() + self.dead.len()
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn numbered(self, seq: Seq, writer: Option<Nonce>, chain_before: Chain) -> Page {
-        let Self { unit, generation, first, last, legs, dead, hours } = self;
-        let fingerprint_version = Fingerprint::VERSION;
-        Page { seq, writer, unit, generation, first, last, fingerprint_version, legs, dead, hours, chain_before }
-    }
-}
 
 /// What is to be committed.
 #[derive(Default)]

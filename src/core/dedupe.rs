@@ -19,6 +19,15 @@ pub struct Seen {
     pub revision: u8,
 }
 
+/// What becomes of a leg whose content changed after it was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revisions {
+    /// Counted.
+    Ignore,
+    /// Published again with the next revision, once for each change.
+    Publish,
+}
+
 /// What becomes of a leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {

@@ -330,7 +330,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::super::hours::PageHours;
-    use super::super::journal::{Entry, page_key};
+    use super::super::journal::{Change, Entry, page_key};
     use super::super::time::Window;
     use super::super::watermark::Delays;
     use super::*;
@@ -541,5 +541,30 @@ mod tests {
         }
         assert_eq!(ledger.pages.len(), 2);
         assert_ne!(page_key(1, Some(Nonce([1; 16]))), page_key(1, Some(Nonce([2; 16]))));
+    }
+
+    #[test]
+    fn only_legs_count_that_can_be_expected_to_be_shown() {
+        // Pages of `acme`: first, last, published, generation.
+        let known = |pages: &[(i64, i64, u32, u32)], change| {
+            let mut ledger = Ledger::default();
+            let progress = Progress::starting_at(at(0), &DELAYS);
+            let unit = UnitProgress { generation: 1, change, ..UnitProgress::new("acme", progress, 0) };
+            ledger.head.units.insert("acme".to_owned(), unit);
+            for (seq, &(first, last, published, generation)) in (1..).zip(pages) {
+                let (first, last, unit) = (at(first), at(last), "acme".to_owned());
+                let meta = PageMeta { unit, generation, first, last, entries: 100, published };
+                ledger.pages.insert((seq, None), meta);
+            }
+            ledger.published_within("acme", Window::new(at(0), at(100)))
+        };
+        assert_eq!(known(&[(10, 20, 9, 1), (30, 40, 2, 1)], None), 11);
+        assert_eq!(known(&[], None), 0, "a first read of quiet phones");
+        assert_eq!(known(&[(10, 20, 0, 1)], None), 0, "dead rows, and changes of known legs");
+        assert_eq!(known(&[(10, 20, 9, 0)], None), 0, "what a rewind has made void");
+        assert_eq!(known(&[(10, 100, 9, 1)], None), 0, "beyond the window");
+        let accepted = |second| Some(Change { what: ChangeKind::Accepted, at: at(second) });
+        assert_eq!(known(&[(10, 20, 9, 1)], accepted(50)), 0);
+        assert_eq!(known(&[(10, 20, 9, 1)], accepted(5)), 9);
     }
 }

@@ -39,6 +39,15 @@ impl Kind {
     }
 }
 
+/// Which time of a leg the query's bounds refer to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeBasis {
+    /// When the leg was disconnected.
+    Disconnect,
+    /// When the leg was connected, which may be hours before it can be reported.
+    Connect,
+}
+
 /// One field of the API's reply.
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
@@ -247,6 +256,14 @@ pub struct Ingest {
     pub revision: u8,
     /// The window of disconnect time that was read, before it was widened for the query.
     pub window: Window,
+}
+
+/// A leg's time on the axis that the windows are cut on.
+pub fn time_of(leg: &Leg<'_>, basis: TimeBasis) -> UtcMillis {
+    match (basis, &leg.values[position::CONNECT_TIME]) {
+        (TimeBasis::Connect, Value::Integer(connected)) => UtcMillis::new(*connected),
+        _ => leg.disconnected,
+    }
 }
 
 #[cfg(test)]

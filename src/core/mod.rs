@@ -4,6 +4,7 @@
 //! calls it passes the present and the dice. It imports std, itself and pure libraries.
 
 pub mod budget;
+pub mod chunk;
 pub mod coverage;
 pub mod dead_letter;
 pub mod dedupe;
@@ -14,9 +15,11 @@ pub mod journal;
 pub mod lateness;
 pub mod ledger;
 pub mod leg;
+pub mod page_draft;
 pub mod pagination;
 pub mod parts;
 pub mod planner;
+pub mod poll;
 pub mod query;
 pub mod replay;
 pub mod retry;

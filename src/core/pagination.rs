@@ -39,7 +39,7 @@ pub enum Step {
 }
 
 /// Why a scroll cannot vouch for its window.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// It ended with fewer rows than announced.
     FewerRowsThanTotal {

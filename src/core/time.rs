@@ -109,6 +109,16 @@ impl Window {
         self.start <= instant && instant < self.end
     }
 
+    /// The last instant inside; the start where none is.
+    pub fn last(self) -> UtcMillis {
+        UtcMillis::new(self.end.as_millis() - 1).max(self.start)
+    }
+
+    /// The instant inside that is nearest to `instant`.
+    pub fn nearest(self, instant: UtcMillis) -> UtcMillis {
+        instant.clamp(self.start, self.last())
+    }
+
     /// How long the window is.
     pub fn length(self) -> Duration {
         self.end.since(self.start)

@@ -42,15 +42,15 @@ const MARKS: [(usize, u8); 6] = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Contradiction {
     /// Where the instant is in [`FIELDS`]; its text comes next.
-    position: usize,
+    pub(super) position: usize,
     /// The zone that was asked for.
-    zone: Tz,
+    pub(super) zone: Tz,
     /// The text's offset from UTC, in seconds.
-    written_s: i32,
+    pub(super) written_s: i32,
     /// That of the zone at the instant.
-    expected_s: i32,
+    pub(super) expected_s: i32,
     /// The text's instant minus the milliseconds'.
-    apart_ms: i64,
+    pub(super) apart_ms: i64,
 }
 
 /// What a row's texts say of our idea of the zone, the least first.

@@ -19,6 +19,7 @@ use super::{Recovery, Source, SourceError};
 use crate::clock::{Clock, SystemClock};
 use crate::config;
 use crate::core::budget::Budget;
+use crate::core::leg::TimeBasis;
 use crate::core::query::QueryBounds;
 use crate::core::retry::clamp_retry_after;
 use crate::core::skew::Skew;
@@ -128,7 +129,7 @@ impl Api {
             ("endTime", bounds.end.clone()),
             ("timeZone", zone.name().to_owned()),
             ("pageSize", page_size.to_string()),
-            ("isConnectTime", (source.time_basis == config::TimeBasis::Connect).to_string()),
+            ("isConnectTime", (source.time_basis == TimeBasis::Connect).to_string()),
             ("isSimplified", source.simplified.to_string()),
         ];
         let filters =

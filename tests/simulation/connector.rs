@@ -7,9 +7,10 @@ use std::task::{Context, Poll, Waker};
 
 use call_legs::clock::Clock;
 use call_legs::codec::{Decoder, Framing, JournalCodec, schema};
-use call_legs::config::{self, MessageTimestamp, StartFrom, TimeBasis};
+use call_legs::config::{self, MessageTimestamp, StartFrom};
 use call_legs::connector::{Connector, Identity, Pace, RecordTerms, Terms};
 use call_legs::core::journal::{Delivery, OutTopic, Record};
+use call_legs::core::leg::TimeBasis;
 use call_legs::core::time::UtcMillis;
 use call_legs::telemetry::{Metrics, StatusBoard};
 use serde_json::Value as Json;

@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use call_legs::config::Revisions;
+use call_legs::core::dedupe::Revisions;
 use call_legs::core::hours::{Hour, HourCounts, HourRows};
 use call_legs::core::identity::KeyHash;
 use call_legs::core::journal::{BackfillState, Delivery, OutTopic, Record, Trace, UnitProgress};

@@ -70,7 +70,7 @@ mod world;
 
 use std::time::Duration;
 
-use call_legs::config::Revisions;
+use call_legs::core::dedupe::Revisions;
 use call_legs::core::journal::Delivery;
 use call_legs::core::planner::Sweep;
 use call_legs::hooks::Mutant;

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use call_legs::clock::Clock;
-use call_legs::config::Revisions;
 use call_legs::connector::{Order, OrderError, OrderRequest};
+use call_legs::core::dedupe::Revisions;
 use call_legs::core::journal::{Delivery, Nonce};
 use call_legs::core::planner::Sweep;
 use call_legs::core::time::UtcMillis;

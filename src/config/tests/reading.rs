@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
 use super::*;
-use crate::config::{Delivery, Framing, LogFormat, MessageTimestamp, StartFrom, TimeBasis};
+use crate::config::{Delivery, Framing, LogFormat, MessageTimestamp, StartFrom};
+use crate::core::leg::TimeBasis;
 
 #[test]
 fn defaults_fill_what_is_not_given() {

@@ -1,0 +1,93 @@
+//! A journal page before it has a number: what one transaction is to remember of a unit.
+
+use super::coverage::Coverage;
+use super::hours::PageHours;
+use super::identity::{Fingerprint, KeyHash};
+use super::journal::{Chain, Entry, Nonce, Page, Seq, UnitProgress};
+use super::time::UtcMillis;
+use super::watermark::Progress;
+
+/// A page before it has a number.
+#[derive(Clone, Debug)]
+pub struct PageDraft {
+    unit: String,
+    generation: u32,
+    first: UtcMillis,
+    last: UtcMillis,
+    legs: Vec<Entry>,
+    dead: Vec<KeyHash>,
+    /// What was not published before.
+    hours: PageHours,
+}
+
+impl PageDraft {
+    /// An empty page of a unit in this generation.
+    pub fn new(unit: String, generation: u32) -> Self {
+        let (first, last) = (UtcMillis::new(i64::MAX), UtcMillis::new(i64::MIN));
+        Self { unit, generation, first, last, legs: Vec::new(), dead: Vec::new(), hours: PageHours::default() }
+    }
+
+    /// Adds an entry that no page has, of a row at `at` on the axis of the windows.
+    pub fn add_new(&mut self, entry: Entry, at: UtcMillis, is_dead: bool) {
+        self.hours.note(at, is_dead);
+        self.add(entry, at, is_dead);
+    }
+
+    /// Adds an entry, that of a leg published before among them, of a row at `at` on the axis of the windows.
+    pub fn add(&mut self, entry: Entry, at: UtcMillis, is_dead: bool) {
+        self.first = self.first.min(at);
+        self.last = self.last.max(at);
+        if is_dead {
+            self.dead.push(entry.key);
+        } else {
+            self.legs.push(entry);
+        }
+    }
+
+    /// Makes the page's unit one of `units`, in the page's generation, where a lost journal is rebuilt.
+    pub fn belong_to(&self, units: &mut Vec<UnitProgress>, source: u64) {
+        if let Some(known) = units.iter_mut().find(|known| known.unit == self.unit) {
+            known.generation = self.generation.max(known.generation);
+            return;
+        }
+        // A unit that is no longer read: as far as its legs tell.
+        let (complete_to, final_to, floor) = (self.last, self.last, self.last);
+        let progress = Progress { complete_to, final_to, floor, coverage: Coverage::default() };
+        units.push(UnitProgress { generation: self.generation, ..UnitProgress::new(&self.unit, progress, source) });
+    }
+
+    /// How many entries it has.
+    pub fn len(&self) -> usize {
+        self.legs.len() + self.dead.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The entries of legs.
+    #[cfg(test)]
+    pub fn legs(&self) -> &[Entry] {
+        &self.legs
+    }
+
+    /// The times of the oldest and the newest row.
+    #[cfg(test)]
+    pub const fn span(&self) -> (UtcMillis, UtcMillis) {
+        (self.first, self.last)
+    }
+
+    /// How many legs were not published for the unit before.
+    #[cfg(test)]
+    pub fn published(&self) -> u64 {
+        self.hours.0.values().map(|rows| u64::from(rows.published)).sum()
+    }
+
+    /// The page with its number, behind the page with this chain; at least once it bears its writer's nonce.
+    pub fn numbered(self, seq: Seq, writer: Option<Nonce>, chain_before: Chain) -> Page {
+        let Self { unit, generation, first, last, legs, dead, hours } = self;
+        let fingerprint_version = Fingerprint::VERSION;
+        Page { seq, writer, unit, generation, first, last, fingerprint_version, legs, dead, hours, chain_before }
+    }
+}

@@ -1,0 +1,409 @@
+//! A poll's reads, added up: what of it counts as read, and why the watermarks wait.
+//!
+//! A window that fails leaves a hole in front of which the watermarks stay, and newer windows are read all the same.
+
+use std::mem;
+
+use rustc_hash::FxHashSet;
+
+use super::chunk::ChunkPlan;
+use super::dead_letter::Reason;
+use super::identity::KeyHash;
+use super::pagination::Fault;
+use super::parts::{Parts, TornWindows};
+use super::planner::Piece;
+use super::time::{UtcMillis, Window};
+use super::zone::{Contradiction, ZoneTally};
+
+/// A leg or two may have been taken back; that all of these were is less likely than that the API shows nothing.
+const TELLING_LEGS: u64 = 5;
+
+/// What a pass over a window's pages has seen.
+#[derive(Clone, Debug, Default)]
+pub struct WindowTally {
+    /// Distinct rows, by the halves of their keys: a window has many.
+    pub rows: FxHashSet<u64>,
+    /// Dead rows that were held back.
+    pub held: u64,
+    /// Why the first of them is dead.
+    pub held_for: Option<Reason>,
+    /// Of a sweep, the unit's own legs that were published.
+    pub legs: FxHashSet<KeyHash>,
+    /// What its rows say of the zone; those that contradict are legs like others.
+    pub zone: ZoneTally,
+}
+
+impl WindowTally {
+    /// Adds what became of a chunk.
+    pub fn add(&mut self, chunk: &ChunkPlan) {
+        self.rows.extend(chunk.keys.iter().map(KeyHash::half));
+        self.held += chunk.counts.held;
+        self.held_for = self.held_for.or(chunk.held_for);
+        self.legs.extend(&chunk.swept);
+        self.zone.add(chunk.zone);
+    }
+
+    /// How the window contradicts our idea of the zone, if it does.
+    pub fn contradiction(&self) -> Option<Contradiction> {
+        self.zone.contradiction()
+    }
+}
+
+/// How the read of a window ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WindowEnd {
+    /// With its last page, and with as many rows as were announced.
+    Whole,
+    /// Otherwise; the rows that were there are published.
+    Broken(Fault),
+    /// Before its first row: it announces more of them than are wanted at once.
+    TooManyRows,
+}
+
+/// What a read of a window has shown.
+#[derive(Clone, Copy, Debug)]
+pub struct WindowRead<'a> {
+    /// The window.
+    pub piece: Piece,
+    /// How the read ended; `None` if the source did not answer.
+    pub end: Option<WindowEnd>,
+    /// What the newest pass has seen.
+    pub tally: &'a WindowTally,
+    /// How many pages were asked for.
+    pub requests: usize,
+    /// When the read began, on the earlier of the two clocks.
+    pub begun: UtcMillis,
+    /// Whether the two clocks are further apart than is tolerated.
+    pub clocks_differ: bool,
+    /// How many legs of the window were published, and can be expected to be shown still.
+    pub legs_known: u64,
+}
+
+/// What follows from a read of a window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is read again in halves.
+    Halved,
+    /// The watermarks wait before it.
+    Waits,
+    /// These windows count as read, each by a read that began then, oldest first.
+    Advance(Vec<(Window, UtcMillis)>),
+}
+
+/// Why the watermarks wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// A window could not be read whole.
+    Incomplete(Window, Fault),
+    /// So many of a window's rows are held back because too many are dead; the first for this reason.
+    Invalid(u64, Option<Reason>),
+    /// The two clocks are too far apart.
+    ClockSkew,
+    /// A window's rows contradict our idea of the zone.
+    TimeZone(Window, Contradiction),
+    /// No window since then had a row, and so many legs of them were published.
+    Empty(UtcMillis, u64),
+}
+
+/// A poll of one unit.
+#[derive(Debug)]
+pub struct Poll<I> {
+    parts: Parts<I>,
+    hold: Option<Hold>,
+    contradiction: Option<(Window, Contradiction)>,
+    has_failed: bool,
+    /// Whether any window had a row, also one that was not read whole.
+    shows_rows: bool,
+    /// Legs that were published of the empty windows.
+    legs_known: u64,
+    /// Windows that were read whole and without any row, though legs were published of them or of those before: quiet
+    /// phones, or an API that shows nothing. A row in any window of the same poll tells them apart.
+    empty: Vec<(Window, UtcMillis)>,
+}
+
+impl<I: Iterator<Item = Piece>> Poll<I> {
+    /// A poll of these pieces, in their order.
+    pub fn new(pieces: I) -> Self {
+        Self {
+            parts: Parts::new(pieces),
+            hold: None,
+            contradiction: None,
+            has_failed: false,
+            shows_rows: false,
+            legs_known: 0,
+            empty: Vec::new(),
+        }
+    }
+
+    /// The next window to read, `None` when all is read.
+    pub fn next(&mut self, torn: &TornWindows) -> Option<Piece> {
+        self.parts.next(torn)
+    }
+
+    /// Takes note of a read, and says what follows from it.
+    pub fn note(&mut self, read: &WindowRead<'_>) -> Outcome {
+        let WindowRead { piece, tally, .. } = *read;
+        self.parts.note_requests(read.requests);
+        self.shows_rows |= !tally.rows.is_empty();
+        // What follows a window that contradicts is in doubt, too, whether or not its rows say so.
+        self.contradiction = self.contradiction.or(tally.contradiction().map(|found| (piece.window, found)));
+        match read.end {
+            None => {
+                self.has_failed = true;
+                Outcome::Waits
+            }
+            Some(WindowEnd::TooManyRows) => {
+                self.parts.halve(piece);
+                Outcome::Halved
+            }
+            // Its rows are published; whether there are more its halves tell.
+            Some(WindowEnd::Broken(fault)) if fault.is_mended_by_halves() && self.parts.halve_within(piece) => {
+                Outcome::Halved
+            }
+            Some(WindowEnd::Broken(fault)) => self.wait(Hold::Incomplete(piece.window, fault)),
+            Some(WindowEnd::Whole) if tally.held > 0 => self.wait(Hold::Invalid(tally.held, tally.held_for)),
+            Some(WindowEnd::Whole) if read.clocks_differ => self.wait(Hold::ClockSkew),
+            Some(WindowEnd::Whole) => match self.contradiction {
+                Some((window, found)) => self.wait(Hold::TimeZone(window, found)),
+                None => self.take(read),
+            },
+        }
+    }
+
+    /// Takes note of why the watermarks wait; the first reason is told.
+    pub fn wait(&mut self, hold: Hold) -> Outcome {
+        self.hold.get_or_insert(hold);
+        Outcome::Waits
+    }
+
+    /// Takes a window for read, and the empty ones before it; unless it is empty like those.
+    fn take(&mut self, read: &WindowRead<'_>) -> Outcome {
+        let taken = (read.piece.window, read.begun);
+        if !self.shows_rows {
+            self.legs_known += read.legs_known;
+            if self.legs_known > 0 {
+                self.empty.push(taken);
+                return Outcome::Waits;
+            }
+        }
+        let mut windows = mem::take(&mut self.empty);
+        windows.push(taken);
+        Outcome::Advance(windows)
+    }
+
+    /// Whether no window had a row, so that it matters how many legs are known.
+    pub const fn shows_no_rows(&self) -> bool {
+        !self.shows_rows
+    }
+
+    /// Whether every window so far was read, and in one part.
+    pub const fn is_smooth(&self) -> bool {
+        self.hold.is_none() && !self.has_failed && !self.parts.is_narrowing()
+    }
+
+    /// Ends the poll: gives the empty windows that count as read after all, oldest first.
+    pub fn close(&mut self) -> Vec<(Window, UtcMillis)> {
+        match self.empty.first().filter(|_| !self.shows_rows && self.legs_known >= TELLING_LEGS) {
+            Some((first, _)) => {
+                self.hold.get_or_insert(Hold::Empty(first.start, self.legs_known));
+                Vec::new()
+            }
+            None => mem::take(&mut self.empty),
+        }
+    }
+
+    /// Why the watermarks wait, if they do.
+    pub const fn hold(&self) -> Option<Hold> {
+        self.hold
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono_tz::Tz;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::super::coverage::Coverage;
+    use super::super::leg::How;
+    use super::super::zone::Texts;
+    use super::*;
+
+    fn at(second: i64) -> UtcMillis {
+        UtcMillis::new(second * 1_000)
+    }
+
+    fn window(from: i64, to: i64) -> Window {
+        Window::new(at(from), at(to))
+    }
+
+    fn piece(from: i64, to: i64) -> Piece {
+        Piece { window: window(from, to), how: How::Poll }
+    }
+
+    fn tally(rows: u64) -> WindowTally {
+        WindowTally { rows: (0..rows).collect(), ..WindowTally::default() }
+    }
+
+    fn contradicting() -> WindowTally {
+        let found = Contradiction { position: 0, zone: Tz::UTC, written_s: 3_600, expected_s: 0, apart_ms: 3_600_000 };
+        let mut tally = tally(1);
+        tally.zone.note(Texts::Contradict, || Some(found));
+        tally
+    }
+
+    /// Notes how the next window ended, at second 300 and with one request.
+    fn note(
+        poll: &mut Poll<impl Iterator<Item = Piece>>,
+        end: Option<WindowEnd>,
+        tally: &WindowTally,
+        legs_known: u64,
+    ) -> Outcome {
+        let piece = poll.next(&TornWindows::default()).unwrap();
+        let read = WindowRead { piece, end, tally, requests: 1, begun: at(300), clocks_differ: false, legs_known };
+        poll.note(&read)
+    }
+
+    fn poll(windows: i64) -> Poll<impl Iterator<Item = Piece>> {
+        Poll::new((0..windows).map(|index| piece(index * 100, (index + 1) * 100)))
+    }
+
+    const WHOLE: Option<WindowEnd> = Some(WindowEnd::Whole);
+
+    #[test]
+    fn a_window_that_fails_leaves_a_hole_and_the_newer_ones_are_read() {
+        let (mut poll, shown) = (poll(3), tally(1));
+        assert_eq!(note(&mut poll, None, &tally(0), 0), Outcome::Waits);
+        assert!(!poll.is_smooth());
+        assert_eq!(note(&mut poll, WHOLE, &shown, 0), Outcome::Advance(vec![(window(100, 200), at(300))]));
+        let few = Fault::FewerRowsThanTotal { rows: 1, total: 2 };
+        assert_eq!(note(&mut poll, Some(WindowEnd::Broken(few)), &shown, 0), Outcome::Waits);
+        assert_eq!(poll.hold(), Some(Hold::Incomplete(window(200, 300), few)));
+        assert!(poll.close().is_empty() && poll.next(&TornWindows::default()).is_none());
+    }
+
+    #[test]
+    fn a_poll_without_a_row_is_not_believed_where_legs_are_known() {
+        let (mut poll, empty) = (poll(3), tally(0));
+        assert_eq!(note(&mut poll, WHOLE, &empty, 3), Outcome::Waits);
+        assert_eq!(note(&mut poll, WHOLE, &empty, 2), Outcome::Waits);
+        assert_eq!(note(&mut poll, WHOLE, &empty, 0), Outcome::Waits, "nor what follows");
+        assert!(poll.close().is_empty());
+        assert_eq!(poll.hold(), Some(Hold::Empty(at(0), 5)));
+    }
+
+    #[test]
+    fn a_few_legs_may_have_been_taken_back_and_a_first_read_of_quiet_phones_is_quiet() {
+        let (mut doubted, empty) = (poll(2), tally(0));
+        assert_eq!(note(&mut doubted, WHOLE, &empty, 0), Outcome::Advance(vec![(window(0, 100), at(300))]));
+        assert_eq!(note(&mut doubted, WHOLE, &empty, 4), Outcome::Waits);
+        assert_eq!((doubted.close(), doubted.hold()), (vec![(window(100, 200), at(300))], None));
+    }
+
+    #[test]
+    fn a_row_anywhere_in_the_poll_makes_quiet_windows_quiet() {
+        let (mut poll, empty) = (poll(3), tally(0));
+        assert_eq!(note(&mut poll, WHOLE, &empty, 30), Outcome::Waits);
+        let few = Fault::FewerRowsThanTotal { rows: 1, total: 2 };
+        note(&mut poll, Some(WindowEnd::Broken(few)), &tally(1), 0);
+        assert!(!poll.shows_no_rows());
+        let both = vec![(window(0, 100), at(300)), (window(200, 300), at(300))];
+        assert_eq!(note(&mut poll, WHOLE, &empty, 30), Outcome::Advance(both));
+    }
+
+    #[test]
+    fn a_contradiction_holds_what_follows_and_the_first_reason_is_told() {
+        let mut poll = poll(4);
+        assert_eq!(note(&mut poll, WHOLE, &contradicting(), 0), Outcome::Waits);
+        let hold = poll.hold();
+        assert!(matches!(hold, Some(Hold::TimeZone(first, _)) if first == window(0, 100)));
+        assert_eq!(note(&mut poll, WHOLE, &tally(1), 0), Outcome::Waits);
+        let held = WindowTally { held: 3, held_for: Some(Reason::CallId), ..tally(3) };
+        assert_eq!(note(&mut poll, WHOLE, &held, 0), Outcome::Waits);
+        assert_eq!(poll.hold(), hold);
+    }
+
+    #[test]
+    fn held_rows_and_clocks_that_differ_hold() {
+        let held = WindowTally { held: 3, held_for: Some(Reason::CallId), ..tally(3) };
+        let mut dead = poll(1);
+        assert_eq!(note(&mut dead, WHOLE, &held, 0), Outcome::Waits);
+        assert_eq!(dead.hold(), Some(Hold::Invalid(3, Some(Reason::CallId))));
+        let mut skewed = poll(1);
+        let (piece, tally) = (skewed.next(&TornWindows::default()).unwrap(), tally(1));
+        let read = WindowRead {
+            piece,
+            end: WHOLE,
+            tally: &tally,
+            requests: 1,
+            begun: at(300),
+            clocks_differ: true,
+            legs_known: 0,
+        };
+        assert_eq!((skewed.note(&read), skewed.hold()), (Outcome::Waits, Some(Hold::ClockSkew)));
+    }
+
+    #[test]
+    fn a_window_is_halved_where_that_may_mend_it() {
+        let mut poll = poll(1);
+        assert_eq!(note(&mut poll, Some(WindowEnd::TooManyRows), &tally(0), 0), Outcome::Halved);
+        assert_eq!(note(&mut poll, Some(WindowEnd::Broken(Fault::OpenEnd)), &tally(3), 0), Outcome::Halved);
+        assert_eq!(poll.hold(), None);
+        assert_eq!(note(&mut poll, WHOLE, &tally(1), 0), Outcome::Advance(vec![(window(0, 25), at(300))]));
+    }
+
+    fn ends() -> impl Strategy<Value = (Option<WindowEnd>, u64, u64)> {
+        let few = Fault::FewerRowsThanTotal { rows: 1, total: 2 };
+        let end = prop_oneof![
+            6 => Just(WHOLE),
+            1 => Just(None),
+            1 => Just(Some(WindowEnd::TooManyRows)),
+            1 => Just(Some(WindowEnd::Broken(Fault::OpenEnd))),
+            1 => Just(Some(WindowEnd::Broken(few))),
+        ];
+        (end, 0u64..2, prop_oneof![Just(0u64), Just(7)])
+    }
+
+    proptest! {
+        #[test]
+        fn every_window_counts_as_read_once_or_something_holds(ends in vec(ends(), 1..60)) {
+            let whole = window(0, 2_000);
+            let mut poll = Poll::new((0..4).map(|index| piece(index * 500, (index + 1) * 500)));
+            let mut ends = ends.into_iter();
+            let (mut read, mut failed, mut shows_rows) = (Coverage::default(), false, false);
+            let take = |windows: Vec<(Window, UtcMillis)>, read: &mut Coverage| {
+                for (window, _) in windows {
+                    assert_eq!(read.holes(window), [window], "twice");
+                    read.add(window);
+                }
+            };
+            while let Some(piece) = poll.next(&TornWindows::default()) {
+                let (mut end, rows, legs_known) = ends.next().unwrap_or((WHOLE, 1, 0));
+                if end == Some(WindowEnd::TooManyRows) && piece.window.length() <= super::super::parts::SPAN_MIN {
+                    end = WHOLE;
+                }
+                let tally = tally(if end == Some(WindowEnd::TooManyRows) { 0 } else { rows });
+                shows_rows |= !tally.rows.is_empty();
+                failed |= end.is_none();
+                let read_now = WindowRead {
+                    piece, end, tally: &tally, requests: 1, begun: at(300), clocks_differ: false, legs_known,
+                };
+                match poll.note(&read_now) {
+                    Outcome::Advance(windows) => {
+                        prop_assert_eq!(end, WHOLE);
+                        prop_assert!(windows.is_sorted());
+                        take(windows, &mut read);
+                    }
+                    Outcome::Halved => prop_assert!(end != WHOLE && end.is_some()),
+                    Outcome::Waits => {}
+                }
+            }
+            take(poll.close(), &mut read);
+            let is_whole = read.holes(whole).is_empty();
+            prop_assert_eq!(is_whole, poll.hold().is_none() && !failed);
+            if matches!(poll.hold(), Some(Hold::Empty(..))) {
+                prop_assert!(!shows_rows);
+            }
+        }
+    }
+}
