@@ -1,7 +1,7 @@
 # Build: the toolchain that Cargo.toml names, with what librdkafka's C code and the bindings of OpenSSL need.
 FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends g++ make pkg-config libssl-dev zlib1g-dev \
+ && apt-get install --yes --no-install-recommends g++ make pkg-config libssl-dev libzstd-dev zlib1g-dev \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 # The dependencies, in a layer of their own: a change in src does not build them again. Cargo builds them for an empty
@@ -18,10 +18,10 @@ COPY src ./src
 COPY schemas ./schemas
 RUN cargo build --profile dist --locked && cp target/dist/call-legs /call-legs
 
-# Run: the binary, certificate authorities, and the two libraries that it links.
+# Run: the binary, certificate authorities, and the libraries that it links.
 FROM debian:bookworm-slim
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends ca-certificates libssl3 zlib1g \
+ && apt-get install --yes --no-install-recommends ca-certificates libssl3 libzstd1 zlib1g \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --system --uid 10001 --home-dir /var/lib/call-legs --create-home call-legs
 COPY --from=build /call-legs /usr/local/bin/call-legs

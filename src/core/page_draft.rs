@@ -81,7 +81,7 @@ impl PageDraft {
     /// How many legs were not published for the unit before.
     #[cfg(test)]
     pub fn published(&self) -> u64 {
-        self.hours.0.values().map(|rows| u64::from(rows.published)).sum()
+        self.hours.0.values().map(|rows| rows.published).sum()
     }
 
     /// The page with its number, behind the page with this chain; at least once it bears its writer's nonce.
