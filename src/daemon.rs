@@ -139,7 +139,7 @@ pub async fn run(
         }
     };
     tracing::info!("stopped");
-    ended.map_err(ended_by)
+    ended.map_err(Ended::from)
 }
 
 /// Becomes the owner for one order: for commands, while no daemon of this configuration runs.
@@ -158,7 +158,7 @@ pub async fn carry_out(
     let connector =
         connector(&config, TopicCheck::Ensure, myself, &status, Arc::new(Metrics::default()), ordered, &stop).await?;
     match connector {
-        Some(connector) => connector.carry_out(order, stop, asked).await.map_err(ended_by),
+        Some(connector) => connector.carry_out(order, stop, asked).await.map_err(Ended::from),
         None => Err(anyhow!("stopped")).or_exit(Exit::Internal),
     }
 }
@@ -173,7 +173,7 @@ pub async fn verify(config: &Config) -> Result<String, Ended> {
     };
     let topics = Topics::assumed(&config.kafka.topic, &config.kafka.journal);
     let cluster = KafkaCluster::new(&config.kafka, topics).or_exit(Exit::Sink)?;
-    verify_view(Arc::new(cluster), Arc::new(view)).await.map_err(ended_by)
+    verify_view(Arc::new(cluster), Arc::new(view)).await.map_err(Ended::from)
 }
 
 /// The parts put together; `None` when told to stop before Kafka was there.
@@ -259,15 +259,17 @@ pub fn source_fingerprint(source: &config::Source) -> u64 {
     xxh3_64(text.as_bytes())
 }
 
-fn ended_by(error: ConnectorError) -> Ended {
-    let exit = match &error {
-        ConnectorError::Journal(JournalFault::NoTransactions(_)) => Exit::Sink,
-        ConnectorError::Store(_) | ConnectorError::Journal(_) | ConnectorError::OwnerAlive { .. } => Exit::State,
-        ConnectorError::NoStart(_) => Exit::Usage,
-        ConnectorError::Order(_) => Exit::Usage,
-        ConnectorError::Worker(_) => Exit::Internal,
-    };
-    Ended { exit, error: error.into() }
+impl From<ConnectorError> for Ended {
+    fn from(error: ConnectorError) -> Self {
+        let exit = match &error {
+            ConnectorError::Sink(_) | ConnectorError::Journal(JournalFault::NoTransactions(_)) => Exit::Sink,
+            ConnectorError::Store(_) | ConnectorError::Journal(_) | ConnectorError::OwnerAlive { .. } => Exit::State,
+            ConnectorError::NoStart(_) => Exit::Usage,
+            ConnectorError::Order(_) => Exit::Usage,
+            ConnectorError::Worker(_) => Exit::Internal,
+        };
+        Ended { exit, error: error.into() }
+    }
 }
 
 async fn open_view(dir: &Path, status: &StatusBoard) -> Result<SledView, Ended> {

@@ -91,7 +91,7 @@ pub(super) async fn run(arguments: BackfillArgs, stop: CancellationToken) -> Res
             if arguments.dry_run || arguments.detach { Ok(()) } else { follow_owner(&config, &stop).await }
         }
         None if arguments.dry_run => {
-            let ledger = read_journal(&cluster(&config)?).await.or_exit(Exit::State)?;
+            let ledger = read_journal(&cluster(&config)?).await?;
             let window = Window::new(from.at, to.at);
             let said = preview_backfill(&ledger, &config.source.pbx_ids, unit.as_deref(), window, now, arguments.force);
             print_line(&said.or_exit(Exit::Usage)?)

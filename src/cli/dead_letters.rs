@@ -16,7 +16,7 @@ use crate::connector::{DeadLetter, Order, ReplayTerms, list_dead_letters, previe
 use crate::core::dead_letter::Reason;
 use crate::core::time::Window;
 use crate::daemon;
-use crate::error::{Ended, Exit, OrExit};
+use crate::error::Ended;
 use crate::telemetry::StatusBoard;
 
 #[derive(Debug, Args)]
@@ -92,7 +92,7 @@ pub(super) async fn run(arguments: DeadLettersArgs, stop: CancellationToken) -> 
                     tokio::select! {
                         biased;
                         () = stop.cancelled() => return Ok(()),
-                        said = preview_replay(&cluster, &terms) => said.or_exit(Exit::State)?,
+                        said = preview_replay(&cluster, &terms) => said?,
                     }
                 }
             };
@@ -131,7 +131,7 @@ async fn list(
         summary.truncated += u64::from(letter.is_truncated);
         printed = print_line(&if is_json { as_json(letter, is_replayed) } else { as_text(letter, is_replayed) });
     });
-    listing.await.or_exit(Exit::State)?;
+    listing.await?;
     printed?;
     if is_json {
         let codes: serde_json::Map<_, _> = codes

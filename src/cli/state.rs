@@ -91,7 +91,7 @@ pub(super) async fn run(arguments: StateArgs) -> Result<(), Ended> {
         None => match order {
             Order::Verify => daemon::verify(&config).await?,
             Order::Rewind { unit, to, confirmed: false } => {
-                let ledger = read_journal(&cluster(&config)?).await.or_exit(Exit::State)?;
+                let ledger = read_journal(&cluster(&config)?).await?;
                 preview_rewind(&ledger, &config.source.pbx_ids, &unit, to).or_exit(Exit::Usage)?
             }
             order => {
@@ -110,7 +110,7 @@ pub(super) fn cluster(config: &Config) -> Result<KafkaCluster, Ended> {
 }
 
 async fn show(config: &Config) -> Result<(), Ended> {
-    let ledger = read_journal(&cluster(config)?).await.or_exit(Exit::State)?;
+    let ledger = read_journal(&cluster(config)?).await?;
     for line in describe(&ledger, &config.kafka.journal, config.poll.settle) {
         print_line(&line)?;
     }

@@ -82,7 +82,7 @@ use crate::core::ledger::Ledger;
 use crate::core::planner::Sweep;
 use crate::core::time::UtcMillis;
 use crate::core::watermark::{Delays, Progress};
-use crate::sink::Cluster;
+use crate::sink::{Cluster, SinkError};
 use crate::source::Source;
 use crate::store::{StoreError, View};
 use crate::telemetry::status::UnitState;
@@ -122,6 +122,9 @@ pub struct Pace {
 /// What ends the connector; everything else it works through.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectorError {
+    /// Kafka does not answer, or refuses.
+    #[error(transparent)]
+    Sink(SinkError),
     /// The state directory cannot be used.
     #[error(transparent)]
     Store(StoreError),
@@ -152,6 +155,7 @@ pub enum ConnectorError {
 impl From<Fault> for ConnectorError {
     fn from(fault: Fault) -> Self {
         match fault {
+            Fault::Sink(error) => Self::Sink(error),
             Fault::Store(error) => Self::Store(error),
             Fault::Journal(fault) => Self::Journal(fault),
             Fault::NoStart(unit) => Self::NoStart(unit),

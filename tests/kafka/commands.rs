@@ -78,6 +78,25 @@ async fn check_names_what_fails_with_its_exit_code_and_advice() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_kafka_does_not_answer_says_so() {
+    let rig = Rig::new(small_sandbox().await, "127.0.0.1:1", &[]);
+    let backfill = ["backfill", "--from", "now-3d", "--to", "now-2d", "--dry-run"];
+    let commands = [
+        &["state", "show"][..],
+        &["state", "verify"],
+        &["dead-letters", "list"],
+        &["dead-letters", "replay"],
+        &backfill,
+    ];
+    for command in commands {
+        let ran = rig.run(command);
+        let said = text(&ran);
+        assert_eq!(ran.status.code(), Some(4), "{command:?}: {said}");
+        assert!(said.starts_with("call-legs: Kafka does not answer: 127.0.0.1:1: "), "{command:?}: {said}");
+    }
+}
+
 /// A broker answers where a user names it, and then says that it listens elsewhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_that_cannot_be_reached_is_named_by_check_and_run() {
