@@ -1,7 +1,7 @@
 # Build: the toolchain that Cargo.toml names, with what librdkafka's C code and the bindings of OpenSSL need.
 FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends g++ make pkg-config libssl-dev libzstd-dev zlib1g-dev \
+ && apt-get install --yes --no-install-recommends g++ make pkg-config libssl-dev zlib1g-dev libzstd-dev \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 # The dependencies, in a layer of their own: a change in src does not build them again. Cargo builds them for an empty

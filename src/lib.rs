@@ -59,9 +59,10 @@
 //! ([`source`]) until the scroll ends ([`core::pagination`]). Each page is made ready while those
 //! before it are published (`connector::prepare`): its rows are parsed ([`source::wire`]), hashed
 //! ([`core::identity`]) and encoded ([`codec`]). The publisher asks the view what it knows
-//! ([`store`]), decides ([`core::dedupe`]), and commits what is new with the identities, the unit's
+//! ([`store`]), decides ([`core::chunk`]), and commits what is new with the identities, the unit's
 //! progress and its status in one transaction ([`sink`]); then the view is told. At the end of the
-//! piece the watermarks move ([`core::watermark`]), which is a transaction too.
+//! piece [`core::poll`] says what counts as read, and the watermarks move ([`core::watermark`]), which is a
+//! transaction too.
 //!
 //! # A crash's way
 //!

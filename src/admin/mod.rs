@@ -14,6 +14,7 @@ mod server;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -21,6 +22,7 @@ use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -140,13 +142,26 @@ async fn backfills(State(pages): State<Pages>) -> (StatusCode, String) {
     }
 }
 
+/// An order as it is posted.
+#[derive(Serialize, Deserialize)]
+pub struct PostedOrder {
+    /// What is asked.
+    #[serde(flatten)]
+    pub order: Order,
+    /// The caller's name for this one order: posted again under the same name it is not carried out again.
+    pub id: Option<String>,
+    /// For how many seconds it may wait to be begun.
+    pub within_s: Option<u64>,
+}
+
 async fn order(State(pages): State<Pages>, body: String) -> (StatusCode, String) {
-    let order: Order = match serde_json::from_str(&body) {
-        Ok(order) => order,
+    let PostedOrder { order, id, within_s } = match serde_json::from_str(&body) {
+        Ok(posted) => posted,
         Err(error) => return (StatusCode::BAD_REQUEST, format!("no order that this version knows: {error}\n")),
     };
+    let deadline = within_s.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
     let (reply, answer) = oneshot::channel();
-    if pages.orders.try_send((order, reply)).is_err() {
+    if pages.orders.try_send(OrderRequest { order, id, deadline, reply }).is_err() {
         return (StatusCode::SERVICE_UNAVAILABLE, "other orders are waiting: try again in a moment\n".to_owned());
     }
     match answer.await {

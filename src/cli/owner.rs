@@ -7,9 +7,11 @@ use anyhow::anyhow;
 use reqwest::{Client, RequestBuilder};
 use url::Url;
 
-use crate::admin::{BACKFILLS, ORDERS};
+use crate::admin::{BACKFILLS, ORDERS, PostedOrder};
+use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::connector::Order;
+use crate::core::journal::Nonce;
 use crate::error::{Ended, Exit, OrExit};
 use crate::http::{self, Fault};
 use crate::store::Token;
@@ -23,7 +25,9 @@ pub(super) const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Gives an order; its answer, or `None` when no owner runs here.
 pub(super) async fn give(config: &Config, order: &Order) -> Result<Option<String>, Ended> {
-    let body = serde_json::to_string(order).or_exit(Exit::Internal)?;
+    let id = Nonce(SystemClock.nonce()).to_string();
+    let posted = PostedOrder { order: order.clone(), id: Some(id), within_s: Some(ANSWER_TIMEOUT.as_secs()) };
+    let body = serde_json::to_string(&posted).or_exit(Exit::Internal)?;
     ask(config, ORDERS, |client, at| client.post(at).body(body)).await
 }
 
@@ -56,12 +60,21 @@ async fn ask(
     let address = config.admin.listen;
     let at: Url = format!("{}{path}", url_of(address)).parse().or_exit(Exit::Internal)?;
     let request = request(&client(&at, ANSWER_TIMEOUT)?, at).bearer_auth(token.expose());
-    let http::Answer { status, body, .. } = match http::send(request, ANSWER_BYTES_MAX).await {
-        Err(error) if error.fault == Fault::NoConnection => return Ok(None),
-        answer => {
-            answer.map_err(|error| anyhow!("admin.listen: {address} does not answer: {error}")).or_exit(Exit::State)?
-        }
-    };
+    let once_more = request.try_clone();
+    let mut answer = http::send(request, ANSWER_BYTES_MAX).await;
+    if let (Err(http::Error { fault: Fault::Broken | Fault::CutShort, .. }), Some(request)) = (&answer, once_more) {
+        // An order has a name: asked again it is answered, and not carried out again.
+        answer = http::send(request, ANSWER_BYTES_MAX).await;
+    } else if answer.as_ref().is_err_and(|error| error.fault == Fault::NoConnection) {
+        return Ok(None);
+    }
+    let http::Answer { status, body, .. } = answer
+        .map_err(|error| {
+            anyhow!(
+                "admin.listen: {address} does not answer: {error}. call-legs state show tells whether it was done: look before you repeat it"
+            )
+        })
+        .or_exit(Exit::State)?;
     let said = String::from_utf8_lossy(&body).into_owned();
     match status.as_u16() {
         200 => Ok(Some(said)),

@@ -58,7 +58,7 @@ mod sweeper;
 mod takeover;
 mod transaction;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use chrono_tz::Tz;
@@ -69,7 +69,8 @@ use tokio_util::sync::CancellationToken;
 pub use dead_letters::{DeadLetter, list_dead_letters};
 pub use fault::JournalFault;
 pub use follower::{read_journal, verify_view};
-pub use order::{Order, OrderError, preview_backfill, preview_rewind};
+use order::Answers;
+pub use order::{Answer, Order, OrderError, OrderRequest, preview_backfill, preview_rewind};
 pub use owner::{Identity, Terms};
 pub use publisher::RecordTerms;
 pub use replay::preview_replay;
@@ -190,9 +191,6 @@ pub struct Connector<S, C, V> {
     pub orders: mpsc::Receiver<OrderRequest>,
 }
 
-/// An operator's order and the way back to whoever gave it.
-pub type OrderRequest = (Order, oneshot::Sender<Result<String, OrderError>>);
-
 impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
     /// Runs until told to stop, or until something ends it that no waiting mends.
     ///
@@ -213,7 +211,7 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
                     tokio::select! {
                         biased;
                         opened = &mut opening => break opened,
-                        Some((_, reply)) = self.orders.recv() => refuse(reply, &self.status),
+                        Some(request) = self.orders.recv() => refuse(request.reply, &self.status),
                     }
                 }
             };
@@ -321,6 +319,7 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
         workers.spawn(beat(Arc::clone(publisher), self.terms.beat, stop.clone()));
         // One replay after the other: the next one finds what this one has done.
         let replaying = Arc::new(Mutex::new(()));
+        let answers = Arc::new(std::sync::Mutex::new(Answers::default()));
         loop {
             tokio::select! {
                 biased;
@@ -329,21 +328,20 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
                     Some(ended) => ended.map_err(Fault::from)??,
                     None => return Ok(()),
                 },
-                // Whoever asked may have left; the journal has it all the same.
-                Some((order, reply)) = self.orders.recv() => match order {
-                    Order::Replay { code, confirmed, forced } => {
+                Some(request) = self.orders.recv() => {
+                    let answers = Arc::clone(&answers);
+                    if let Order::Replay { code, confirmed, forced } = request.order.clone() {
                         let replaying = Arc::clone(&replaying);
                         let replay = replay_letters(Arc::clone(publisher), (code, confirmed, forced), stop.clone());
                         workers.spawn(async move {
                             let _one_at_a_time = replaying.lock().await;
-                            let _ = reply.send(replay.await?);
-                            Ok(())
+                            answer_once(request, &answers, async |_| replay.await).await
                         });
+                    } else {
+                        let mut publisher = publisher.lock().await;
+                        answer_once(request, &answers, async |order| Ok(publisher.carry_out(order).await)).await?;
                     }
-                    order => {
-                        let _ = reply.send(publisher.lock().await.carry_out(order).await);
-                    }
-                },
+                }
             }
         }
     }
@@ -361,6 +359,28 @@ async fn replay_letters<C: Cluster, V: View>(
         Some(Err(code)) => return Ok(Err(OrderError::Refused(format!("no dead letter has the error code {code}")))),
     };
     Replay::new(&publisher, reason, confirmed, forced, &stop).await.run().await
+}
+
+/// Carries an order out that was not carried out before and is still wanted, and answers it.
+async fn answer_once(
+    request: OrderRequest,
+    answers: &std::sync::Mutex<Answers>,
+    carry_out: impl AsyncFnOnce(Order) -> Result<Answer, Fault>,
+) -> Result<(), Fault> {
+    let answers = || answers.lock().unwrap_or_else(PoisonError::into_inner);
+    let instead = answers().instead_of(&request);
+    let OrderRequest { order, id, reply, .. } = request;
+    let answer = match instead {
+        Some(answer) => answer,
+        None => {
+            let answer = carry_out(order).await?;
+            answers().note(id, &answer);
+            answer
+        }
+    };
+    // A caller that leaves meanwhile finds what was done in the journal.
+    let _ = reply.send(answer);
+    Ok(())
 }
 
 /// Answers an order that only an owner can carry out.

@@ -2,9 +2,12 @@
 //!
 //! An order that changes what is published says what it would do before it does it.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::fault::Fault;
 use super::owner::Decision;
@@ -70,8 +73,54 @@ pub enum Order {
     },
 }
 
+/// An order on its way to the owner.
+#[derive(Debug)]
+pub struct OrderRequest {
+    /// What is asked.
+    pub order: Order,
+    /// The caller's name for this one order: asked again under the same name it is not carried out again.
+    pub id: Option<String>,
+    /// After this instant it is not begun.
+    pub deadline: Option<Instant>,
+    /// Where the answer goes; an order whose caller has gone is not begun.
+    pub reply: oneshot::Sender<Answer>,
+}
+
+/// What an order has done, in lines for the operator.
+pub type Answer = Result<String, OrderError>;
+
+/// How many answers are remembered, for callers that ask again.
+const ANSWERS_MAX: usize = 64;
+
+/// The newest answers by the names of their orders, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Answers(VecDeque<(String, Answer)>);
+
+impl Answers {
+    /// The answer to an order that is not to be begun; `None` if it is.
+    pub(super) fn instead_of(&self, request: &OrderRequest) -> Option<Answer> {
+        let known = self.0.iter().find(|(id, _)| request.id.as_ref() == Some(id));
+        if let Some((_, answer)) = known {
+            return Some(answer.clone());
+        }
+        let is_late = request.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        (is_late || request.reply.is_closed()).then(|| {
+            Err(OrderError::Failed("the owner was busy until the order's time was over: nothing was done".to_owned()))
+        })
+    }
+
+    /// Remembers an answer.
+    pub(super) fn note(&mut self, id: Option<String>, answer: &Answer) {
+        let Some(id) = id else { return };
+        if self.0.len() == ANSWERS_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((id, answer.clone()));
+    }
+}
+
 /// Why an order was not carried out.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OrderError {
     /// It makes no sense here.
     #[error("{0}")]

@@ -20,20 +20,20 @@ use super::secured::text;
 use super::support::kafka::kafka;
 
 /// An answer on its way through the front.
-struct Answer {
+pub(super) struct Answer {
     /// Of the token call, not of a report.
-    is_token: bool,
+    pub(super) is_token: bool,
     /// Whether the request had a cursor.
-    has_cursor: bool,
+    pub(super) has_cursor: bool,
     /// How many reports with a cursor came before.
     cursors: u32,
     status: u16,
     headers: Vec<(&'static str, String)>,
-    body: String,
+    pub(super) body: String,
 }
 
 /// A front before the API at `base_url`, which changes its answers; it lives as long as the runtime. Gives its own base URL.
-async fn front(base_url: &str, change: fn(&mut Answer)) -> String {
+pub(super) async fn front(base_url: &str, change: fn(&mut Answer)) -> String {
     let api = Url::parse(base_url).unwrap();
     let (client, cursors) = (reqwest::Client::builder().no_proxy().build().unwrap(), Arc::new(AtomicU32::new(0)));
     let path = api.path().to_owned();

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use call_legs::sandbox::{Sandbox, Settings};
@@ -9,6 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
+use super::odd_http::{Answer, front};
 use super::rig::{Rig, sandbox_settings};
 use super::support::kafka::kafka;
 use super::support::read_topic::{Framing, Isolation, read_topic_with_java};
@@ -105,4 +107,78 @@ async fn what_accepting_cannot_change_is_not_said_to_be_accepted() {
     for part in ["nothing was changed", "unit acme: its state is source_time_zone, which accepting does not change: "] {
         assert!(said.contains(part), "{part} in {said}");
     }
+}
+
+/// Adds a call that goes on for some seconds, with an end of three seconds ago that moves along until it is over.
+fn with_a_call_that_goes_on(answer: &mut Answer) {
+    static BEGAN: OnceLock<DateTime<Utc>> = OnceLock::new();
+    if answer.is_token || answer.has_cursor {
+        return;
+    }
+    let (began, now) = (*BEGAN.get_or_init(Utc::now), Utc::now());
+    let is_over = now - began > TimeDelta::seconds(15);
+    let ended = if is_over { began + TimeDelta::seconds(14) } else { now - TimeDelta::seconds(3) };
+    let status = if is_over { "Completed" } else { "In Progress" };
+    let mut page: Value = serde_json::from_str(&answer.body).unwrap();
+    let rows = page["data"].as_array_mut().unwrap();
+    rows.push(row("moving", ended, json!({ "status": status })));
+    let total = rows.len();
+    page["meta"]["totalRecordCount"] = json!(total);
+    answer.body = page.to_string();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_end_moves_along_is_published_once_and_when_it_is_over() {
+    let (sandbox, _file) = showing(&[row("1", Utc::now() - TimeDelta::minutes(10), json!({}))]).await;
+    let base_url = format!("source.base_url = {:?}", front(&sandbox.base_url(), with_a_call_that_goes_on).await);
+    let rig = Rig::new(sandbox, kafka().bootstrap(), &[&base_url, "poll.start_from = \"now-1h\""]);
+    let _daemon = rig.start();
+    let unfinished = "result=\"unfinished\"";
+    rig.until("the call to go on", async || rig.metric("call_legs_rows_total", unfinished).await >= 2.0).await;
+    rig.until("the call's end", async || rig.metric("call_legs_rows_total", "result=\"published\"").await >= 2.0).await;
+    let polls = rig.whole_polls_of_all().await;
+    rig.until("more polls", async || rig.whole_polls_of_all().await >= polls + 2.0).await;
+
+    let schema = Path::new(SCHEMA);
+    let framing = Framing::SingleObject { schemas: &[schema] };
+    let messages = read_topic_with_java(kafka().bootstrap(), &rig.topic, framing, Isolation::ReadCommitted);
+    let of_the_call: Vec<&Value> = messages.iter().filter(|message| message["key"] == "moving").collect();
+    assert!(matches!(of_the_call[..], [one] if one["value"]["status"] == "Completed"), "{of_the_call:?}");
+    assert_eq!(rig.metric("call_legs_rows_total", "result=\"revised\"").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backfills_and_sweeps_judge_the_zone_as_polls_do() {
+    let (few, many) = (Utc::now() - TimeDelta::hours(5), Utc::now() - TimeDelta::hours(9));
+    let an_hour_off = |ended| json!({ "disconnectedTime": text(ended + TimeDelta::hours(1)) });
+    let mut rows: Vec<Value> = (0..PLAIN).map(|number| row(&format!("1{number}"), few, json!({}))).collect();
+    rows.extend([
+        row("a slip", few, json!({ "disconnectedTime": text(few + TimeDelta::seconds(2)) })),
+        row("one of many", few, an_hour_off(few)),
+        row("one of two", many, an_hour_off(many)),
+        row("two of two", many, json!({})),
+    ]);
+    let (sandbox, _file) = showing(&rows).await;
+    let settings = ["poll.start_from = \"now-1h\"", "sweeps = [{every = \"3s\", lookback = \"1d\"}]"];
+    let rig = Rig::new(sandbox, kafka().bootstrap(), &settings);
+    let _daemon = rig.start();
+    rig.polled_whole(1).await;
+
+    let done = rig.run(&["backfill", "--from", "now-6h", "--to", "now-4h"]);
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(
+        done.status.success() && said.contains("is done: 22 published"),
+        "a tenth and less holds nothing: {done:?}"
+    );
+    let swept = || rig.log().lines().filter(|line| line.contains(" sweep unit=")).count();
+    let before = swept();
+    rig.until("sweeps of it", async || swept() > before + 1).await;
+
+    let begun = rig.run(&["backfill", "--detach", "--from", "now-10h", "--to", "now-8h"]);
+    assert!(begun.status.success(), "{begun:?}");
+    rig.until("the contradiction", async || rig.log().contains("the rows contradict source.time_zone")).await;
+    let again = rig.run(&["backfill", "--dry-run", "--from", "now-10h", "--to", "now-8h"]);
+    assert!(String::from_utf8_lossy(&again.stdout).contains("still to read"), "it waits: {again:?}");
+    let polls = rig.whole_polls_of_all().await;
+    rig.until("polls beside it", async || rig.whole_polls_of_all().await > polls).await;
 }

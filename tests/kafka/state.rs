@@ -3,14 +3,17 @@
 use std::process::Output;
 use std::time::Duration;
 
+use call_legs::admin::ORDERS;
 use call_legs::sandbox::Sandbox;
+use call_legs::store::Token;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use serde_json::Value;
+use reqwest::RequestBuilder;
+use serde_json::{Value, json};
 
 use super::rig::{Rig, SMALL_WINDOWS, assert_complete, identities, sandbox_settings};
-use super::support::kafka::kafka;
+use super::support::kafka::{Kafka, kafka};
 
 const LEGS: u64 = 120;
 
@@ -248,4 +251,64 @@ async fn at_least_once_loses_nothing_and_repeats_only_what_was_in_flight() {
     assert!(copies - found <= 10, "{} repeated", copies - found);
     assert!(rig.page("/metrics").await.unwrap().1.contains("call_legs_delivery{delivery=\"at-least-once\"} 1"));
     assert_eq!(feed(&rig, "acme-east")["delivery"], "at-least-once");
+}
+
+/// A confirmed rewind of acme-east, under a name, as it is posted to the running owner.
+fn posted_rewind(rig: &Rig, id: &str, within_s: u64) -> RequestBuilder {
+    let to = rig.sandbox.now().as_millis() - 7_200_000;
+    let order = json!({
+        "order": "rewind", "unit": "acme-east", "to": to, "confirmed": true, "id": id, "within_s": within_s,
+    });
+    let token = Token::read(&rig.state_dir()).unwrap();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    client.post(format!("http://{}{ORDERS}", rig.admin)).bearer_auth(token.expose()).body(order.to_string())
+}
+
+/// How often acme-east was rewound.
+async fn generation(rig: &Rig) -> u64 {
+    let (_, page) = rig.page("/status.json").await.unwrap();
+    let page: Value = serde_json::from_str(&page).unwrap();
+    let units = page["units"].as_array().unwrap();
+    units.iter().find(|unit| unit["unit"] == "acme-east").unwrap()["generation"].as_u64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_posted_twice_under_one_name_is_carried_out_once() {
+    let rig = rig(&[]).await;
+    let _daemon = rig.start();
+    rig.polled_whole(1).await;
+    let mut said = Vec::new();
+    for id in ["first", "first", "second"] {
+        let answer = posted_rewind(&rig, id, 600).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        said.push(answer.text().await.unwrap());
+    }
+    assert_eq!(said[0], said[1]);
+    rig.until("two rewinds", async || generation(&rig).await == 2).await;
+    let late = posted_rewind(&rig, "third", 0).send().await.unwrap();
+    assert_eq!(late.status(), 503);
+    assert!(late.text().await.unwrap().contains("nothing was done"));
+    rig.polled_whole(1).await;
+    assert_eq!(generation(&rig).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_caller_has_gone_is_not_carried_out() {
+    let broker = Kafka::start_private();
+    let sandbox = Sandbox::start(sandbox_settings(LEGS, Duration::from_secs(3600))).await.unwrap();
+    let rig = Rig::new(sandbox, broker.bootstrap(), &["kafka.beat = \"2s\""]);
+    let _daemon = rig.start();
+    rig.polled_whole(1).await;
+    broker.pause();
+    // Until the next beat, which then waits for Kafka, an order would be the first to wait.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let given_up = posted_rewind(&rig, "given up", 600).timeout(Duration::from_secs(3)).send().await;
+    assert!(given_up.is_err_and(|error| error.is_timeout()));
+    broker.resume();
+    rig.polled_whole(2).await;
+    let answer = posted_rewind(&rig, "waited for", 600).send().await.unwrap();
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    rig.until("one rewind", async || generation(&rig).await == 1).await;
+    rig.polled_whole(1).await;
+    assert_eq!(generation(&rig).await, 1);
 }

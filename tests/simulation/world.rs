@@ -453,7 +453,8 @@ impl World {
             let Some(running) = &self.processes[number].running else { continue };
             self.run.note(format_args!("life {} is asked for {order:?}", running.life.number));
             let (reply, answer) = oneshot::channel();
-            if running.orders.try_send((order.clone(), reply)).is_err() {
+            let request = OrderRequest { order: order.clone(), id: None, deadline: None, reply };
+            if running.orders.try_send(request).is_err() {
                 continue;
             }
             // Whoever is killed or paused does not answer.
