@@ -175,6 +175,7 @@ impl<'a> Body<'a> {
             let is_ended = matches!(self.peek(), Some(b',' | b']'));
             // Without a comma or the end behind it, it may have run into what follows.
             let is_row = is_passed
+                && !self.holds_objects(&row)
                 && match is_ended {
                     true => self.is_json(&row) || !self.hides_an_end(&row),
                     false => first == b'{' && self.is_json(&row),
@@ -244,6 +245,12 @@ impl<'a> Body<'a> {
 
     fn is_json(&self, row: &Range<usize>) -> bool {
         self.text.get(row.clone()).is_some_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
+    }
+
+    /// Whether a row is an array of objects: with a bracket too many, the next rows look like a part of this one.
+    fn holds_objects(&self, row: &Range<usize>) -> bool {
+        let text = self.text.get(row.clone()).unwrap_or_default();
+        text.starts_with('[') && text.trim_start_matches(['[', ' ', '\n', '\r', '\t']).starts_with('{')
     }
 
     /// Whether a row may be several: with a quotation mark too many, what stands between two rows looks like a text.
@@ -408,6 +415,17 @@ mod tests {
             let body = format!(r#"{{"meta":{meta},"data":[{},{}]}}"#, good(1), good(2));
             assert_eq!(page(body.clone().into()).unwrap().len(), 2, "{body}");
         }
+    }
+
+    #[test]
+    fn a_bracket_too_many_swallows_no_row() {
+        for bracket in ["[", "[[", "[ \n["] {
+            let body = body(&[&format!("{bracket}{}", good(1)), &good(2)], false, false);
+            let read = read(&body);
+            assert!(read.rows().next().is_none() && read.rest().is_some_and(|rest| rest.contains(&good(2))), "{body}");
+        }
+        let odd = body(&["[1, 2]", "[]", "{\"a\":\"\t\"}", &good(1)], false, false);
+        assert_eq!(read(&odd).rows().count(), 4, "arrays of anything else are rows");
     }
 
     #[test]
