@@ -78,7 +78,7 @@ async fn a_window_that_is_never_whole_does_not_keep_older_ones_from_being_swept(
         "poll.max_window = \"1m\"",
         "poll.start_from = \"now-3m\"",
         "source.page_size = 330",
-        "sweeps = [{every = \"2s\", lookback = \"10m\"}]",
+        "sweeps = [{every = \"2s\", lookback = \"1h\"}]",
     ];
     let rig = Rig::new(sandbox, bootstrap, &keys);
     let _daemon = rig.start();
