@@ -5,6 +5,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use call_legs::core::identity::KeyHash;
+use call_legs::core::time::UtcMillis;
 use call_legs::sandbox::dataset::DatasetSettings;
 use call_legs::sandbox::{Sandbox, Settings};
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
@@ -81,16 +82,24 @@ async fn assert_each_once(rig: &Rig) {
     assert_complete(&identities(kafka().bootstrap(), &rig.topic).await, &rig.true_identities(), false);
 }
 
+/// The span of a second in which a row's call ended, as a letter names its window; `None` for a row without an end.
+fn window_of(row: &[u8]) -> Option<String> {
+    let ended = serde_json::from_slice::<Value>(row).ok()?["disconnectedTimeUTC"].as_i64()?;
+    let [start, end] = [ended, ended + 1_000].map(UtcMillis::new);
+    Some(format!("{start}/{end}"))
+}
+
 /// A dead letter with another one's headers, but those that speak of its row.
 pub(super) async fn bury(bootstrap: &str, like: &OwnedMessage, row: &[u8], bytes: usize) {
     let key = KeyHash::of_dead_row(row).0;
     let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-    let bytes = bytes.to_string();
+    let (bytes, window) = (bytes.to_string(), window_of(row));
     let headers = like.headers().unwrap().iter().fold(OwnedHeaders::new(), |headers, header| {
         let value = match header.key {
             KeyHash::HEADER => Some(&key[..]),
             "call-legs-row-hash" => Some(hex.as_bytes()),
             "call-legs-row-bytes" => Some(bytes.as_bytes()),
+            "call-legs-window" => window.as_ref().map(String::as_bytes).or(header.value),
             _ => header.value,
         };
         headers.insert(Header { key: header.key, value })

@@ -51,7 +51,8 @@ impl Example {
         // The compiler by the launcher of the same JDK, wherever that is.
         let mut compiler = Command::new(maven::java()?);
         compiler.args(["-m", "jdk.compiler/com.sun.tools.javac.Main"]);
-        compiler.args(["-proc:none", "-Xlint:all", "-Werror", "--release", "17"]);
+        // Before Java 18 the locale would decide how the sources are read.
+        compiler.args(["-encoding", "UTF-8", "-proc:none", "-Xlint:all", "-Werror", "--release", "17"]);
         // It takes no asterisk, which is the launcher's.
         let jars = files(&maven::KAFKA.directory()?, "jar")?;
         let class_path = env::join_paths(jars).map_err(|error| error.to_string())?;
