@@ -1,4 +1,4 @@
-//! Rows to messages: a chunk of rows classified and put into messages, and everything noted that they say.
+//! Rows to messages: looks up what is known of a chunk of rows, has [`chunk`] decide, and makes the messages.
 //!
 //! Nothing is sent here, and nothing is remembered: the same rows may be put together anew after a take-over.
 

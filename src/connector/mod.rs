@@ -19,7 +19,7 @@
 //! | `sweeper`, `backfiller` | one unit's slower re-reads, and the past periods that an operator asked for |
 //! | `reader` | one window read whole, page by page |
 //! | `ahead`, `prepare` | pages on their way: how many, made ready (parsed, hashed, encoded) meanwhile |
-//! | `batch` | rows to messages: classified, put together |
+//! | `batch` | rows to messages: looked up, decided about by `core::chunk`, put together |
 //! | `leg_message` | a leg's message, written: ahead, as it is if the leg is new, or once it is known what it is |
 //! | `publisher` | messages to transactions; beats |
 //! | `measure` | what status and metrics show of it |

@@ -200,8 +200,10 @@ impl<'a> ReadyRow<'a> {
 
     /// What in it contradicts our idea of the zone.
     pub(super) fn contradiction(self) -> Option<Contradiction> {
+        // In the order of the rows: where the zone is wrong, every row has one.
         let contradictions = &self.page.contradictions;
-        contradictions.iter().find(|(index, _)| *index == self.index).map(|(_, found)| *found)
+        let found = contradictions.binary_search_by_key(&self.index, |(index, _)| *index).ok()?;
+        contradictions.get(found).map(|(_, contradiction)| *contradiction)
     }
 
     /// The leg's message, where it has one and its unit is as the message says: of this generation and final so far.

@@ -171,7 +171,7 @@ impl<I: Iterator<Item = Piece>> Poll<I> {
     }
 
     /// Takes note of why the watermarks wait; the first reason is told.
-    pub fn wait(&mut self, hold: Hold) -> Outcome {
+    fn wait(&mut self, hold: Hold) -> Outcome {
         self.hold.get_or_insert(hold);
         Outcome::Waits
     }
