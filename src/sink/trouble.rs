@@ -83,6 +83,8 @@ impl Trouble {
         let Words { broker, is_advertised, what } = Words::of(words);
         let (kind, sentence) = if is_advertised && is_about_reaching(what) {
             (Kind::Unreached, unreached(broker, what))
+        } else if is_without_tls(words, what) {
+            (Kind::Advice, without_tls(broker, what))
         } else if let Some(advice) = advice(broker, what) {
             (Kind::Advice, advice)
         } else if broker.is_empty() {
@@ -167,6 +169,17 @@ fn unreached(broker: &str, what: &str) -> String {
     )
 }
 
+/// Whether a broker closes the connection where this client begins to speak TLS. Librdkafka asks about a plain listener
+/// only if the close comes after its first look at the connection, but always names the state.
+fn is_without_tls(words: &str, what: &str) -> bool {
+    what.contains("PLAINTEXT broker listener?")
+        || what.starts_with("Disconnected") && words.contains(" in state SSL_HANDSHAKE")
+}
+
+fn without_tls(broker: &str, what: &str) -> String {
+    format!("Kafka at {broker} closes the connection ({what}): check kafka.properties.security.protocol, and the port")
+}
+
 /// What to do, where a setting of ours or of the brokers stands behind the words.
 fn advice(broker: &str, what: &str) -> Option<String> {
     let says = |words: &str| what.contains(words);
@@ -194,11 +207,6 @@ fn advice(broker: &str, what: &str) -> Option<String> {
         return Some(format!(
             "Kafka at {broker} refuses this client's certificate, or misses it ({}): name a certificate that it trusts in kafka.properties.ssl.certificate.location, and its key in kafka.properties.ssl.key.location",
             what.rsplit("::").next().unwrap_or(what)
-        ));
-    }
-    if says("PLAINTEXT broker listener?") {
-        return Some(format!(
-            "Kafka at {broker} closes the connection ({what}): check kafka.properties.security.protocol, and the port"
         ));
     }
     // Nothing more is said where brokers close a connection that speaks no TLS to them.
@@ -242,6 +250,26 @@ mod tests {
             assert_eq!(told(RDKafkaErrorCode::BrokerTransportFailure, words), expected);
         }
         assert!(!told(RDKafkaErrorCode::BrokerTransportFailure, "something").contains("check"));
+    }
+
+    #[test]
+    fn a_broker_without_tls_is_told_from_one_that_hangs_up_later() {
+        let expected = "Kafka at kafka-1:9092 closes the connection (";
+        for what in [
+            "SSL handshake failed: Disconnected: connection reset by peer: connecting to a PLAINTEXT broker listener? (after 3ms in state SSL_HANDSHAKE)",
+            "Disconnected: SSL connection closed by peer (after 0ms in state SSL_HANDSHAKE)",
+            "Disconnected: connection closed by peer (after 0ms in state SSL_HANDSHAKE, 1 identical error(s) suppressed)",
+        ] {
+            let said = told(RDKafkaErrorCode::BrokerTransportFailure, &format!("sasl_ssl://kafka-1:9092/1: {what}"));
+            assert!(said.starts_with(expected) && said.contains("check kafka.properties.security.protocol"), "{said}");
+        }
+        for what in [
+            "Disconnected: SSL connection closed by peer (after 600042ms in state UP)",
+            "SSL handshake failed: certificate unknown (after 3ms in state SSL_HANDSHAKE)",
+        ] {
+            let said = told(RDKafkaErrorCode::BrokerTransportFailure, &format!("sasl_ssl://kafka-1:9092/1: {what}"));
+            assert!(!said.contains("security.protocol"), "{said}");
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 use super::rig::{Rig, free_address, identities, sandbox_settings};
+use super::secrecy::personal_texts;
 use super::support::kafka::kafka;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -106,27 +107,6 @@ fn nesting(spans: &[Span]) -> BTreeMap<String, BTreeSet<String>> {
     for span in spans {
         let parent = if span.parent_span_id.is_empty() { Some(&"") } else { names.get(span.parent_span_id.as_slice()) };
         found.entry(span.name.clone()).or_default().extend(parent.map(|&parent| parent.to_owned()));
-    }
-    found
-}
-
-/// Every text of every leg in the topic that could tell of a person, and is long enough not to be found by chance.
-fn personal_texts(rig: &Rig) -> BTreeSet<String> {
-    fn collect(value: &serde_json::Value, found: &mut BTreeSet<String>) {
-        match value {
-            serde_json::Value::String(text) if text.len() >= 8 => drop(found.insert(text.clone())),
-            serde_json::Value::Array(items) => items.iter().for_each(|item| collect(item, found)),
-            serde_json::Value::Object(fields) => {
-                let told = fields.iter().filter(|(name, _)| !matches!(name.as_str(), "pbxId" | "ingest"));
-                told.for_each(|(_, field)| collect(field, found));
-            }
-            _ => {}
-        }
-    }
-    let tailed = rig.run(&["tail", "--from-beginning", "--until-end"]);
-    let mut found = BTreeSet::new();
-    for line in String::from_utf8(tailed.stdout).unwrap().lines() {
-        collect(&serde_json::from_str(line).unwrap(), &mut found);
     }
     found
 }

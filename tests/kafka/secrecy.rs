@@ -120,7 +120,7 @@ fn said(output: &Output) -> String {
 }
 
 /// The telling texts of all legs in the topic, and of all dead letters.
-fn personal_texts(rig: &Rig) -> BTreeSet<String> {
+pub(super) fn personal_texts(rig: &Rig) -> BTreeSet<String> {
     let legs = rig.run(&["tail", "--from-beginning", "--until-end"]);
     let mut found = BTreeSet::new();
     for line in String::from_utf8_lossy(&legs.stdout).lines() {
