@@ -3,15 +3,16 @@
 //! # The flow
 //!
 //! ```text
-//!                  ┌──────────────────────── connector ──────────────────────────┐
-//!                  │  per unit:                      one for all units:          │
-//!   8x8 API ──▶ source: plan ─▶ fetch ─▶ prepare ─▶ classify ──────▶ commit ───▶ sink ──▶ Kafka:
-//!   (or sandbox)   │                       │            ▲              │          │       legs, dead letters,
-//!                  │                     codec          │              ▼          │       status, journal:
-//!                  │                                   view ◀──────── apply       │       one transaction
-//!                  │                                    ▲                         │
-//!                  │   stand by ─▶ take over ─▶ fold ───┴─────────────────────── sink ◀── journal
-//!                  └─────────────────────────────────────────────────────────────┘
+//!                  ┌──────────────────────── connector ───────────────────────────┐
+//!                  │  read, for each unit:         write, one for all units:      │
+//!   8x8 API ──▶ source: plan ─▶ fetch ─▶ rows ─▶ request ─▶ decide ─▶ commit ───▶ sink ──▶ Kafka:
+//!   (or sandbox)   │                      │                   ▲         │         │       legs, dead letters,
+//!                  │                    codec                 │         ▼         │       status, journal:
+//!                  │                                         view ◀── apply       │       one transaction
+//!                  │                                          ▲                   │
+//!                  │         stand by ─▶ take over ─▶ fold ───┴───────────────── sink ◀── journal
+//!                  │  orders ───────────────────────────────▶ write               │
+//!                  └──────────────────────────────────────────────────────────────┘
 //!   clock, telemetry (metrics, status, logs) ──▶ admin port ◀── operators' orders
 //!                └─ metrics, traces ─▶ a collector, where one is configured
 //! ```
@@ -21,7 +22,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`core`] | what is decided: windows, watermarks, paging, identity, dedupe, the journal's records and what they add up to. Pure |
-//! | [`connector`] | the flow: who may publish, one poller, sweeper and backfiller a unit, one publisher for all; the only place that knows all adapters |
+//! | [`connector`] | the flow: `read` has one poller, sweeper and backfiller for each unit, `write` one writer for all, `orders` what an operator asks; the only place that knows all adapters |
 //! | [`source`] | the 8x8 API: HTTP, token, errors turned into advice, JSON turned into rows |
 //! | [`sink`] | Kafka: producers, committed records, topics, a reader for `tail` |
 //! | [`store`] | the view of the journal, in sled and in sorted files; the state directory's lock, number and token |
@@ -41,9 +42,9 @@
 //!
 //! - Kafka has everything: the view may be deleted at any instant ([`store`]).
 //! - Legs, dead letters, page, progress and status are one transaction, in which the page waits for its legs and
-//!   progress is the journal's last; the view is told after the commit (`connector::transaction`).
-//! - Nothing is published between a producer's init and the end of the read-back (`connector::takeover`).
-//! - Any answer but a clean one drops the producer; nothing is ever aborted by us (`connector::owner`).
+//!   progress is the journal's last; the view is told after the commit (`connector::write::transaction`).
+//! - Nothing is published between a producer's init and the end of the read-back (`connector::write::takeover`).
+//! - Any answer but a clean one drops the producer; nothing is ever aborted by us (`connector::write::owner`).
 //! - No transaction waits for HTTP: what goes into one is in memory before it begins.
 //! - Nothing in [`core`] reads a clock, draws a random number, does I/O or waits.
 //! - Adapters know [`core`] and their own library, never one another. JSON of the API stays in `source::wire`,
@@ -57,8 +58,8 @@
 //! The poller of its unit plans a poll: from the final watermark to now, cut into pieces
 //! ([`core::planner`]). A piece becomes a query ([`core::query`]), whose pages are fetched
 //! ([`source`]) until the scroll ends ([`core::pagination`]). Each page is made ready while those
-//! before it are published (`connector::prepare`): its rows are parsed ([`source::wire`]), hashed
-//! ([`core::identity`]) and encoded ([`codec`]). The publisher asks the view what it knows
+//! before it are published (`connector::rows::prepare`): its rows are parsed ([`source::wire`]), hashed
+//! ([`core::identity`]) and encoded ([`codec`]). The reader sends them to the writer (`connector::write::request`), which asks the view what it knows
 //! ([`store`]), decides ([`core::chunk`]), and commits what is new with the identities, the unit's
 //! progress and its status in one transaction ([`sink`]); then the view is told. At the end of the
 //! piece [`core::poll`] says what counts as read, and the watermarks move ([`core::watermark`]), which is a
@@ -71,6 +72,11 @@
 //! it ([`core::ledger`]) into the view, reads the topics of legs from where the journal accounts for
 //! them, adopts what the journal does not know, and polls from the final watermark; what was
 //! published is known, whatever became of the state directory.
+
+#![cfg_attr(
+    test,
+    allow(clippy::excessive_nesting, clippy::too_many_lines, reason = "a test is one story, told from its beginning")
+)]
 
 pub mod admin;
 pub mod audit;

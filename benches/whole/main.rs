@@ -10,6 +10,7 @@
 //! `CALL_LEGS_BENCH_BINARY` names another binary to measure. Figures of one run can be compared with one another;
 //! those of two runs, or of two machines, hardly.
 
+#![allow(clippy::excessive_nesting, reason = "a measurement is one story, told from its beginning")]
 #![allow(clippy::print_stdout, clippy::expect_used, reason = "a program for a terminal; what cannot be set up ends it")]
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "figures")]
 

@@ -138,3 +138,59 @@ pub enum JournalFault {
     #[error("kafka.delivery: {0}")]
     NoTransactions(String),
 }
+
+/// What ends the connector; everything else it works through.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectorError {
+    /// Kafka does not answer, or refuses.
+    #[error(transparent)]
+    Sink(SinkError),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    Store(StoreError),
+    /// The journal cannot be right, or an operator has to decide.
+    #[error(transparent)]
+    Journal(JournalFault),
+    /// A unit was never read, and the configuration does not say where to start.
+    #[error("poll.start_from: unit {0} has never been read: say where to start, for example start_from = \"now-24h\"")]
+    NoStart(String),
+    /// An order could not be carried out.
+    #[error(transparent)]
+    Order(OrderError),
+    /// Another instance is at work.
+    #[error(
+        "another instance owns the journal and is at work: {owner}, whose admin port is {admin}. Give the order there, or stop it first"
+    )]
+    OwnerAlive {
+        /// The owner's host name.
+        owner: String,
+        /// Where its admin port listens.
+        admin: String,
+    },
+    /// A defect: a worker ended by a panic.
+    #[error("a worker ended unexpectedly: {0}")]
+    Worker(String),
+}
+
+impl From<Fault> for ConnectorError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Sink(error) => Self::Sink(error),
+            Fault::Store(error) => Self::Store(error),
+            Fault::Journal(fault) => Self::Journal(fault),
+            Fault::NoStart(unit) => Self::NoStart(unit),
+            other => Self::Worker(other.to_string()),
+        }
+    }
+}
+
+/// Why an order was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OrderError {
+    /// It makes no sense here.
+    #[error("{0}")]
+    Refused(String),
+    /// The owner could not go on.
+    #[error("{0}")]
+    Failed(String),
+}

@@ -17,8 +17,6 @@
 use tracing::{Instrument, Span};
 
 use super::fault::Fault;
-use super::reader::ReadError;
-use super::transaction::CommitError;
 
 /// A span that may stand at the top of a trace.
 macro_rules! root {
@@ -57,25 +55,6 @@ impl Failed for Fault {
     }
 }
 
-impl Failed for ReadError {
-    fn failure(&self) -> Option<String> {
-        match self {
-            Self::Source(error) => Some(error.to_string()),
-            Self::Replaced => None,
-            Self::Fault(fault) => fault.failure(),
-        }
-    }
-}
-
-impl Failed for CommitError {
-    fn failure(&self) -> Option<String> {
-        match self {
-            Self::Content(_) => Some("the brokers refuse records for their content".to_owned()),
-            Self::Fault(fault) => fault.failure(),
-        }
-    }
-}
-
 /// Does the work of a span, which says so when it fails.
 pub(super) async fn traced<R, E: Failed>(span: Span, work: impl Future<Output = Result<R, E>>) -> Result<R, E> {
     let result = work.instrument(span.clone()).await;
@@ -100,9 +79,6 @@ mod tests {
     #[test]
     fn what_was_meant_to_end_has_not_failed() {
         assert_eq!(Fault::Stopped.failure(), None);
-        assert_eq!(ReadError::from(Fault::Stopped).failure(), None);
-        assert_eq!(CommitError::from(Fault::Stopped).failure(), None);
-        assert_eq!(ReadError::Replaced.failure(), None);
         assert_eq!(Fault::Yielded.failure().as_deref(), Some("another process owns the journal"));
     }
 

@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::dead_letter::{Budget, Reason};
 use super::dedupe::{Counts, Revisions, Seen, Verdict, classify};
@@ -176,6 +176,35 @@ pub struct ChunkPlan {
     pub in_progress: u64,
     /// What the journal is to remember.
     pub page: PageDraft,
+}
+
+/// What chunks of other units will have the journal remember, that come into the same transaction before this one.
+#[derive(Default)]
+pub struct InFlight {
+    legs: FxHashMap<KeyHash, Seen>,
+    dead: FxHashSet<KeyHash>,
+}
+
+impl InFlight {
+    /// What these plans will have remembered, once their dead rows are buried.
+    pub fn of<'a>(plans: impl Iterator<Item = &'a ChunkPlan>) -> Self {
+        let mut in_flight = Self::default();
+        for plan in plans {
+            in_flight.legs.extend(plan.page.legs().iter().map(|entry| (entry.key, entry.seen)));
+            in_flight.dead.extend(plan.page.dead());
+        }
+        in_flight
+    }
+
+    /// What will be remembered of a leg's identity, by another unit.
+    pub fn leg(&self, key: KeyHash) -> Option<KnownLeg> {
+        self.legs.get(&key).map(|&seen| KnownLeg { seen, is_ours: false })
+    }
+
+    /// Whether a dead row will be among the dead letters.
+    pub fn has_dead(&self, key: KeyHash) -> bool {
+        self.dead.contains(&key)
+    }
 }
 
 /// Decides about rows in their order; `known` is what is remembered of each row's key, `budget` what the unit may have.
@@ -475,6 +504,25 @@ mod tests {
                 apart_max: SECOND * 5_000,
             },
         }
+    }
+
+    #[test]
+    fn what_one_unit_has_in_flight_another_unit_knows_already() {
+        let progress = progress();
+        let budget = || Budget::new(1.0);
+        let rows = [leg(1, 7, 9_000), leg(2, 7, 9_001), row(key(9), RowKind::Dead(Reason::Unreadable))];
+        let mut first = plan(&rows, &[None; 3], &context(&progress), budget());
+        assert_eq!(first.bury(&[RowKey { key: key(9), is_known: false }], &BTreeSet::new()).len(), 1);
+        let in_flight = InFlight::of([&first].into_iter());
+
+        let rows = [leg(1, 7, 9_000), leg(2, 8, 9_001), leg(3, 7, 9_002)];
+        let known: Vec<Option<KnownLeg>> = rows.iter().map(|row| in_flight.leg(row.key)).collect();
+        let second = plan(&rows, &known, &ChunkContext { unit: "other", ..context(&progress) }, budget());
+        let Counts { published, duplicate, revised, .. } = second.counts;
+        assert_eq!((published, duplicate, revised), (1, 1, 1));
+        let entries: Vec<Entry> = second.publish.iter().map(|publication| publication.entry).collect();
+        assert_eq!(entries, [Entry { key: key(2), seen: seen(8, 1) }, Entry { key: key(3), seen: seen(7, 0) }]);
+        assert!(in_flight.has_dead(key(9)) && !in_flight.has_dead(key(1)));
     }
 
     fn of_a(how: How, context: ChunkContext<'_>) -> ChunkContext<'_> {

@@ -67,9 +67,13 @@ impl PageDraft {
     }
 
     /// The entries of legs.
-    #[cfg(test)]
     pub fn legs(&self) -> &[Entry] {
         &self.legs
+    }
+
+    /// The dead rows.
+    pub fn dead(&self) -> &[KeyHash] {
+        &self.dead
     }
 
     /// The times of the oldest and the newest row.

@@ -202,12 +202,11 @@ impl Askers {
             let of = |consumer: &BaseConsumer<Context>| {
                 consumer.fetch_watermarks(topic, partition, TIMEOUT).map_err(|error| {
                     self.take_news();
-                    match error.rdkafka_error_code() {
-                        Some(code) if is_unsettled(code) => {
-                            Unsettled::For(SinkError::Unavailable(format!("topic {topic}: {code}")))
-                        }
-                        _ => Unsettled::Failed(consumer.context().unanswered(&error)),
-                    }
+                    let unsettled = error.rdkafka_error_code().filter(|code| is_unsettled(*code));
+                    unsettled.map_or_else(
+                        || Unsettled::Failed(consumer.context().unanswered(&error)),
+                        |code| Unsettled::For(SinkError::Unavailable(format!("topic {topic}: {code}"))),
+                    )
                 })
             };
             // In this order the stable offset cannot lie beyond the high watermark.

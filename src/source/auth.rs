@@ -6,6 +6,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use secrecy::SecretString;
+#[expect(clippy::disallowed_types, reason = "see Tokens")]
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -44,6 +45,7 @@ struct State {
 
 /// The current token, behind a lock that is held during a login so that only one is under way.
 #[derive(Default)]
+#[expect(clippy::disallowed_types, reason = "the units' readers wait for the one login, which is short")]
 pub(super) struct Tokens(Mutex<State>);
 
 impl Tokens {

@@ -31,6 +31,7 @@
 //! | `arrivals` | how fresh live legs are when a consumer has them |
 //! | `rig` | a sandbox, a topic of its own, a configuration and the child process, for all of them |
 
+#![allow(clippy::excessive_nesting, clippy::too_many_lines, reason = "a test is one story, told from its beginning")]
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test, and where")]
 
 #[path = "../support/mod.rs"]

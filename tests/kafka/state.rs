@@ -254,14 +254,19 @@ async fn at_least_once_loses_nothing_and_repeats_only_what_was_in_flight() {
 }
 
 /// A confirmed rewind of acme-east, under a name, as it is posted to the running owner.
-fn posted_rewind(rig: &Rig, id: &str, within_s: u64) -> RequestBuilder {
-    let to = rig.sandbox.now().as_millis() - 7_200_000;
+///
+/// A rewind goes back, not forward: one that is repeated asks for the same instant.
+fn posted_rewind(rig: &Rig, to: i64, id: &str, within_s: u64) -> RequestBuilder {
     let order = json!({
         "order": "rewind", "unit": "acme-east", "to": to, "confirmed": true, "id": id, "within_s": within_s,
     });
     let token = Token::read(&rig.state_dir()).unwrap();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     client.post(format!("http://{}{ORDERS}", rig.admin)).bearer_auth(token.expose()).body(order.to_string())
+}
+
+fn two_hours_ago(rig: &Rig) -> i64 {
+    rig.sandbox.now().as_millis() - 7_200_000
 }
 
 /// How often acme-east was rewound.
@@ -277,15 +282,16 @@ async fn an_order_that_is_posted_twice_under_one_name_is_carried_out_once() {
     let rig = rig(&[]).await;
     let _daemon = rig.start();
     rig.polled_whole(1).await;
+    let to = two_hours_ago(&rig);
     let mut said = Vec::new();
     for id in ["first", "first", "second"] {
-        let answer = posted_rewind(&rig, id, 600).send().await.unwrap();
+        let answer = posted_rewind(&rig, to, id, 600).send().await.unwrap();
         assert_eq!(answer.status(), 200);
         said.push(answer.text().await.unwrap());
     }
     assert_eq!(said[0], said[1]);
     rig.until("two rewinds", async || generation(&rig).await == 2).await;
-    let late = posted_rewind(&rig, "third", 0).send().await.unwrap();
+    let late = posted_rewind(&rig, to, "third", 0).send().await.unwrap();
     assert_eq!(late.status(), 503);
     assert!(late.text().await.unwrap().contains("nothing was done"));
     rig.polled_whole(1).await;
@@ -302,11 +308,12 @@ async fn an_order_whose_caller_has_gone_is_not_carried_out() {
     broker.pause();
     // Until the next beat, which then waits for Kafka, an order would be the first to wait.
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let given_up = posted_rewind(&rig, "given up", 600).timeout(Duration::from_secs(3)).send().await;
+    let given_up =
+        posted_rewind(&rig, two_hours_ago(&rig), "given up", 600).timeout(Duration::from_secs(3)).send().await;
     assert!(given_up.is_err_and(|error| error.is_timeout()));
     broker.resume();
     rig.polled_whole(2).await;
-    let answer = posted_rewind(&rig, "waited for", 600).send().await.unwrap();
+    let answer = posted_rewind(&rig, two_hours_ago(&rig), "waited for", 600).send().await.unwrap();
     assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
     rig.until("one rewind", async || generation(&rig).await == 1).await;
     rig.polled_whole(1).await;

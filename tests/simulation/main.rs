@@ -30,7 +30,7 @@
 //!   disconnect time), also to queries that end before them, and are revised. Rows are rubbish, no JSON, or so broken that
 //!   nobody finds their end. Whether bounds belong to the answer, what milliseconds count, and how totals are written,
 //!   differs by seed.
-//! - Operators ask for backfills, rewinds and replays at any time, also of a process that cannot carry them out. Sweeps
+//! - Operators ask for backfills, rewinds, replays, verification and a new view at any time, also of a process that cannot carry them out. Sweeps
 //!   of all paces run beside the polls. At some time the brokers take what they had refused before.
 //! - The store is deleted, the whole state directory is, an older store comes back, a store breaks.
 //! - Clocks of processes and of the API jump.
@@ -53,6 +53,7 @@
 //! - Nothing here draws random numbers but by the seed, except `tokio::select!` without `biased` and the iteration of
 //!   hash maps, which the connector must not let matter.
 
+#![allow(clippy::excessive_nesting, clippy::too_many_lines, reason = "a test is one story, told from its beginning")]
 #![expect(clippy::unwrap_used, reason = "what cannot be fails the test, and where")]
 
 mod api;
@@ -76,7 +77,7 @@ use call_legs::core::planner::Sweep;
 use call_legs::hooks::Mutant;
 
 use broker::Flavor;
-use scenario::{Outcome, Play, all_kinds, another_version, one_by_one, simulate, some_vanish};
+use scenario::{Outcome, Play, all_kinds, another_version, one_by_one, simulate, some_vanish, stopped_while_waiting};
 use world::Plan;
 
 /// How many seeds a plain `cargo test` runs.
@@ -151,6 +152,15 @@ fn a_seed_decides_everything() {
 #[test]
 fn the_feed_tells_what_is_wrong() {
     holds(SEEDS / 5, one_by_one, |plan| plan.endless = 0.0);
+}
+
+/// Whoever is told to stop does so at once, also in the middle of a long pause, and nothing is lost by it.
+#[test]
+fn a_process_that_waits_stops_when_it_is_told_to() {
+    holds(SEEDS / 5, stopped_while_waiting, |plan| {
+        plan.endless = 0.0;
+        plan.has_clock_jumps = false;
+    });
 }
 
 /// Rows without an end are found within a second, buried once, and keep nothing else back.

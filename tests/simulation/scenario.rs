@@ -75,6 +75,14 @@ pub(crate) fn one_by_one<'a>(
     Box::pin(play_one_by_one(world, checker))
 }
 
+/// Processes are told to stop while they wait: for the API, and for brokers that are away.
+pub(crate) fn stopped_while_waiting<'a>(
+    world: &'a mut World,
+    checker: &'a mut Checker<AvroCodec>,
+) -> Pin<Box<dyn Future<Output = Vec<String>> + 'a>> {
+    Box::pin(play_stopped_while_waiting(world, checker))
+}
+
 /// Legs vanish from the API and come back: what the hours say, and how often they are read for it.
 pub(crate) fn some_vanish<'a>(
     world: &'a mut World,
@@ -139,6 +147,33 @@ async fn play_one_by_one(world: &mut World, checker: &mut Checker<AvroCodec>) ->
     world.kafka.set_up(true);
     sleep(soon).await;
     expect(world, "the brokers are back", &well);
+    wrong
+}
+
+async fn play_stopped_while_waiting(world: &mut World, checker: &mut Checker<AvroCodec>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    world.run.heal(true);
+    let soon = world.plan.interval + Duration::from_secs(360);
+    for is_kafka_away in [false, true] {
+        start_all(world).await;
+        sleep(soon).await;
+        world.api.set_mood(if is_kafka_away { Mood::Well } else { Mood::Limiting });
+        world.kafka.set_up(!is_kafka_away);
+        sleep(soon).await;
+        // A step that is under way ends first: a question to brokers that are away takes its time.
+        let patience = Duration::from_secs(if is_kafka_away { 60 } else { 2 });
+        for number in 0..world.processes.len() {
+            if !world.stop(number, patience).await {
+                wrong.push(format!("a process does not stop within {patience:?}, Kafka is away: {is_kafka_away}"));
+            }
+        }
+        world.api.set_mood(Mood::Well);
+        world.kafka.set_up(true);
+    }
+    start_all(world).await;
+    sleep(soon).await;
+    wrong.extend(checker.check(world));
+    wrong.extend(checker.check_healed(world));
     wrong
 }
 

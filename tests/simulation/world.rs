@@ -429,10 +429,12 @@ impl World {
     pub(crate) async fn order(&mut self) {
         let kind = self.run.throw(Dice::unit);
         let unit = self.run.throw(|dice| dice.pick(&self.plan.units).clone());
-        let order = if kind < 0.35 {
+        let order = if kind < 0.08 {
+            if kind < 0.05 { Order::Verify } else { Order::Rebuild }
+        } else if kind < 0.4 {
             let (confirmed, forced) = self.run.throw(|dice| (dice.chance(0.9), dice.chance(0.1)));
             Order::Replay { code: None, confirmed, forced }
-        } else if kind < 0.6 && self.plan.delivery == Delivery::ExactlyOnce {
+        } else if kind < 0.63 && self.plan.delivery == Delivery::ExactlyOnce {
             let back = self.run.throw(|dice| dice.millis(0, 1_200_000));
             Order::Rewind { unit, to: self.run.now().minus(back), confirmed: true }
         } else {
@@ -443,7 +445,13 @@ impl World {
             let from = earliest.plus(from);
             Order::Backfill { unit: Some(unit), from, to: from.plus(length), confirmed: true, forced: false }
         };
-        self.give(order, Duration::from_secs(30)).await;
+        let is_verified = order == Order::Verify;
+        if let Some(Ok(said)) = self.give(order, Duration::from_secs(30)).await
+            && is_verified
+            && said.contains("DIFFERS")
+        {
+            self.failures.push(said);
+        }
     }
 
     /// Gives an order to every process in turn until an owner has answered it, which is given back.

@@ -1,16 +1,17 @@
 //! One unit's loop: plan a poll, read its pieces, move the watermarks, pause.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::Span;
 use tracing::field::Empty;
 
-use super::fault::Fault;
-use super::first_progress;
-use super::reader::{Pass, ReadError, WindowReader, state_of};
-use super::stage::{count, root, stage, traced};
+use super::window::{Pass, ReadError, WindowReader, state_of};
 use crate::config::StartFrom;
+use crate::connector::fault::Fault;
+use crate::connector::stage::{count, root, stage, traced};
+use crate::connector::write::request::{FirstStart, Lane, ReadWindow, Request};
 use crate::core::dead_letter::Reason;
 use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
@@ -20,9 +21,7 @@ use crate::core::planner::{Cycle, Piece, bound};
 use crate::core::poll::{Hold, Outcome, Poll, WindowEnd, WindowRead, WindowTally};
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::{Delays, Progress};
-use crate::sink::Cluster;
 use crate::source::{Recovery, Source, SourceError};
-use crate::store::View;
 use crate::telemetry::Streak;
 use crate::telemetry::labels::UnitResultLabels;
 use crate::telemetry::recent::PollNote;
@@ -35,9 +34,9 @@ const CATCHING_UP_TOLD: Duration = Duration::from_secs(30);
 const WINDOW_ROWS_MAX: u64 = 250_000;
 
 /// Polls one unit.
-pub(super) struct Poller<S, C: Cluster, V> {
-    pub(super) reader: WindowReader<S, C, V>,
-    pub(super) start_from: Option<StartFrom>,
+pub(crate) struct Poller<S> {
+    pub(crate) reader: WindowReader<S>,
+    pub(crate) start_from: Option<StartFrom>,
 }
 
 /// How a poll ended.
@@ -62,9 +61,9 @@ impl PollEnd {
     }
 }
 
-impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
+impl<S: Source> Poller<S> {
     /// Polls until told to stop.
-    pub(super) async fn run(self) -> Result<(), Fault> {
+    pub(crate) async fn run(self) -> Result<(), Fault> {
         let mut failures = 0;
         loop {
             let started = Instant::now();
@@ -77,7 +76,7 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
             let pause = match ended {
                 Ok(end) => {
                     failures = 0;
-                    let progress = self.reader.progress().await;
+                    let progress = self.reader.progress();
                     self.report_end(end, counts, progress.as_ref().map(|unit| &unit.progress), started.elapsed());
                     self.reader.pace.interval.saturating_sub(started.elapsed())
                 }
@@ -104,7 +103,8 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
     async fn poll(&self, counts: &mut Counts) -> Result<PollEnd, ReadError> {
         // The login's answer tells the server's clock, by which the poll is bounded.
         self.reader.log_in().await?;
-        let UnitProgress { generation, mut progress, .. } = self.started().await?;
+        let started = self.started().await?;
+        let (generation, mut progress) = (started.generation, started.progress.clone());
         let bound = bound(self.reader.earlier_now(self.reader.clock.now()));
         let cycle = stage!("plan", unit = self.reader.unit, from = %progress.final_to, to = %bound)
             .in_scope(|| Cycle::plan(&progress, bound, self.reader.pace.window_max));
@@ -130,7 +130,13 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
             let Pass { tally, requests, .. } = pass;
             // The answers have told the server's clock anew; the smaller reading counts.
             let begun = begun_before.min(self.reader.earlier_now(begun_local)).floor_second();
-            let legs_known = self.legs_known(piece.window, end, poll.shows_no_rows() && tally.rows.is_empty()).await;
+            let legs_known = match end {
+                // Only then does it matter: it was read whole, and nothing has shown a row.
+                Some(WindowEnd::Whole) if poll.shows_no_rows() && tally.rows.is_empty() => {
+                    self.legs_known(piece.window).await?
+                }
+                _ => 0,
+            };
             let clocks_differ = end == Some(WindowEnd::Whole) && self.reader.clocks_differ();
             let read = WindowRead { piece, end, tally: &tally, requests, begun, clocks_differ, legs_known };
             match poll.note(&read) {
@@ -178,13 +184,10 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
         Pass { piece, generation, final_to, makes_final_to, rows_max, counts, tally, requests: 0 }
     }
 
-    /// How many legs of a window the journal knows, where that matters: it was read whole, and nothing has shown a row.
-    async fn legs_known(&self, window: Window, end: Option<WindowEnd>, shows_no_rows: bool) -> u64 {
-        if end != Some(WindowEnd::Whole) {
-            return 0;
-        }
-        let publisher = self.reader.publisher.lock().await;
-        if shows_no_rows { publisher.ledger().published_within(&self.reader.unit, window) } else { 0 }
+    /// How many legs of a window the journal knows.
+    async fn legs_known(&self, window: Window) -> Result<u64, Fault> {
+        let unit = self.reader.unit.clone();
+        self.reader.writer.ask(Lane::Live, |reply| Request::PublishedWithin(unit, window, reply)).await
     }
 
     /// Shows and, from time to time, says how far a long poll has come.
@@ -217,24 +220,21 @@ impl<S: Source, C: Cluster, V: View> Poller<S, C, V> {
     async fn advance(&self, generation: u32, windows: Vec<(Window, UtcMillis)>) -> Result<Option<Progress>, ReadError> {
         let mut progress = None;
         for (window, begun) in windows {
-            let mut publisher = self.reader.publisher.lock().await;
-            let advanced = publisher.advance(&self.reader.unit, generation, window, begun).await?;
+            let read = ReadWindow { unit: self.reader.unit.clone(), generation, window, begun };
+            let advanced = self.reader.writer.ask(Lane::Live, |reply| Request::Advance(read, reply)).await?;
             progress = Some(advanced.ok_or(ReadError::Replaced)?);
         }
         Ok(progress)
     }
 
     /// The unit's progress; one that was never read is begun, and at once, so that "now-24h" means the first start's now.
-    async fn started(&self) -> Result<UnitProgress, ReadError> {
-        let mut publisher = self.reader.publisher.lock().await;
-        if publisher.progress(&self.reader.unit).is_none_or(|unit| !unit.is_started()) {
-            let now = self.reader.earlier_now(self.reader.clock.now());
-            let progress =
-                first_progress(&self.reader.unit, publisher.ledger(), now, self.start_from, &self.reader.pace)?;
-            publisher.begin(&self.reader.unit, progress).await?;
+    async fn started(&self) -> Result<Arc<UnitProgress>, ReadError> {
+        if let Some(known) = self.reader.progress().filter(|unit| unit.is_started()) {
+            return Ok(known);
         }
-        let begun = publisher.progress(&self.reader.unit).cloned();
-        begun.ok_or_else(|| Fault::Doubtful("a unit that was begun is not in the journal".to_owned()).into())
+        let now = self.reader.earlier_now(self.reader.clock.now());
+        let start = FirstStart { unit: self.reader.unit.clone(), now, start_from: self.start_from };
+        Ok(Arc::new(self.reader.writer.ask(Lane::Live, |reply| Request::Begin(start, reply)).await?))
     }
 
     /// Shows, counts and logs how a poll ended.

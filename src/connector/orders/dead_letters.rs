@@ -6,10 +6,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 
-use super::ConnectorError;
-use super::fault::{Fault, JournalFault};
-use super::follower::{decode, stretch};
 use crate::codec::JournalCodec;
+use crate::connector::fault::{ConnectorError, Fault, JournalFault};
+use crate::connector::write::follower::{decode, stretch};
 use crate::core::dead_letter::Reason;
 use crate::core::identity::KeyHash;
 use crate::core::journal::{REPLAYED_PREFIX, Record, ReplayOutcome, Replayed, Trace};
@@ -39,7 +38,7 @@ pub struct DeadLetter {
 
 impl DeadLetter {
     /// What a record of the dead letters' topic says; `tag` is the journal's own.
-    pub(super) fn of(record: &StoredRecord, tag: [u8; 4]) -> Self {
+    pub(crate) fn of(record: &StoredRecord, tag: [u8; 4]) -> Self {
         let trace = record.header(Trace::HEADER).and_then(Trace::from_bytes).filter(|trace| trace.journal == tag);
         let text = |name: &str| record.header(name).and_then(|value| std::str::from_utf8(value).ok());
         let row = record.header(KeyHash::HEADER).and_then(|key| key.try_into().ok()).map(KeyHash);
@@ -66,30 +65,30 @@ fn window(text: &str) -> Option<Window> {
 
 /// The dead letters that were replayed, as the journal has them.
 #[derive(Debug, Default)]
-pub(super) struct ReplayedLetters {
+pub(crate) struct ReplayedLetters {
     by_place: HashMap<(i32, i64), (KeyHash, ReplayOutcome)>,
     legs: BTreeSet<KeyHash>,
 }
 
 impl ReplayedLetters {
-    pub(super) fn take(&mut self, replayed: &Replayed) {
+    pub(crate) fn take(&mut self, replayed: &Replayed) {
         self.by_place.insert((replayed.partition, replayed.offset), (replayed.row, replayed.outcome));
         self.legs.insert(replayed.entry.key);
     }
 
     /// What became of the letter of `row` at `place`; of another one there it is not known.
-    pub(super) fn outcome(&self, place: Place, row: KeyHash) -> Option<ReplayOutcome> {
+    pub(crate) fn outcome(&self, place: Place, row: KeyHash) -> Option<ReplayOutcome> {
         let (known, outcome) = self.by_place.get(&(place.partition, place.offset))?;
         (*known == row).then_some(*outcome)
     }
 
     /// Whether a letter of this leg was replayed.
-    pub(super) fn has_leg(&self, key: KeyHash) -> bool {
+    pub(crate) fn has_leg(&self, key: KeyHash) -> bool {
         self.legs.contains(&key)
     }
 
     /// Reads what the journal says of them in `[from, until)`.
-    pub(super) async fn read<C: Cluster>(
+    pub(crate) async fn read<C: Cluster>(
         &mut self,
         cluster: &C,
         codec: &JournalCodec,
@@ -109,7 +108,7 @@ impl ReplayedLetters {
 }
 
 /// All that is committed of a topic now.
-pub(super) fn committed(ends: &[Ends]) -> Vec<Stretch> {
+pub(crate) fn committed(ends: &[Ends]) -> Vec<Stretch> {
     ends.iter().map(|ends| Stretch { partition: ends.partition, from: ends.low, until: ends.stable }).collect()
 }
 

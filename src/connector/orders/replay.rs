@@ -1,8 +1,8 @@
 //! Replay: dead letters whose row this version takes for a leg go the way of every other leg, each once.
 //!
 //! ```text
-//!   survey ─▶ rows read again ─▶ ┌ the owner's lock ──────────────────────────────────────────────┐
-//!   (no lock, minutes)           │ what came since: topic, journal, view ─▶ decide ─▶ encode ─▶   │ ─▶ next
+//!   survey ─▶ rows read again ─▶ ┌ a step of the writer ──────────────────────────────────────────┐
+//!   (a task of its own, minutes) │ what came since: topic, journal, view ─▶ decide ─▶ encode ─▶   │ ─▶ next
 //!                                │ legs, page, `r/…`, progress: one transaction                   │
 //!                                └────────────────────────────────────────────────────────────────┘
 //! ```
@@ -20,22 +20,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tokio::sync::Mutex;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::batch::Read;
-use super::fault::Fault;
-use super::order::OrderError;
-use super::publisher::{ALONE_MAX, Committed, Publisher};
 use super::survey::{Candidate, ReplayTerms, Survey};
-use super::transaction::Draft;
 use crate::codec::JournalCodec;
+use crate::connector::fault::{ConnectorError, Fault, OrderError};
+use crate::connector::write::request::Read;
+use crate::connector::write::transaction::Draft;
+use crate::connector::write::writer::{ALONE_MAX, Committed, Writer};
 use crate::core::chunk::LegFacts;
 use crate::core::dead_letter::Reason;
 use crate::core::dedupe::{Counts, Seen};
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::{Entry, Record, ReplayOutcome, Replayed, UnitProgress};
-use crate::core::leg::How;
+use crate::core::leg::{How, Leg};
 use crate::core::page_draft::PageDraft;
 use crate::core::planner::Piece;
 use crate::core::replay::{Fate, Tally, Verdict};
@@ -48,109 +47,69 @@ use crate::store::View;
 /// How many letters go into one transaction.
 const LETTERS_MAX: usize = 1_000;
 
-/// How many records may have come since the survey before they are looked at without the lock.
+/// How many records may have come since the survey before they are looked at beside the writer.
 const BEHIND_MAX: i64 = 5_000;
 
 /// How many legs the brokers may refuse: each costs a transaction and a take-over.
 const REFUSED_MAX: usize = 100;
 
 /// A replay under way.
-pub(super) struct Replay<C: Cluster, V> {
-    publisher: Arc<Mutex<Publisher<C, V>>>,
-    cluster: Arc<C>,
-    codec: Arc<JournalCodec>,
-    terms: ReplayTerms,
+pub(crate) struct Replay<C> {
+    pub(crate) steps: mpsc::Sender<ReplayStep>,
+    pub(crate) cluster: Arc<C>,
+    pub(crate) terms: ReplayTerms,
     /// Whether to do it, or only to say what it would do.
-    is_confirmed: bool,
-    stop: CancellationToken,
+    pub(crate) is_confirmed: bool,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Letters for the writer: those of one transaction, and what is known of them, which comes back with the answer.
+pub(crate) struct ReplayStep {
+    letters: Vec<StoredRecord>,
+    course: ReplayCourse,
+    reply: oneshot::Sender<ReplayCourse>,
+}
+
+/// What is known while letters are replayed.
+pub(crate) struct ReplayCourse {
+    survey: Survey,
     refused: BTreeMap<(i32, i64), Reason>,
-}
-
-/// Why a replay ends early.
-enum Ended {
-    /// Nothing is known to be wrong with the owner.
-    Failed(OrderError),
-    /// The owner cannot go on.
-    Fault(Fault),
-}
-
-impl From<Fault> for Ended {
-    /// What a reader of Kafka comes across is the order's matter.
-    fn from(fault: Fault) -> Self {
-        Self::Failed(failed(&fault))
-    }
 }
 
 fn failed(fault: &Fault) -> OrderError {
     OrderError::Failed(format!("{fault}; what was replayed is in the journal: give the order again to go on"))
 }
 
-impl<C: Cluster, V: View> Replay<C, V> {
-    /// Prepares a replay of all dead letters, or of those of one reason.
-    pub(super) async fn new(
-        publisher: &Arc<Mutex<Publisher<C, V>>>,
-        reason: Option<Reason>,
-        is_confirmed: bool,
-        is_forced: bool,
-        stop: &CancellationToken,
-    ) -> Self {
-        let locked = publisher.lock().await;
-        let terms = ReplayTerms {
-            journal: locked.owner.terms.journal.clone(),
-            units: locked.units(),
-            time_basis: locked.terms.time_basis,
-            reason,
-            is_forced,
-        };
-        Self {
-            publisher: Arc::clone(publisher),
-            cluster: Arc::clone(&locked.owner.follower.cluster),
-            codec: Arc::clone(&locked.owner.follower.codec),
-            terms,
-            is_confirmed,
-            stop: stop.clone(),
-            refused: BTreeMap::new(),
-        }
-    }
-
+impl<C: Cluster> Replay<C> {
     /// Does it; gives what was done, in lines for the operator.
-    ///
-    /// # Errors
-    /// Only what ends the owner; why the order alone failed is the operator's answer.
-    pub(super) async fn run(mut self) -> Result<Result<String, OrderError>, Fault> {
-        match self.replay().await {
-            Ok(said) => Ok(Ok(said)),
-            Err(Ended::Failed(error)) => Ok(Err(error)),
-            Err(Ended::Fault(fault @ Fault::Stopped)) => Ok(Err(failed(&fault))),
-            Err(Ended::Fault(fault)) => Err(fault),
-        }
-    }
-
-    async fn replay(&mut self) -> Result<String, Ended> {
-        let (cluster, codec) = (Arc::clone(&self.cluster), Arc::clone(&self.codec));
-        let mut survey = self.unless_stopped(Survey::take(&*cluster, &codec, &self.terms)).await?;
-        if !self.is_confirmed {
+    pub(crate) async fn run(self) -> Result<String, OrderError> {
+        let Self { steps, cluster, terms, is_confirmed, stop } = self;
+        let codec = JournalCodec::new();
+        let survey = unless_stopped(&stop, Survey::take(&*cluster, &codec, &terms)).await?;
+        if !is_confirmed {
             return Ok(unconfirmed(&survey.forecast()));
         }
-        let mut reader = self.unless_stopped(cluster.read(Destination::DeadLetters, survey.stretches())).await?;
-        while let Some(records) = self.unless_stopped(reader.next()).await? {
+        let stretches = survey.stretches();
+        let mut course = ReplayCourse { survey, refused: BTreeMap::new() };
+        let mut reader = unless_stopped(&stop, cluster.read(Destination::DeadLetters, stretches)).await?;
+        while let Some(records) = unless_stopped(&stop, reader.next()).await? {
             let letters: Vec<StoredRecord> =
-                records.into_iter().filter(|record| survey.candidate(record).is_some()).collect();
-            for chunk in letters.chunks(LETTERS_MAX) {
-                while self.unless_stopped(survey.records_behind(&*cluster)).await? > BEHIND_MAX {
-                    self.unless_stopped(survey.catch_up(&*cluster, &codec, 0)).await?;
+                records.into_iter().filter(|record| course.survey.candidate(record).is_some()).collect();
+            for letters in letters.chunks(LETTERS_MAX) {
+                let survey = &mut course.survey;
+                while unless_stopped(&stop, survey.records_behind(&*cluster)).await? > BEHIND_MAX {
+                    unless_stopped(&stop, survey.catch_up(&*cluster, &codec, 0)).await?;
                 }
-                if self.refused.len() > REFUSED_MAX {
-                    let done = survey.tally;
-                    return Err(Ended::Failed(OrderError::Failed(format!(
+                if course.refused.len() > REFUSED_MAX {
+                    let done = course.survey.tally;
+                    return Err(OrderError::Failed(format!(
                         "the brokers refuse too many of the legs: the rest was left alone. Of those before:\n{done}"
-                    ))));
+                    )));
                 }
-                let mut publisher = self.publisher.lock().await;
-                publisher.replay(chunk, &mut survey, &mut self.refused).await.map_err(Ended::Fault)?;
+                course = write(&steps, letters.to_vec(), course).await?;
             }
         }
-        let done = survey.tally;
+        let done = course.survey.tally;
         tracing::info!(
             published = done.of(Fate::Published),
             known = done.of(Fate::Known),
@@ -160,13 +119,28 @@ impl<C: Cluster, V: View> Replay<C, V> {
         );
         Ok(done.to_string())
     }
+}
 
-    async fn unless_stopped<R, E: Into<Fault>>(&self, step: impl Future<Output = Result<R, E>>) -> Result<R, Ended> {
-        tokio::select! {
-            biased;
-            () = self.stop.cancelled() => Err(Fault::Stopped.into()),
-            done = step => Ok(done.map_err(Into::into)?),
-        }
+/// Has the writer replay letters.
+async fn write(
+    steps: &mpsc::Sender<ReplayStep>,
+    letters: Vec<StoredRecord>,
+    course: ReplayCourse,
+) -> Result<ReplayCourse, OrderError> {
+    let (reply, answer) = oneshot::channel();
+    steps.send(ReplayStep { letters, course, reply }).await.map_err(|_| failed(&Fault::Stopped))?;
+    answer.await.map_err(|_| failed(&Fault::Stopped))
+}
+
+async fn unless_stopped<R, E: Into<Fault>>(
+    stop: &CancellationToken,
+    step: impl Future<Output = Result<R, E>>,
+) -> Result<R, OrderError> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(failed(&Fault::Stopped)),
+        // What a reader of Kafka comes across is the order's matter.
+        done = step => done.map_err(|error| failed(&error.into())),
     }
 }
 
@@ -179,7 +153,7 @@ fn unconfirmed(forecast: &Tally) -> String {
 ///
 /// # Errors
 /// When Kafka does not answer, or the journal cannot be read.
-pub async fn preview_replay<C: Cluster>(cluster: &C, terms: &ReplayTerms) -> Result<String, super::ConnectorError> {
+pub async fn preview_replay<C: Cluster>(cluster: &C, terms: &ReplayTerms) -> Result<String, ConnectorError> {
     let survey = Survey::take(cluster, &JournalCodec::new(), terms).await?;
     Ok(unconfirmed(&survey.forecast()))
 }
@@ -197,7 +171,19 @@ struct Revival {
     fates: Vec<Fate>,
 }
 
-impl<C: Cluster, V: View> Publisher<C, V> {
+impl<C: Cluster, V: View> Writer<C, V> {
+    /// Replays letters, and answers.
+    ///
+    /// # Errors
+    /// Only when the ownership ends; then there is no answer.
+    pub(crate) async fn replay_step(&mut self, step: ReplayStep) -> Result<(), Fault> {
+        let ReplayStep { letters, mut course, reply } = step;
+        self.replay(&letters, &mut course.survey, &mut course.refused).await?;
+        self.show();
+        let _ = reply.send(course);
+        Ok(())
+    }
+
     /// Publishes what is new of some letters, in one transaction or in several, and counts every letter.
     async fn replay(
         &mut self,
@@ -251,20 +237,14 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                     tried.extend(letters.iter().map(|letter| (letter.place.partition, letter.place.offset)));
                 }
                 Committed::Refused(positions) => {
-                    for (position, reason) in positions {
-                        let Some(letter) = revived.letters.get(position).and_then(|letter| letters.get(*letter)) else {
-                            continue;
-                        };
-                        refused.insert((letter.place.partition, letter.place.offset), reason);
-                    }
+                    let letter_at =
+                        |position: usize| revived.letters.get(position).and_then(|letter| letters.get(*letter));
+                    let known =
+                        positions.into_iter().filter_map(|(position, reason)| Some((letter_at(position)?, reason)));
+                    refused
+                        .extend(known.map(|(letter, reason)| ((letter.place.partition, letter.place.offset), reason)));
                     if letters.len() > ALONE_MAX {
-                        for part in letters.chunks(ALONE_MAX) {
-                            if refused.len() > REFUSED_MAX {
-                                break;
-                            }
-                            Box::pin(self.replay(part, survey, refused)).await?;
-                        }
-                        return Ok(());
+                        return self.replay_by_few(letters, survey, refused).await;
                     }
                     packing = Packing::Alone;
                 }
@@ -272,15 +252,26 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         }
     }
 
-    /// Learns what was published and replayed since, while the journal shows that we live.
-    async fn look_again(&mut self, survey: &mut Survey) -> Result<(), Fault> {
-        let feeds = self.feeds_now();
-        self.owner
-            .busy_with(feeds, async |follower| {
-                let journal_to = follower.ledger.head.next_offset;
-                survey.catch_up(&*follower.cluster, &follower.codec, journal_to).await
-            })
-            .await
+    /// Replays letters a few at a time: one acknowledgement a record must fit into a transaction's time.
+    async fn replay_by_few(
+        &mut self,
+        letters: &[StoredRecord],
+        survey: &mut Survey,
+        refused: &mut BTreeMap<(i32, i64), Reason>,
+    ) -> Result<(), Fault> {
+        for part in letters.chunks(ALONE_MAX) {
+            if refused.len() > REFUSED_MAX {
+                break;
+            }
+            Box::pin(self.replay(part, survey, refused)).await?;
+        }
+        Ok(())
+    }
+
+    /// Learns what was published and replayed since: little, since a replay looks beside the writer before each step.
+    async fn look_again(&self, survey: &mut Survey) -> Result<(), Fault> {
+        let follower = &self.owner.follower;
+        survey.catch_up(&*follower.cluster, &follower.codec, follower.ledger.head.next_offset).await
     }
 
     /// Parses, decides about and encodes letters.
@@ -327,15 +318,11 @@ impl<C: Cluster, V: View> Publisher<C, V> {
                 }
                 Verdict::Known => ReplayOutcome::Known,
                 Verdict::Publish => {
-                    let making = self.making(read(candidate));
-                    let (at, seen_at, disconnected) = (candidate.at, candidate.seen_at, leg.disconnected);
-                    let (texts, is_in_progress) = (Texts::Silent, leg.is_in_progress());
-                    let found = LegFacts { fingerprint, at, disconnected, texts, is_in_progress };
-                    let encoded = match refused.get(&place) {
-                        Some(reason) => Err(*reason),
-                        None => self.encode(&leg, found, seen_at, entry, &making),
+                    let message = match refused.get(&place) {
+                        Some(_) => None,
+                        None => self.revived_message(&leg, candidate, entry),
                     };
-                    let Ok(message) = encoded else {
+                    let Some(message) = message else {
                         revival.fates.push(Fate::StillDead);
                         continue;
                     };
@@ -364,6 +351,18 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             }));
         }
         Ok(revival)
+    }
+
+    /// The message of a letter's leg, if it can be one now.
+    fn revived_message(&self, leg: &Leg<'_>, candidate: &Candidate, entry: Entry) -> Option<Message> {
+        let found = LegFacts {
+            fingerprint: entry.seen.fingerprint?,
+            at: candidate.at,
+            disconnected: leg.disconnected,
+            texts: Texts::Silent,
+            is_in_progress: leg.is_in_progress(),
+        };
+        self.encode(leg, found, candidate.seen_at, entry, &self.making(read(candidate))).ok()
     }
 }
 

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::fault::Fault;
-use super::leg_message::Origin;
-use super::prepare::{Prepared, Preparer, ReadyRow};
+use crate::connector::fault::Fault;
+use crate::connector::rows::leg_message::Origin;
+use crate::connector::rows::prepare::{Prepared, Preparer};
+use crate::connector::write::request::PageRows;
 use crate::core::time::UtcMillis;
 use crate::source::Page;
 
@@ -30,31 +31,31 @@ const PAGES_MAX: usize = 1 << 10;
 
 /// Where pages are made ready, for all units.
 #[derive(Clone)]
-pub(super) struct Ahead {
+pub(crate) struct Ahead {
     preparer: Arc<Preparer>,
     live: Arc<Semaphore>,
     older: Arc<Semaphore>,
 }
 
 /// A page on its way.
-pub(super) struct Underway {
+pub(crate) struct Underway {
     preparing: AbortOnDropHandle<Prepared>,
     room: OwnedSemaphorePermit,
 }
 
 impl Ahead {
-    pub(super) fn new(preparer: Preparer) -> Self {
+    pub(crate) fn new(preparer: Preparer) -> Self {
         let room = || Arc::new(Semaphore::new(ROOM_KIB as usize));
         Self { preparer: Arc::new(preparer), live: room(), older: room() }
     }
 
     /// A way for the pages of one read.
-    pub(super) fn channel() -> (mpsc::Sender<Underway>, mpsc::Receiver<Underway>) {
+    pub(crate) fn channel() -> (mpsc::Sender<Underway>, mpsc::Receiver<Underway>) {
         mpsc::channel(PAGES_MAX)
     }
 
     /// Waits until there is room for a page, and begins to make it ready.
-    pub(super) async fn begin(&self, page: Page, seen_at: UtcMillis, origin: &Arc<Origin>) -> Result<Underway, Fault> {
+    pub(crate) async fn begin(&self, page: Page, seen_at: UtcMillis, origin: &Arc<Origin>) -> Result<Underway, Fault> {
         let rooms = if origin.piece.how.is_live() { &self.live } else { &self.older };
         let kib = u32::try_from(page.size_bytes() >> 10).unwrap_or(ROOM_KIB).clamp(1, ROOM_KIB);
         // It is never closed.
@@ -67,42 +68,51 @@ impl Ahead {
 
 /// Rows that are ready, in the order of their pages.
 #[derive(Default)]
-pub(super) struct Queue {
-    pages: VecDeque<(Prepared, OwnedSemaphorePermit)>,
+pub(crate) struct Queue {
+    pages: VecDeque<(Arc<Prepared>, OwnedSemaphorePermit)>,
     /// How many rows of the first page are published.
     published: usize,
 }
 
 impl Queue {
     /// Takes in what is on its way, up to `rows_max` rows, but waits only where there is nothing; `false` at the end.
-    pub(super) async fn fill(&mut self, pages: &mut mpsc::Receiver<Underway>, rows_max: usize) -> Result<bool, Fault> {
+    pub(crate) async fn fill(&mut self, pages: &mut mpsc::Receiver<Underway>, rows_max: usize) -> Result<bool, Fault> {
         while self.len() < rows_max {
             let next = if self.pages.is_empty() { pages.recv().await } else { pages.try_recv().ok() };
             let Some(Underway { preparing, room }) = next else { break };
             let prepared = preparing.await.map_err(Fault::from)?;
-            self.pages.push_back((prepared, room));
+            self.pages.push_back((Arc::new(prepared), room));
         }
         Ok(!self.pages.is_empty())
     }
 
     /// The rows of the next transaction, at most `rows_max`.
-    pub(super) fn chunk(&self, rows_max: usize) -> Vec<ReadyRow<'_>> {
-        let rows = self.pages.iter().zip(std::iter::once(self.published).chain(std::iter::repeat(0)));
-        let rows = rows.flat_map(|((page, _), first)| page.rows_from(first)).take(rows_max);
-        let mut bytes = 0;
-        let mut chunk = Vec::with_capacity(rows_max.min(self.len()));
-        for row in rows {
-            bytes += row.raw_bytes();
-            if bytes > CHUNK_BYTES_MAX && !chunk.is_empty() {
+    pub(crate) fn chunk(&self, rows_max: usize) -> Vec<PageRows> {
+        let (mut chunk, mut rows, mut bytes) = (Vec::new(), 0, 0);
+        let mut from = self.published;
+        for (page, _) in &self.pages {
+            let mut until = from;
+            for row in page.rows_from(from).take(rows_max - rows) {
+                bytes += row.raw_bytes();
+                if bytes > CHUNK_BYTES_MAX && rows > 0 {
+                    break;
+                }
+                (until, rows) = (until + 1, rows + 1);
+            }
+            let is_whole = until == page.len();
+            if until > from {
+                chunk.push(PageRows { page: Arc::clone(page), from, until });
+            }
+            if !is_whole || rows == rows_max {
                 break;
             }
-            chunk.push(row);
+            from = 0;
         }
         chunk
     }
 
     /// Drops as many rows as were published.
-    pub(super) fn drop_first(&mut self, rows: usize) {
+    pub(crate) fn drop_first(&mut self, rows: usize) {
         self.published += rows;
         while let Some((page, _)) = self.pages.front()
             && self.published >= page.len()
@@ -119,8 +129,8 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use super::super::prepare::tests::{origin_of_polls, terms};
     use super::*;
+    use crate::connector::rows::prepare::tests::{origin_of_polls, terms};
     use crate::core::leg::How;
     use crate::core::planner::Piece;
     use crate::source::wire;
@@ -139,7 +149,7 @@ mod tests {
     }
 
     fn lengths(queue: &Queue, rows_max: usize) -> Vec<usize> {
-        queue.chunk(rows_max).iter().map(|row| row.raw().len()).collect()
+        queue.chunk(rows_max).iter().flat_map(PageRows::rows).map(|row| row.raw().len()).collect()
     }
 
     #[tokio::test]

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ConnectorError;
-use super::fault::{Fault, JournalFault};
+use super::request::PageOf;
 use crate::codec::JournalCodec;
+use crate::connector::fault::{ConnectorError, Fault, JournalFault};
 use crate::core::identity::KeyHash;
-use crate::core::journal::{Genesis, Nonce, Page, Record};
+use crate::core::journal::{Entry, Genesis, Nonce, Page, Record};
 use crate::core::ledger::Ledger;
 use crate::sink::{Cluster, Destination, Ends, Reader, StoredRecord, Stretch};
 use crate::store::{Remembered, StoreError, View};
@@ -28,27 +28,29 @@ const PAGES_AT_ONCE_MAX: usize = 1_000;
 const STORE_STEP_MAX: Duration = Duration::from_secs(60);
 
 /// The journal as far as it was read.
-pub(super) struct Follower<C, V> {
-    pub(super) cluster: Arc<C>,
-    pub(super) view: Arc<V>,
-    pub(super) codec: Arc<JournalCodec>,
+pub(crate) struct Follower<C, V> {
+    pub(crate) cluster: Arc<C>,
+    pub(crate) view: Arc<V>,
+    pub(crate) codec: Arc<JournalCodec>,
     status: StatusBoard,
     /// What the journal adds up to so far; the view has the entries of the same pages.
-    pub(super) ledger: Ledger,
+    pub(crate) ledger: Ledger,
     /// How many records were read; each is a sign of the owner's life.
-    pub(super) records_read: u64,
+    pub(crate) records_read: u64,
+    /// How often the view was emptied.
+    pub(crate) wipes: u64,
     /// Whether ledger and view are known to speak of the same pages.
     is_loaded: bool,
 }
 
 /// A claim that was read, and where.
-pub(super) struct SeenClaim {
-    pub(super) nonce: Nonce,
-    pub(super) offset: i64,
+pub(crate) struct SeenClaim {
+    pub(crate) nonce: Nonce,
+    pub(crate) offset: i64,
 }
 
 impl<C: Cluster, V: View> Follower<C, V> {
-    pub(super) fn new(cluster: Arc<C>, view: Arc<V>, status: StatusBoard) -> Self {
+    pub(crate) fn new(cluster: Arc<C>, view: Arc<V>, status: StatusBoard) -> Self {
         Self {
             cluster,
             view,
@@ -56,12 +58,13 @@ impl<C: Cluster, V: View> Follower<C, V> {
             status,
             ledger: Ledger::default(),
             records_read: 0,
+            wipes: 0,
             is_loaded: false,
         }
     }
 
     /// Reads the journal up to its last stable offset, and gives its ends.
-    pub(super) async fn catch_up(&mut self) -> Result<Ends, Fault> {
+    pub(crate) async fn catch_up(&mut self) -> Result<Ends, Fault> {
         let ends = self.ends().await?;
         self.load(ends).await?;
         self.read_to(ends.stable).await?;
@@ -71,7 +74,7 @@ impl<C: Cluster, V: View> Follower<C, V> {
     /// Reads the journal up to `until`, waiting for what is still open below it. Gives the claims that were read.
     ///
     /// A view that does not fit the journal is read again from its beginning, once.
-    pub(super) async fn read_to(&mut self, until: i64) -> Result<Vec<SeenClaim>, Fault> {
+    pub(crate) async fn read_to(&mut self, until: i64) -> Result<Vec<SeenClaim>, Fault> {
         let had = self.ledger.head.last_seq;
         // Ledger and view move together or not at all: until it is through, neither is trusted.
         self.is_loaded = false;
@@ -93,7 +96,7 @@ impl<C: Cluster, V: View> Follower<C, V> {
     }
 
     /// Applies what the owner has just committed, as it would be read.
-    pub(super) async fn apply(&mut self, records: Vec<(i64, Record)>) -> Result<(), Fault> {
+    pub(crate) async fn apply(&mut self, records: Vec<(i64, Record)>) -> Result<(), Fault> {
         self.is_loaded = false;
         let mut pages = Vec::new();
         for (offset, record) in records {
@@ -111,13 +114,23 @@ impl<C: Cluster, V: View> Follower<C, V> {
     }
 
     /// Forgets everything and empties the view; the next [`Follower::catch_up`] builds it anew.
-    pub(super) async fn start_over(&mut self) -> Result<(), Fault> {
+    pub(crate) async fn start_over(&mut self) -> Result<(), Fault> {
         self.ledger = Ledger::default();
+        self.wipes += 1;
         Ok(self.view.wipe().await?)
     }
 
+    /// Empties the view and builds it anew, up to where the journal was read before at the least: Kafka may still be
+    /// placing the markers of a transaction whose commit it has acknowledged to us.
+    pub(crate) async fn rebuild(&mut self) -> Result<(), Fault> {
+        let known_to = self.ledger.head.next_offset;
+        self.start_over().await?;
+        self.catch_up().await?;
+        self.read_to(known_to).await.map(|_| ())
+    }
+
     /// What is remembered of each key and still counts.
-    pub(super) async fn find(&self, keys: Vec<KeyHash>) -> Result<Vec<Option<Remembered>>, StoreError> {
+    pub(crate) async fn find(&self, keys: Vec<KeyHash>) -> Result<Vec<Option<Remembered>>, StoreError> {
         let _step = self.status.bounded_step("store", STORE_STEP_MAX);
         let mut found = self.view.find(keys).await?;
         for slot in &mut found {
@@ -126,7 +139,7 @@ impl<C: Cluster, V: View> Follower<C, V> {
         Ok(found)
     }
 
-    async fn ends(&self) -> Result<Ends, Fault> {
+    pub(crate) async fn ends(&self) -> Result<Ends, Fault> {
         let ends = self.cluster.ends(Destination::Journal).await?;
         ends.first().copied().ok_or_else(|| JournalFault::Gone.into())
     }
@@ -217,7 +230,7 @@ impl<C: Cluster, V: View> Follower<C, V> {
     }
 
     /// Reads the whole journal once more and compares the view with it.
-    pub(super) async fn verify(&self) -> Result<Comparison, Fault> {
+    pub(crate) async fn compare(&self) -> Result<Comparison, Fault> {
         let mut comparison = Comparison { pages: self.ledger.pages.len(), ..Comparison::default() };
         let mut reader = self.cluster.read(Destination::Journal, stretch(0, self.ledger.head.next_offset)).await?;
         while let Some(records) = reader.next().await? {
@@ -230,16 +243,17 @@ impl<C: Cluster, V: View> Follower<C, V> {
                 let entries: Vec<_> = page.entries().collect();
                 comparison.entries += entries.len();
                 let found = self.view.find(entries.iter().map(|entry| entry.key).collect()).await?;
-                comparison.missing += found
-                    .iter()
-                    .zip(&entries)
-                    .filter(|(found, entry)| {
-                        // A later page may have taken the key over, with a newer content.
-                        !found.as_ref().is_some_and(|known| {
-                            known.seq > page.seq || (known.seq == page.seq && known.seen == entry.seen)
-                        })
-                    })
-                    .count();
+                // A later page may have taken the key over, with a newer content.
+                let has = |known: &Remembered, entry: &Entry| {
+                    known.seq > page.seq || (known.seq == page.seq && known.seen == entry.seen)
+                };
+                let pairs = found.iter().zip(&entries);
+                let missing =
+                    pairs.filter(|(known, entry)| !known.as_ref().is_some_and(|known| has(known, entry))).count();
+                if missing > 0 {
+                    let page = PageOf { seq: page.seq, unit: page.unit, generation: page.generation };
+                    comparison.missing.push((page, missing));
+                }
             }
         }
         let mut after = None;
@@ -251,8 +265,11 @@ impl<C: Cluster, V: View> Follower<C, V> {
         }
     }
 
-    /// Whether an entry of the view counts although no page of the journal has it.
+    /// Whether an entry of the view counts although no page of the journal has it, as far as the journal was read.
     fn is_unknown(&self, known: &Remembered) -> bool {
+        if known.seq > self.ledger.head.last_seq {
+            return false;
+        }
         let is_live = self.ledger.is_live(known.seq, &known.unit, known.generation);
         let page = self.ledger.pages.range((known.seq, None)..).next();
         is_live && page.is_none_or(|((seq, _), _)| *seq != known.seq)
@@ -260,12 +277,12 @@ impl<C: Cluster, V: View> Follower<C, V> {
 }
 
 /// The view beside the journal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Comparison {
+#[derive(Debug, Default)]
+pub(crate) struct Comparison {
     pages: usize,
     entries: usize,
-    /// Entries of the journal that the view lacks or has otherwise.
-    missing: usize,
+    /// By page: how many entries of the journal the view lacks or has otherwise.
+    pub(crate) missing: Vec<(PageOf, usize)>,
     /// Entries of the view that no page of the journal has.
     unknown: usize,
 }
@@ -273,6 +290,7 @@ pub(super) struct Comparison {
 impl std::fmt::Display for Comparison {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { pages, entries, missing, unknown } = self;
+        let missing: usize = missing.iter().map(|(_, missing)| missing).sum();
         if missing + unknown == 0 {
             write!(f, "the view equals the journal: {pages} pages with {entries} entries")
         } else {
@@ -294,7 +312,11 @@ pub async fn read_journal<C: Cluster>(cluster: &C) -> Result<Ledger, ConnectorEr
     Ok(read_journal_to(cluster, &JournalCodec::new(), until).await?)
 }
 
-async fn read_journal_to<C: Cluster>(cluster: &C, codec: &JournalCodec, until: i64) -> Result<Ledger, Fault> {
+pub(crate) async fn read_journal_to<C: Cluster>(
+    cluster: &C,
+    codec: &JournalCodec,
+    until: i64,
+) -> Result<Ledger, Fault> {
     let mut ledger = Ledger::default();
     let mut reader = cluster.read(Destination::Journal, stretch(0, until)).await?;
     while let Some(records) = reader.next().await? {
@@ -319,15 +341,15 @@ pub async fn verify_view<C: Cluster, V: View>(cluster: Arc<C>, view: Arc<V>) -> 
         return Ok("there is no view yet: the next start builds it from the journal".to_owned());
     }
     follower.load(ends).await?;
-    Ok(follower.verify().await?.to_string())
+    Ok(follower.compare().await?.to_string())
 }
 
-pub(super) fn decode(codec: &JournalCodec, stored: &StoredRecord) -> Result<Record, Fault> {
+pub(crate) fn decode(codec: &JournalCodec, stored: &StoredRecord) -> Result<Record, Fault> {
     codec
         .decode(&stored.key, stored.payload.as_deref())
         .map_err(|error| JournalFault::Unreadable { offset: stored.place.offset, reason: error.to_string() }.into())
 }
 
-pub(super) fn stretch(from: i64, until: i64) -> Vec<Stretch> {
+pub(crate) fn stretch(from: i64, until: i64) -> Vec<Stretch> {
     vec![Stretch { partition: 0, from, until }]
 }

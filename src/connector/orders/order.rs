@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::fault::Fault;
-use super::owner::Decision;
-use super::publisher::Publisher;
+use crate::connector::fault::{Fault, OrderError};
+use crate::connector::write::owner::Decision;
+use crate::connector::write::writer::{Purpose, Writer};
 use crate::core::dedupe::Counts;
 use crate::core::journal::{Backfill, BackfillState, Change, ChangeKind, UnitProgress};
 use crate::core::ledger::Ledger;
@@ -94,11 +94,11 @@ const ANSWERS_MAX: usize = 64;
 
 /// The newest answers by the names of their orders, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Answers(VecDeque<(String, Answer)>);
+pub(crate) struct Answers(VecDeque<(String, Answer)>);
 
 impl Answers {
     /// The answer to an order that is not to be begun; `None` if it is.
-    pub(super) fn instead_of(&self, request: &OrderRequest) -> Option<Answer> {
+    pub(crate) fn instead_of(&self, request: &OrderRequest) -> Option<Answer> {
         let known = self.0.iter().find(|(id, _)| request.id.as_ref() == Some(id));
         if let Some((_, answer)) = known {
             return Some(answer.clone());
@@ -110,7 +110,7 @@ impl Answers {
     }
 
     /// Remembers an answer.
-    pub(super) fn note(&mut self, id: Option<String>, answer: &Answer) {
+    pub(crate) fn note(&mut self, id: Option<String>, answer: &Answer) {
         let Some(id) = id else { return };
         if self.0.len() == ANSWERS_MAX {
             self.0.pop_front();
@@ -119,20 +119,21 @@ impl Answers {
     }
 }
 
-/// Why an order was not carried out.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OrderError {
-    /// It makes no sense here.
-    #[error("{0}")]
-    Refused(String),
-    /// The owner could not go on.
-    #[error("{0}")]
-    Failed(String),
-}
-
 impl Order {
+    /// What the journal is owned for, where it is owned for this order only.
+    pub(crate) fn purpose(&self) -> Purpose {
+        // What is read now has to be what was read before.
+        let is_source_checked = matches!(self, Self::Backfill { .. });
+        Purpose { is_an_order: true, decision: self.decision(), is_source_checked }
+    }
+
+    /// Whether it reads for long, and is carried out beside the writer.
+    pub(crate) const fn is_long(&self) -> bool {
+        matches!(self, Self::Verify | Self::Replay { .. })
+    }
+
     /// What it decides about a journal that would be refused otherwise.
-    pub(super) fn decision(&self) -> Option<Decision> {
+    fn decision(&self) -> Option<Decision> {
         match self {
             Self::Accept { .. } => Some(Decision::OutShrunk),
             Self::Adopt => Some(Decision::Adopt),
@@ -147,9 +148,9 @@ impl Order {
     }
 }
 
-impl<C: Cluster, V: View> Publisher<C, V> {
+impl<C: Cluster, V: View> Writer<C, V> {
     /// Carries an order out; gives what was done, in lines for the operator.
-    pub(super) async fn carry_out(&mut self, order: Order) -> Result<String, OrderError> {
+    pub(crate) async fn carry_out(&mut self, order: Order) -> Result<String, OrderError> {
         let done = match order {
             Order::Rewind { unit, to, confirmed } => self.rewind(&unit, to.floor_second(), confirmed).await,
             Order::Accept { unit } => self.accept(unit.as_deref()).await,
@@ -160,14 +161,15 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             }
             Order::Adopt => return self.adopted().await.map_err(failed),
             Order::Rebuild => self.rebuild().await.map(Ok),
-            Order::Verify => self.verify().await.map(Ok),
             Order::Backfill { unit, from, to, confirmed, forced } => {
                 let window = Window::new(from.floor_second(), to.floor_second());
                 self.backfill(unit.as_deref(), window, confirmed, forced).await
             }
             Order::CancelBackfills { unit } => self.cancel_backfills(unit.as_deref()).await.map(Ok),
-            // It takes long, and takes the publisher's lock itself.
-            Order::Replay { .. } => return Err(OrderError::Failed("a replay is carried out beside others".to_owned())),
+            // Both read for long, beside the writer.
+            Order::Replay { .. } | Order::Verify => {
+                return Err(OrderError::Failed("this order is carried out beside the others".to_owned()));
+            }
         };
         done.map_err(failed)?.map_err(OrderError::Refused)
     }

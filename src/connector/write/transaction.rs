@@ -8,11 +8,11 @@
 //! acknowledged, since a late commit of the transaction before would make them known although they are nowhere. What
 //! comes behind it in the journal does not wait: one partition keeps its order.
 
-use super::fault::Fault;
 use super::hourly::SeenHours;
-use super::owner::{Owner, Session, acknowledged};
-use super::stage::{count, stage, traced};
+use super::owner::{Owner, Ownership, Session, acknowledged};
 use crate::codec::{FeedEncoder, Framing};
+use crate::connector::fault::Fault;
+use crate::connector::stage::{Failed, count, stage, traced};
 use crate::core::dead_letter::Reason;
 use crate::core::feed::UnitFeed;
 use crate::core::journal::{Chain, Delivery, Nonce, OutOffsets, OutTopic, Page, Record, Seq, UnitProgress, page_key};
@@ -22,7 +22,7 @@ use crate::sink::{Cluster, Destination, Message, Packing, Place, Producer, Produ
 use crate::store::View;
 
 /// How many entries a page holds at most: 24 bytes each, so some 120 kB.
-pub(super) const PAGE_ENTRIES_MAX: usize = 5_000;
+pub(crate) const PAGE_ENTRIES_MAX: usize = 5_000;
 
 /// How many adopted pages go into one transaction: some 6 MB.
 const ADOPTED_AT_ONCE_MAX: usize = 50;
@@ -32,32 +32,41 @@ const FORGOTTEN_AT_ONCE_MAX: usize = 500;
 
 /// What is to be committed.
 #[derive(Default)]
-pub(super) struct Draft<'a> {
+pub(crate) struct Draft<'a> {
     /// Legs and dead letters.
-    pub(super) messages: &'a [Message],
+    pub(crate) messages: &'a [Message],
     /// Whether they may share record batches.
-    pub(super) packing: Option<Packing>,
+    pub(crate) packing: Option<Packing>,
     /// What they are, and what else is to be remembered.
-    pub(super) pages: Vec<PageDraft>,
+    pub(crate) pages: Vec<PageDraft>,
     /// A new journal's first record.
-    pub(super) genesis: Option<Record>,
+    pub(crate) genesis: Option<Record>,
     /// What else the journal is told: of backfills, and of dead letters that were replayed.
-    pub(super) notes: Vec<Record>,
+    pub(crate) notes: Vec<Record>,
     /// What sweeps have seen of whole hours.
-    pub(super) seen: Vec<SeenHours>,
+    pub(crate) seen: Vec<SeenHours>,
     /// The units' progress; page numbers and ends are filled in here.
-    pub(super) units: Vec<UnitProgress>,
+    pub(crate) units: Vec<UnitProgress>,
     /// The units' status; ends are filled in here.
-    pub(super) feeds: Vec<UnitFeed>,
+    pub(crate) feeds: Vec<UnitFeed>,
 }
 
 /// Why a draft was not committed.
 #[derive(Debug)]
-pub(super) enum CommitError {
+pub(crate) enum CommitError {
     /// Messages at these positions are refused for their content; the transaction is given up.
     Content(Vec<(usize, Reason)>),
     /// Anything else.
     Fault(Fault),
+}
+
+impl Failed for CommitError {
+    fn failure(&self) -> Option<String> {
+        match self {
+            Self::Content(_) => Some("the brokers refuse records for their content".to_owned()),
+            Self::Fault(fault) => fault.failure(),
+        }
+    }
 }
 
 impl From<Fault> for CommitError {
@@ -80,13 +89,13 @@ impl<C: Cluster, V: View> Owner<C, V> {
     ///
     /// An error leaves no session. After [`Fault::Doubtful`] the draft may be committed or not: the
     /// caller takes over, which tells, and looks again.
-    pub(super) async fn commit(&mut self, draft: Draft<'_>) -> Result<(), CommitError> {
+    pub(crate) async fn commit(&mut self, draft: Draft<'_>) -> Result<(), CommitError> {
         let (messages, pages) = (count(draft.messages.len()), count(draft.pages.len()));
         traced(stage!("commit", messages, pages), self.transact(draft)).await
     }
 
     async fn transact(&mut self, draft: Draft<'_>) -> Result<(), CommitError> {
-        let Some(mut session) = self.session.take() else {
+        let Some(mut session) = self.ownership.take_session() else {
             return Err(Fault::Doubtful("no session".to_owned()).into());
         };
         if session.delivery == Delivery::AtLeastOnce {
@@ -102,7 +111,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
             // What it believes to be aborted is sent again, without a look at the journal.
             let _ = session.producer.abort().await;
             session.producer = self.follower.cluster.producer(session.delivery).await.map_err(Fault::from)?;
-            self.session = Some(session);
+            self.ownership = Ownership::Owning(session);
             return written.map(|_| ());
         }
         let written = written?;
@@ -116,7 +125,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
             acknowledged(&self.status);
             self.follower.apply(written).await?;
         }
-        self.session = Some(session);
+        self.ownership = Ownership::Owning(session);
         self.gets_on();
         Ok(())
     }
@@ -270,7 +279,7 @@ fn tombstone(&(seq, writer): &(Seq, Option<Nonce>)) -> Message {
 }
 
 /// A unit's status as the feed has it.
-pub(super) fn status_message(feed: &UnitFeed, encoder: &FeedEncoder, framing: &Framing) -> Message {
+pub(crate) fn status_message(feed: &UnitFeed, encoder: &FeedEncoder, framing: &Framing) -> Message {
     let mut payload = Vec::with_capacity(512);
     encoder.encode(feed, framing, &mut payload);
     Message {

@@ -18,15 +18,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::claim;
-use super::fault::{Fault, JournalFault};
 use super::follower::Follower;
-use super::stage::{root, traced};
-use super::transaction::{CommitError, Draft, status_message};
 use crate::clock::Clock;
 use crate::codec::{FeedEncoder, Framing};
 use crate::config;
-use crate::core::feed::{BEATS_MISSED_MAX, UnitFeed};
-use crate::core::journal::{Claim, Delivery, Nonce, OutOffsets, UnitProgress};
+use crate::connector::fault::{Fault, JournalFault};
+use crate::core::feed::BEATS_MISSED_MAX;
+use crate::core::journal::{Claim, Delivery, Nonce, OutOffsets};
 use crate::core::page_draft::PageDraft;
 use crate::core::retry::Backoff;
 use crate::hooks::{self, Mutant};
@@ -77,33 +75,78 @@ pub struct Terms {
 }
 
 /// What is needed to publish, from a take-over to the first doubt.
-pub(super) struct Session<P> {
-    pub(super) producer: P,
-    pub(super) delivery: Delivery,
-    pub(super) claim: Claim,
+pub(crate) struct Session<P> {
+    pub(crate) producer: P,
+    pub(crate) delivery: Delivery,
+    pub(crate) claim: Claim,
     /// Found in the topics and not in the journal: goes into the first transaction.
-    pub(super) adopted: Vec<PageDraft>,
+    pub(crate) adopted: Vec<PageDraft>,
     /// How far the topics are accounted for: read back, or written by us since.
-    pub(super) out_offsets: OutOffsets,
+    pub(crate) out_offsets: OutOffsets,
+}
+
+/// Who may write: a transaction takes the session out and puts it back only after a clean answer, so that every fault
+/// leaves no session behind, and never half of one.
+///
+/// ```text
+///   StandingBy ─ nobody else is at work ─▶ TakingOver ─ read back ─▶ Owning ─ given up ─▶ Released
+///       ▲                                    │    ▲                    │
+///       └──── another process has claimed ───┘    └─── doubt, fault ───┘
+/// ```
+pub(crate) enum Ownership<P> {
+    /// Another process may be at work.
+    StandingBy,
+    /// Nobody else is at work; what was published has to be learnt anew.
+    TakingOver,
+    /// Everything is known, and this process alone can write.
+    Owning(Session<P>),
+    /// It was given up on purpose.
+    Released,
+}
+
+impl<P> Ownership<P> {
+    /// Whether this process can write.
+    pub(crate) const fn is_owning(&self) -> bool {
+        matches!(self, Self::Owning(_))
+    }
+
+    /// What is needed to write.
+    pub(crate) const fn session(&self) -> Option<&Session<P>> {
+        match self {
+            Self::Owning(session) => Some(session),
+            Self::StandingBy | Self::TakingOver | Self::Released => None,
+        }
+    }
+
+    /// Takes the session out, for a step that may fail: until it is put back, this process has to take over again.
+    pub(crate) fn take_session(&mut self) -> Option<Session<P>> {
+        match std::mem::replace(self, Self::TakingOver) {
+            Self::Owning(session) => Some(session),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
 }
 
 /// Owns the journal, or waits for it.
-pub(super) struct Owner<C: Cluster, V> {
-    pub(super) follower: Follower<C, V>,
-    pub(super) terms: Terms,
-    pub(super) feed_encoder: FeedEncoder,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) status: StatusBoard,
-    pub(super) stop: CancellationToken,
-    pub(super) session: Option<Session<C::Producer>>,
+pub(crate) struct Owner<C: Cluster, V> {
+    pub(crate) follower: Follower<C, V>,
+    pub(crate) terms: Terms,
+    pub(crate) feed_encoder: FeedEncoder,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) status: StatusBoard,
+    pub(crate) stop: CancellationToken,
+    pub(crate) ownership: Ownership<C::Producer>,
     /// Set once another process has taken over from this one: from then on it waits like any other.
     has_yielded: bool,
     /// The newest claim that we have decided to follow; a newer one of another process is to be given way to.
-    pub(super) accepted_claim: Option<Nonce>,
+    pub(crate) accepted_claim: Option<Nonce>,
     /// What an operator has decided about a journal that would be refused.
-    pub(super) decision: Option<Decision>,
+    pub(crate) decision: Option<Decision>,
     /// Whether a change of the source's settings is refused: not while an operator decides about it.
-    pub(super) is_source_checked: bool,
+    pub(crate) is_source_checked: bool,
     /// Failures in a row.
     failures: u32,
     /// What keeps it from getting on.
@@ -112,7 +155,7 @@ pub(super) struct Owner<C: Cluster, V> {
 
 /// An operator's decision about what is refused without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Decision {
+pub(crate) enum Decision {
     /// A topic that ends before where the journal has published: go on behind its end.
     OutShrunk,
     /// A journal that is empty beside topics that are not: adopt what is in them.
@@ -120,7 +163,7 @@ pub(super) enum Decision {
 }
 
 impl<C: Cluster, V: View> Owner<C, V> {
-    pub(super) fn new(
+    pub(crate) fn new(
         cluster: Arc<C>,
         view: Arc<V>,
         terms: Terms,
@@ -137,7 +180,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
             clock,
             status,
             stop,
-            session: None,
+            ownership: Ownership::StandingBy,
             has_yielded: false,
             accepted_claim: None,
             decision: None,
@@ -149,7 +192,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
 
     /// Returns when nobody else owns the journal: at once, or after as many missed beats as it takes.
     /// Until then the view is kept warm.
-    pub(super) async fn stand_by(&mut self) -> Result<(), Fault> {
+    pub(crate) async fn stand_by(&mut self) -> Result<(), Fault> {
         let mut watched: Option<(u64, Instant)> = None;
         loop {
             match self.follower.catch_up().await {
@@ -182,6 +225,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
 
     fn accept_claim(&mut self) -> Result<(), Fault> {
         self.accepted_claim = self.follower.ledger.head.claim.as_ref().map(|claim| claim.nonce);
+        self.ownership = Ownership::TakingOver;
         self.status.update(|status| status.role = Role::Starting);
         Ok(())
     }
@@ -206,52 +250,8 @@ impl<C: Cluster, V: View> Owner<C, V> {
         (!is_ours && !is_predecessor && !claim.is_released).then_some(claim)
     }
 
-    /// Makes sure that there is a session, by taking over where there is none; however long it takes.
-    pub(super) async fn own(&mut self) -> Result<(), Fault> {
-        while self.session.is_none() {
-            let recovering = async {
-                let session = self.take_over().await?;
-                self.adopt(session).await
-            };
-            match traced(root!("recover"), recovering).await {
-                Ok(()) => {
-                    let now = self.clock.now();
-                    self.status.update(|status| {
-                        status.role = Role::Owner;
-                        status.owner_since.get_or_insert(now);
-                        status.sink_trouble = None;
-                    });
-                }
-                Err(fault) => self.recover_from(fault).await?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Commits what the read-back has found before anything is looked up, so that whoever classifies knows it.
-    async fn adopt(&mut self, session: Session<C::Producer>) -> Result<(), Fault> {
-        self.session = Some(session);
-        while self.session.as_ref().is_some_and(|session| !session.adopted.is_empty()) {
-            self.adopt_some().await?;
-        }
-        Ok(())
-    }
-
-    async fn adopt_some(&mut self) -> Result<(), Fault> {
-        let mut units: Vec<UnitProgress> = self.follower.ledger.head.units.values().cloned().collect();
-        if self.decision == Some(Decision::Adopt) {
-            let adopted = self.session.iter().flat_map(|session| &session.adopted);
-            adopted.for_each(|page| page.belong_to(&mut units, self.terms.source));
-        }
-        match self.commit(Draft { units, ..Draft::default() }).await {
-            Ok(()) => Ok(()),
-            Err(CommitError::Fault(fault)) => Err(fault),
-            Err(CommitError::Content(_)) => Err(Fault::Doubtful("Kafka refuses a page of the journal".to_owned())),
-        }
-    }
-
     /// Takes note that a commit came through, or that the journal was read: owning it alone proves little.
-    pub(super) fn gets_on(&mut self) {
+    pub(crate) fn gets_on(&mut self) {
         self.failures = 0;
         self.status.update(|status| (status.sink_trouble, status.disk_trouble) = (None, None));
         if let Some(Streak { failures, lasted }) = self.repeated.works() {
@@ -260,13 +260,14 @@ impl<C: Cluster, V: View> Owner<C, V> {
     }
 
     /// Does what a fault asks for, and gives back the faults that end the owner's work.
-    pub(super) async fn recover_from(&mut self, fault: Fault) -> Result<(), Fault> {
-        if hooks::is_mutant(Mutant::AbortAfterUnknownCommit) && self.session.is_some() {
+    pub(crate) async fn recover_from(&mut self, fault: Fault) -> Result<(), Fault> {
+        if hooks::is_mutant(Mutant::AbortAfterUnknownCommit) && self.ownership.is_owning() {
             return Ok(());
         }
-        self.session = None;
+        self.ownership = Ownership::TakingOver;
         let (kind, what) = match fault {
             Fault::Yielded => {
+                self.ownership = Ownership::StandingBy;
                 self.has_yielded = true;
                 return Err(Fault::Yielded);
             }
@@ -313,7 +314,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
         self.pause(BACKOFF.pause(self.failures, self.clock.dice())).await
     }
 
-    pub(super) async fn pause(&self, length: Duration) -> Result<(), Fault> {
+    pub(crate) async fn pause(&self, length: Duration) -> Result<(), Fault> {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Fault::Stopped),
@@ -321,34 +322,10 @@ impl<C: Cluster, V: View> Owner<C, V> {
         }
     }
 
-    /// Does something long with what was read, while journal and feed show that we live.
-    pub(super) async fn busy_with<R>(
-        &mut self,
-        feeds: Vec<UnitFeed>,
-        work: impl AsyncFnOnce(&mut Follower<C, V>) -> Result<R, Fault>,
-    ) -> Result<R, Fault> {
-        let Some(mut session) = self.session.take() else { return Err(Fault::Doubtful("no session".to_owned())) };
-        let codec = Arc::clone(&self.follower.codec);
-        let working = work(&mut self.follower);
-        let Session { producer, claim, delivery, out_offsets, .. } = &mut session;
-        let statuses = || {
-            let now = |feed: &UnitFeed| UnitFeed {
-                at: self.clock.now(),
-                delivery: *delivery,
-                out_offsets: out_offsets.clone(),
-                ..feed.clone()
-            };
-            let message = |feed| status_message(&now(feed), &self.feed_encoder, &self.terms.status_framing);
-            feeds.iter().map(message).collect()
-        };
-        let worked = claim::repeated_during(producer, &codec, claim, self.terms.beat, statuses, working).await?;
-        self.session = Some(session);
-        Ok(worked)
-    }
-
     /// Ends the session with a claim that says so, so that nobody has to wait for our silence.
-    pub(super) async fn give_up(&mut self) -> Result<(), Fault> {
-        if let Some(mut session) = self.session.take() {
+    pub(crate) async fn give_up(&mut self) -> Result<(), Fault> {
+        if let Some(mut session) = self.ownership.take_session() {
+            self.ownership = Ownership::Released;
             session.claim.is_released = true;
             claim::write(&mut session.producer, &self.follower.codec, &session.claim).await?;
         }
@@ -357,7 +334,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
 }
 
 /// Kafka owes nothing any more.
-pub(super) fn acknowledged(status: &StatusBoard) {
+pub(crate) fn acknowledged(status: &StatusBoard) {
     status.update(|status| {
         status.publishing_since = None;
         status.sink_trouble = None;

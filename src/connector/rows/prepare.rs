@@ -39,23 +39,23 @@ const MESSAGE_PERCENT: usize = 60;
 const ROWS_AT_ONCE: usize = 128;
 
 /// Makes pages ready; one for all units.
-pub(super) struct Preparer {
+pub(crate) struct Preparer {
     terms: PageTerms,
     known: Mutex<KnownRows>,
 }
 
 /// How pages are made ready; fixed for the life of the process.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct PageTerms {
-    pub(super) writer: LegWriter,
-    pub(super) time_basis: TimeBasis,
-    pub(super) zone: Tz,
+pub(crate) struct PageTerms {
+    pub(crate) writer: LegWriter,
+    pub(crate) time_basis: TimeBasis,
+    pub(crate) zone: Tz,
     /// Random, so that nobody can make two rows that are taken for one.
-    pub(super) seed: u64,
+    pub(crate) seed: u64,
 }
 
 /// A page whose rows are ready to be classified.
-pub(super) struct Prepared {
+pub(crate) struct Prepared {
     page: Page,
     /// When it was received.
     seen_at: UtcMillis,
@@ -70,14 +70,14 @@ pub(super) struct Prepared {
 
 /// What was found of a row.
 #[derive(Clone, Debug)]
-pub(super) struct Ready {
+pub(crate) struct Ready {
     /// The leg's identity, or the row's own hash.
-    pub(super) key: KeyHash,
-    pub(super) what: What,
+    pub(crate) key: KeyHash,
+    pub(crate) what: What,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum What {
+pub(crate) enum What {
     /// A leg; where it was known by its bytes it has no message.
     Leg(LegFacts, Option<Written>),
     Dead(Reason),
@@ -86,18 +86,18 @@ pub(super) enum What {
 
 /// A row of a page that is ready.
 #[derive(Clone, Copy)]
-pub(super) struct ReadyRow<'a> {
+pub(crate) struct ReadyRow<'a> {
     page: &'a Prepared,
     index: usize,
 }
 
 impl Preparer {
-    pub(super) fn new(terms: PageTerms) -> Self {
+    pub(crate) fn new(terms: PageTerms) -> Self {
         Self { terms, known: Mutex::default() }
     }
 
     /// Makes a page ready, with a pause for others every few rows.
-    pub(super) async fn prepare(&self, page: Page, seen_at: UtcMillis, origin: &Origin) -> Prepared {
+    pub(crate) async fn prepare(&self, page: Page, seen_at: UtcMillis, origin: &Origin) -> Prepared {
         let hashes: Vec<RowHash> = page.rows().map(|row| self.hash(row.as_bytes())).collect();
         let known = self.known().find(&hashes);
         let new = known.iter().filter(|known| known.is_none()).count();
@@ -168,38 +168,38 @@ impl Preparer {
 
 impl Prepared {
     /// The rows from `first` on.
-    pub(super) fn rows_from(&self, first: usize) -> impl Iterator<Item = ReadyRow<'_>> {
+    pub(crate) fn rows_from(&self, first: usize) -> impl Iterator<Item = ReadyRow<'_>> {
         (first..self.rows.len()).map(|index| ReadyRow { page: self, index })
     }
 
     /// How many rows it has.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }
 }
 
 impl<'a> ReadyRow<'a> {
     /// The bytes that the API sent.
-    pub(super) fn raw(self) -> &'a [u8] {
+    pub(crate) fn raw(self) -> &'a [u8] {
         self.page.page.row(self.index).as_bytes()
     }
 
     /// How many they are.
-    pub(super) fn raw_bytes(self) -> usize {
+    pub(crate) fn raw_bytes(self) -> usize {
         self.page.page.row_bytes(self.index)
     }
 
     /// When they were received.
-    pub(super) fn seen_at(self) -> UtcMillis {
+    pub(crate) fn seen_at(self) -> UtcMillis {
         self.page.seen_at
     }
 
-    pub(super) fn ready(self) -> &'a Ready {
+    pub(crate) fn ready(self) -> &'a Ready {
         &self.page.rows[self.index]
     }
 
     /// What in it contradicts our idea of the zone.
-    pub(super) fn contradiction(self) -> Option<Contradiction> {
+    pub(crate) fn contradiction(self) -> Option<Contradiction> {
         // In the order of the rows: where the zone is wrong, every row has one.
         let contradictions = &self.page.contradictions;
         let found = contradictions.binary_search_by_key(&self.index, |(index, _)| *index).ok()?;
@@ -207,7 +207,7 @@ impl<'a> ReadyRow<'a> {
     }
 
     /// The leg's message, where it has one and its unit is as the message says: of this generation and final so far.
-    pub(super) fn new_leg(self, generation: u32, final_to: UtcMillis) -> Option<Parts> {
+    pub(crate) fn new_leg(self, generation: u32, final_to: UtcMillis) -> Option<Parts> {
         let What::Leg(found, Some(written)) = &self.ready().what else { return None };
         let is_late = |final_to| found.at < final_to;
         if self.page.generation != generation || is_late(self.page.final_to) != is_late(final_to) {
@@ -260,7 +260,7 @@ fn judge_texts(leg: &Leg<'_>, basis: TimeBasis, zone: Tz) -> (Texts, Option<Cont
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::ops::Range;
 
     use bytes::Bytes;
@@ -274,13 +274,13 @@ pub(super) mod tests {
 
     const FRAMING: Framing = Framing::Confluent { schema_id: 7 };
 
-    pub(in super::super) fn terms() -> PageTerms {
+    pub(crate) fn terms() -> PageTerms {
         let writer = LegWriter::new(FRAMING, "journal");
         PageTerms { writer, time_basis: TimeBasis::Disconnect, zone: Tz::UTC, seed: 7 }
     }
 
     /// Of a read in the middle of which [`row`]'s legs are, all of them late.
-    pub(in super::super) fn origin_of_polls() -> Origin {
+    pub(crate) fn origin_of_polls() -> Origin {
         let window = Window::new(UtcMillis::new(1_643_898_000_000), UtcMillis::new(1_643_899_000_000));
         let final_to = UtcMillis::new(1_643_898_472_254);
         Origin { unit: "u".to_owned(), piece: Piece { window, how: How::Poll }, generation: 3, final_to }

@@ -1,39 +1,34 @@
-//! Publish: rows become a transaction, and so does every step of a unit's progress.
+//! The writer: rows become a transaction, and so does every step of a unit's progress.
 //!
-//! One for all units. Whatever is doubtful is looked at again: after a take-over the rows are
-//! classified anew against what the journal then says, so that what came through is not sent twice.
+//! One for all units, owned by one task, which has it do one step after the other. Whatever is doubtful is looked at
+//! again: after a take-over the same rows are planned anew against what the journal then says, so that what came through
+//! is not sent twice. A step ends when its outcome is known, and with an error only when the ownership ends.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::field::Empty;
 
-use super::batch::{Batch, Read};
-use super::fault::Fault;
-use super::hourly::SeenHours;
-use super::leg_message::LegWriter;
-use super::order::Order;
-use super::owner::{Decision, Owner, acknowledged};
-use super::prepare::ReadyRow;
-use super::stage::{count, stage, traced};
+use super::owner::{Decision, Owner, Ownership, acknowledged};
+use super::request::Shown;
 use super::transaction::{CommitError, Draft};
 use crate::clock::Clock;
 use crate::codec::Framing;
 use crate::config::MessageTimestamp;
+use crate::connector::fault::Fault;
+use crate::connector::rows::leg_message::LegWriter;
 use crate::core::dead_letter::{Budget, Reason};
 use crate::core::dedupe::{Counts, Revisions};
 use crate::core::feed::{UnitFeed, state};
-use crate::core::hours::{Compared, Hour};
 use crate::core::identity::KeyHash;
-use crate::core::journal::{Change, ChangeKind, Delivery, Nonce, OutOffsets, Record, Swept, UnitProgress};
+use crate::core::journal::{Change, ChangeKind, Delivery, Nonce, OutOffsets, Record, UnitProgress};
 use crate::core::ledger::Ledger;
 use crate::core::leg::TimeBasis;
-use crate::core::poll::WindowTally;
-use crate::core::time::{UtcMillis, Window};
+use crate::core::time::UtcMillis;
 use crate::core::watermark::{Delays, Progress};
-use crate::sink::{Cluster, Destination, Packing};
+use crate::sink::Cluster;
 use crate::store::View;
 use crate::telemetry::{Metrics, Repeated, StatusBoard};
 
@@ -44,16 +39,10 @@ const OVERDUE_AFTER: Duration = Duration::from_secs(10);
 const OVERDUE_REPEATED: Duration = Duration::from_secs(300);
 
 /// How long a row that the brokers refuse is not offered again; then the topic may have been mended.
-pub(super) const REFUSED_KEPT: Duration = Duration::from_secs(3600);
-
-/// How long a unit's status, once written with its legs, need not be written with more of them.
-const TOLD_KEPT: Duration = Duration::from_secs(1);
+pub(crate) const REFUSED_KEPT: Duration = Duration::from_secs(3600);
 
 /// How many rows go into one transaction when each is sent in a record batch of its own.
-pub(super) const ALONE_MAX: usize = 100;
-
-/// How many such rows are remembered.
-const REFUSED_KEPT_MAX: usize = 10_000;
+pub(crate) const ALONE_MAX: usize = 100;
 
 /// How records are made; fixed for the life of the process.
 #[derive(Clone, Debug)]
@@ -74,8 +63,24 @@ pub struct RecordTerms {
     pub dead_ratio_max: f64,
 }
 
+/// What the journal is owned for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Purpose {
+    /// Whether it is one order of an operator only.
+    pub(crate) is_an_order: bool,
+    /// What an operator has decided about a journal that would be refused.
+    pub(crate) decision: Option<Decision>,
+    /// Whether what is read has to be what was read before.
+    pub(crate) is_source_checked: bool,
+}
+
+impl Purpose {
+    /// To poll, sweep and beat.
+    pub(crate) const READING: Self = Self { is_an_order: false, decision: None, is_source_checked: true };
+}
+
 /// What became of a draft.
-pub(super) enum Committed {
+pub(crate) enum Committed {
     /// It came through.
     Through,
     /// It may have: whatever is needed before it is looked at again was done.
@@ -84,46 +89,47 @@ pub(super) enum Committed {
     Refused(Vec<(usize, Reason)>),
 }
 
-/// Publishes for all units.
-pub(super) struct Publisher<C: Cluster, V> {
-    pub(super) owner: Owner<C, V>,
-    pub(super) terms: RecordTerms,
-    pub(super) writer: LegWriter,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) status: StatusBoard,
-    pub(super) metrics: Arc<Metrics>,
+/// Owns session, ledger and view, and writes for all units.
+pub(crate) struct Writer<C: Cluster, V> {
+    pub(crate) owner: Owner<C, V>,
+    pub(crate) terms: RecordTerms,
+    pub(crate) leg_writer: LegWriter,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) status: StatusBoard,
+    pub(crate) metrics: Arc<Metrics>,
     /// Counted, and not yet in any progress.
-    uncommitted: BTreeMap<String, Counts>,
+    pub(crate) uncommitted: BTreeMap<String, Counts>,
     /// Rows that the brokers have refused for their content, by the hash of their bytes: each refusal
     /// costs a transaction and a take-over, so they are not offered again for a while.
-    pub(super) refused: HashMap<KeyHash, (Reason, Instant)>,
+    pub(crate) refused: HashMap<KeyHash, (Reason, Instant)>,
     /// By unit, polls and other reads apart: how many of the newest rows were dead.
-    pub(super) budgets: HashMap<(String, bool), Budget>,
+    pub(crate) budgets: HashMap<(String, bool), Budget>,
     /// By unit: oddities of rows, each kind of which is told ever less often while they go on coming.
-    pub(super) oddities_told: BTreeMap<String, Repeated>,
+    pub(crate) oddities_told: BTreeMap<String, Repeated>,
     /// When it was said of a unit that its legs come near the overlap's edge.
-    pub(super) warned: BTreeMap<String, Instant>,
+    pub(crate) warned: BTreeMap<String, Instant>,
     /// By unit: when its status was last written with its legs.
-    told: BTreeMap<String, Instant>,
+    pub(crate) told: BTreeMap<String, Instant>,
     /// Since when it owns the journal for an operator's order only: nothing polls then, and that is on purpose.
     for_an_order_since: Option<UtcMillis>,
     /// Whether this process has begun the journal.
-    pub(super) has_begun: bool,
+    pub(crate) has_begun: bool,
+    shown: watch::Sender<Shown>,
 }
 
-impl<C: Cluster, V: View> Publisher<C, V> {
-    pub(super) fn new(
+impl<C: Cluster, V: View> Writer<C, V> {
+    pub(crate) fn new(
         owner: Owner<C, V>,
         terms: RecordTerms,
         clock: Arc<dyn Clock>,
         status: StatusBoard,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let writer = LegWriter::new(terms.framing, &owner.terms.journal);
+        let leg_writer = LegWriter::new(terms.framing, &owner.terms.journal);
         Self {
             owner,
             terms,
-            writer,
+            leg_writer,
             clock,
             status,
             metrics,
@@ -135,22 +141,41 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             told: BTreeMap::new(),
             for_an_order_since: None,
             has_begun: false,
+            shown: watch::Sender::default(),
         }
     }
 
+    /// Shows every unit's progress as it is.
+    pub(crate) fn show(&self) {
+        let (units, wipes) = (&self.ledger().head.units, self.owner.follower.wipes);
+        self.shown.send_if_modified(|shown| {
+            let is_same = |unit: &UnitProgress| shown.units.get(&unit.unit).is_some_and(|known| **known == *unit);
+            if shown.wipes == wipes && shown.units.len() == units.len() && units.values().all(is_same) {
+                return false;
+            }
+            shown.units = units.iter().map(|(name, unit)| (name.clone(), Arc::new(unit.clone()))).collect();
+            shown.wipes = wipes;
+            true
+        });
+    }
+
+    /// What the writer shows, as it changes.
+    pub(crate) fn shown(&self) -> watch::Receiver<Shown> {
+        self.shown.subscribe()
+    }
+
     /// Gives the journal up without another word.
-    pub(super) async fn give_up(&mut self) -> Result<(), Fault> {
+    pub(crate) async fn give_up(&mut self) -> Result<(), Fault> {
         self.owner.give_up().await
     }
 
     /// Waits until nobody else owns the journal, takes over, and begins a new journal where there is none.
     ///
     /// An operator's order may have decided about what would be refused.
-    pub(super) async fn open(&mut self, order: Option<&Order>) -> Result<(), Fault> {
-        self.for_an_order_since = order.map(|_| self.clock.now());
-        self.owner.decision = order.and_then(Order::decision);
-        // What is read now has to be what was read before.
-        self.owner.is_source_checked = matches!(order, None | Some(Order::Backfill { .. }));
+    pub(crate) async fn open(&mut self, purpose: Purpose) -> Result<(), Fault> {
+        self.for_an_order_since = purpose.is_an_order.then(|| self.clock.now());
+        self.owner.decision = purpose.decision;
+        self.owner.is_source_checked = purpose.is_source_checked;
         self.owner.stand_by().await?;
         self.owner.own().await?;
         while self.owner.follower.ledger.head.genesis.is_none() {
@@ -166,100 +191,31 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             };
             if self.go_on_after(opened).await? && self.owner.decision == Some(Decision::Adopt) {
                 // Taking over once more reads the topics back, now that there is a journal.
-                self.owner.session = None;
+                self.owner.ownership = Ownership::TakingOver;
             }
             self.owner.own().await?;
         }
         self.announce_all();
         // A command changes nothing but what it was asked for.
-        if order.is_some() { Ok(()) } else { self.tell_of_units_no_longer_read().await }
+        if !purpose.is_an_order {
+            self.tell_of_units_no_longer_read().await?;
+        }
+        self.show();
+        Ok(())
     }
 
     /// A unit's progress; `None` for one that is not in the journal.
-    pub(super) fn progress(&self, unit: &str) -> Option<&UnitProgress> {
+    pub(crate) fn progress(&self, unit: &str) -> Option<&UnitProgress> {
         self.owner.follower.ledger.head.units.get(unit)
     }
 
     /// What the journal adds up to.
-    pub(super) fn ledger(&self) -> &Ledger {
+    pub(crate) fn ledger(&self) -> &Ledger {
         &self.owner.follower.ledger
     }
 
-    /// Commits what a read of `window`, begun at `begun` and finished, says of a unit's progress, and gives that;
-    /// `None` when the unit was rewound meanwhile, so that the read says nothing any more.
-    pub(super) async fn advance(
-        &mut self,
-        unit: &str,
-        generation: u32,
-        window: Window,
-        begun: UtcMillis,
-    ) -> Result<Option<Progress>, Fault> {
-        let delays = self.terms.delays;
-        let advance = |unit: &mut UnitProgress| unit.progress.advance(window, begun, &delays);
-        self.alter(unit, generation, advance, &BTreeMap::new()).await
-    }
-
-    /// Commits what a sweep has seen of whole hours, and that it was done, if it was; `None` as in [`Self::advance`].
-    pub(super) async fn note_swept(
-        &mut self,
-        unit: &str,
-        generation: u32,
-        swept: Option<Swept>,
-        hours: &BTreeMap<Hour, Compared>,
-    ) -> Result<Option<Progress>, Fault> {
-        let note = |unit: &mut UnitProgress| swept.iter().for_each(|swept| unit.note_swept(*swept));
-        self.alter(unit, generation, note, hours).await
-    }
-
-    /// Commits a change of a unit's progress, where it changes anything, and gives what it then is.
-    async fn alter(
-        &mut self,
-        unit: &str,
-        generation: u32,
-        change: impl Fn(&mut UnitProgress),
-        hours: &BTreeMap<Hour, Compared>,
-    ) -> Result<Option<Progress>, Fault> {
-        loop {
-            self.owner.own().await?;
-            let Some(known) = self.progress(unit).filter(|known| known.generation == generation) else {
-                return Ok(None);
-            };
-            let mut altered = known.clone();
-            change(&mut altered);
-            if altered == *known && hours.is_empty() {
-                return Ok(Some(altered.progress));
-            }
-            let progress = altered.progress.clone();
-            let altered = self.with_uncommitted(&altered);
-            let hours = hours.clone();
-            let seen = SeenHours { unit: unit.to_owned(), generation, hours };
-            let draft = Draft { units: vec![altered], seen: vec![seen], ..Draft::default() };
-            if self.commit_with_feeds(draft).await? {
-                return Ok(Some(progress));
-            }
-        }
-    }
-
-    /// Starts a unit that was never read.
-    pub(super) async fn begin(&mut self, unit: &str, progress: Progress) -> Result<(), Fault> {
-        loop {
-            self.owner.own().await?;
-            let known = self.progress(unit).cloned().unwrap_or_else(|| self.unstarted(unit));
-            // A doubtful attempt may have come through, or the view had to be built anew first.
-            if known.is_started() {
-                return Ok(());
-            }
-            let change = Some(Change { what: ChangeKind::Started, at: self.clock.now() });
-            let source = self.owner.terms.source;
-            let begun = UnitProgress { progress: progress.clone(), source, change, ..self.with_uncommitted(&known) };
-            if self.commit_progress(vec![begun]).await? {
-                return Ok(());
-            }
-        }
-    }
-
     /// Writes every unit's progress and status, so that readers see that the connector lives.
-    pub(super) async fn beat(&mut self) -> Result<(), Fault> {
+    pub(crate) async fn beat(&mut self) -> Result<(), Fault> {
         loop {
             self.owner.own().await?;
             let units = self.owner.terms.units.iter().filter_map(|unit| self.progress(unit));
@@ -275,8 +231,8 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// Says that the connector stops on purpose, and gives the journal up.
-    pub(super) async fn release(&mut self) -> Result<(), Fault> {
-        if self.owner.session.is_none() {
+    pub(crate) async fn release(&mut self) -> Result<(), Fault> {
+        if !self.owner.ownership.is_owning() {
             return Ok(());
         }
         let units: Vec<UnitProgress> = self
@@ -296,7 +252,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// Commits units as an operator has changed them.
-    pub(super) async fn change(&mut self, units: Vec<UnitProgress>) -> Result<(), Fault> {
+    pub(crate) async fn change(&mut self, units: Vec<UnitProgress>) -> Result<(), Fault> {
         loop {
             self.owner.own().await?;
             let changed = units.iter().map(|unit| self.with_uncommitted(unit)).collect();
@@ -307,7 +263,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// Starts a unit whose published legs were adopted, from the oldest of them on.
-    pub(super) async fn start_adopted(&mut self, unit: &str, oldest: UtcMillis) -> Result<(), Fault> {
+    pub(crate) async fn start_adopted(&mut self, unit: &str, oldest: UtcMillis) -> Result<(), Fault> {
         let known = self.progress(unit).cloned().unwrap_or_else(|| self.unstarted(unit));
         let progress = Progress::starting_at(oldest, &self.terms.delays);
         let change = Some(Change { what: ChangeKind::Adopted, at: self.clock.now() });
@@ -316,40 +272,25 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// Empties the view and builds it anew from the journal.
-    pub(super) async fn start_over(&mut self) -> Result<(), Fault> {
+    pub(crate) async fn start_over(&mut self) -> Result<(), Fault> {
         self.owner.own().await?;
         let feeds = self.feeds_now();
-        let rebuilt = self
-            .owner
-            .busy_with(feeds, async |follower| {
-                follower.start_over().await?;
-                follower.catch_up().await
-            })
-            .await;
-        rebuilt.map(|_| ())
+        self.owner.rebuild_view(feeds).await
     }
 
-    /// Compares the view with the journal, in words.
-    pub(super) async fn verify(&mut self) -> Result<String, Fault> {
-        self.owner.own().await?;
-        let feeds = self.feeds_now();
-        let compared = self.owner.busy_with(feeds, async |follower| follower.verify().await).await?;
-        Ok(compared.to_string())
-    }
-
-    pub(super) fn units(&self) -> Vec<String> {
+    pub(crate) fn units(&self) -> Vec<String> {
         self.owner.terms.units.clone()
     }
 
-    pub(super) fn source(&self) -> u64 {
+    pub(crate) fn source(&self) -> u64 {
         self.owner.terms.source
     }
 
-    pub(super) fn nonce(&self) -> Nonce {
+    pub(crate) fn nonce(&self) -> Nonce {
         Nonce(self.clock.nonce())
     }
 
-    pub(super) fn now(&self) -> UtcMillis {
+    pub(crate) fn now(&self) -> UtcMillis {
         self.clock.now()
     }
 
@@ -366,144 +307,13 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         }
     }
 
-    /// Publishes what is new of some rows in one transaction, counts every row, and takes note of what was seen.
-    pub(super) async fn publish(
-        &mut self,
-        rows: &[ReadyRow<'_>],
-        read: Read<'_>,
-        tally: &mut WindowTally,
-    ) -> Result<Counts, Fault> {
-        let (unit, window, rows_given) = (read.unit, read.piece.window, count(rows.len()));
-        let span = stage!("publish", unit, %window, rows = rows_given, published = Empty);
-        let published = traced(span.clone(), self.publish_until_known(rows, read, tally)).await;
-        if let Ok(counts) = &published {
-            span.record("published", count(counts.published));
-        }
-        published
-    }
-
-    async fn publish_until_known(
-        &mut self,
-        rows: &[ReadyRow<'_>],
-        read: Read<'_>,
-        tally: &mut WindowTally,
-    ) -> Result<Counts, Fault> {
-        // By row: not even the dead letters take it.
-        let mut unburied = BTreeSet::new();
-        let mut packing = Packing::Shared;
-        let started = Instant::now();
-        loop {
-            self.owner.own().await?;
-            let span = stage!("classify", unit = read.unit, rows = count(rows.len()), messages = Empty);
-            let classified = traced(span.clone(), self.batch(rows, read, &unburied)).await;
-            if let Ok(batch) = &classified {
-                span.record("messages", count(batch.messages.len()));
-            }
-            drop(span);
-            let batch = match classified {
-                Ok(batch) => batch,
-                Err(fault) => {
-                    self.owner.recover_from(fault).await?;
-                    continue;
-                }
-            };
-            let plan = &batch.plan;
-            if plan.page.is_empty() && batch.messages.is_empty() {
-                self.note_uncommitted(read.unit, plan.counts);
-                self.note_published(plan, read, None);
-                tally.add(plan);
-                return Ok(plan.counts);
-            }
-            let unit = self.progress(read.unit).cloned().unwrap_or_else(|| self.unstarted(read.unit));
-            let mut unit = self.with_uncommitted(&unit);
-            unit.counts += plan.counts;
-            unit.lateness.add(&plan.lateness);
-            let counts_after = unit.counts;
-            // What moves while a window is read is counts only: where transactions follow upon each other, the feed's
-            // readers need not have them all.
-            let is_told = self.told.get(read.unit).is_some_and(|told| told.elapsed() < TOLD_KEPT);
-            let feed = (!is_told).then(|| self.feed(&unit));
-            let draft = Draft {
-                feeds: feed.into_iter().collect(),
-                units: vec![unit],
-                messages: &batch.messages,
-                packing: Some(packing),
-                pages: vec![plan.page.clone()],
-                ..Draft::default()
-            };
-            match commit_watched(&mut self.owner, draft, &self.status).await {
-                Ok(()) => {
-                    if !is_told {
-                        self.told.insert(read.unit.to_owned(), Instant::now());
-                    }
-                    self.uncommitted.remove(read.unit);
-                    self.note_published(plan, read, Some(started));
-                    tally.add(plan);
-                    return Ok(plan.counts);
-                }
-                Err(CommitError::Content(positions)) => {
-                    for (position, reason) in positions {
-                        self.note_refusal(&batch, position, reason, rows, read, &mut unburied);
-                    }
-                    if rows.len() > ALONE_MAX {
-                        // One acknowledgement a record must fit into a transaction's time.
-                        let mut counts = Counts::default();
-                        for part in rows.chunks(ALONE_MAX) {
-                            counts += Box::pin(self.publish_until_known(part, read, tally)).await?;
-                        }
-                        return Ok(counts);
-                    }
-                    packing = Packing::Alone;
-                }
-                Err(CommitError::Fault(fault)) => {
-                    self.owner.recover_from(fault).await?;
-                    self.owner.own().await?;
-                    // Progress is the last record of its transaction: where it is, everything is.
-                    if self.progress(read.unit).is_some_and(|unit| unit.counts == counts_after) {
-                        tracing::info!(unit = read.unit, "the doubtful transaction had come through");
-                        acknowledged(&self.status);
-                        self.uncommitted.remove(read.unit);
-                        self.note_published(plan, read, Some(started));
-                        tally.add(plan);
-                        return Ok(plan.counts);
-                    }
-                }
-            }
-        }
-    }
-
-    fn note_refusal(
-        &mut self,
-        batch: &Batch,
-        position: usize,
-        reason: Reason,
-        rows: &[ReadyRow<'_>],
-        read: Read<'_>,
-        unburied: &mut BTreeSet<usize>,
-    ) {
-        let (Some(message), Some(&row)) = (batch.messages.get(position), batch.rows.get(position)) else { return };
-        if message.destination == Destination::Legs {
-            if self.refused.len() >= REFUSED_KEPT_MAX {
-                self.refused.clear();
-            }
-            self.refused.insert(KeyHash::of_dead_row(rows[row].raw()), (reason, Instant::now()));
-        } else {
-            tracing::warn!(
-                unit = read.unit,
-                code = reason.code(),
-                "the dead-letter topic refuses a row: check its max.message.bytes"
-            );
-            unburied.insert(row);
-        }
-    }
-
     /// Commits units' progress and status; `false` when it was doubtful and is to be tried again.
-    async fn commit_progress(&mut self, units: Vec<UnitProgress>) -> Result<bool, Fault> {
+    pub(crate) async fn commit_progress(&mut self, units: Vec<UnitProgress>) -> Result<bool, Fault> {
         self.commit_with_feeds(Draft { units, ..Draft::default() }).await
     }
 
     /// Commits a draft without legs, and with it the status of its units; `false` as in [`Self::commit_progress`].
-    pub(super) async fn commit_with_feeds(&mut self, draft: Draft<'_>) -> Result<bool, Fault> {
+    pub(crate) async fn commit_with_feeds(&mut self, draft: Draft<'_>) -> Result<bool, Fault> {
         match self.commit_or_refuse(draft).await? {
             Committed::Through => Ok(true),
             Committed::InDoubt => Ok(false),
@@ -513,7 +323,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// Commits a draft, and with it the status of its units.
-    pub(super) async fn commit_or_refuse(&mut self, mut draft: Draft<'_>) -> Result<Committed, Fault> {
+    pub(crate) async fn commit_or_refuse(&mut self, mut draft: Draft<'_>) -> Result<Committed, Fault> {
         let configured = self.units();
         for left in self.ledger().left_behind(&configured) {
             match draft.units.iter_mut().find(|unit| unit.unit == left.unit) {
@@ -553,18 +363,18 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// A unit's progress with what was counted since it was last written.
-    pub(super) fn with_uncommitted(&self, unit: &UnitProgress) -> UnitProgress {
+    pub(crate) fn with_uncommitted(&self, unit: &UnitProgress) -> UnitProgress {
         let mut unit = unit.clone();
         unit.counts += self.uncommitted.get(&unit.unit).copied().unwrap_or_default();
         unit
     }
 
-    fn note_uncommitted(&mut self, unit: &str, counts: Counts) {
+    pub(crate) fn note_uncommitted(&mut self, unit: &str, counts: Counts) {
         *self.uncommitted.entry(unit.to_owned()).or_default() += counts;
     }
 
     /// A unit that the journal knows by name only.
-    fn unstarted(&self, unit: &str) -> UnitProgress {
+    pub(crate) fn unstarted(&self, unit: &str) -> UnitProgress {
         let progress = Progress::starting_at(UtcMillis::new(0), &self.terms.delays);
         UnitProgress::new(unit, progress, self.owner.terms.source)
     }
@@ -589,13 +399,13 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// The statuses of all units as they are.
-    pub(super) fn feeds_now(&self) -> Vec<UnitFeed> {
+    pub(crate) fn feeds_now(&self) -> Vec<UnitFeed> {
         let units = self.owner.terms.units.iter().filter_map(|unit| self.progress(unit));
         let units: Vec<UnitProgress> = units.map(|unit| self.with_uncommitted(unit)).collect();
         units.iter().map(|unit| self.feed(unit)).collect()
     }
 
-    fn feed(&self, unit: &UnitProgress) -> UnitFeed {
+    pub(crate) fn feed(&self, unit: &UnitProgress) -> UnitFeed {
         if let Some(since) = self.for_an_order_since {
             return self.feed_in(unit, state::STOPPED, since);
         }
@@ -630,7 +440,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
 }
 
 /// Commits, and says so when the brokers or the disk take long.
-async fn commit_watched<C: Cluster, V: View>(
+pub(crate) async fn commit_watched<C: Cluster, V: View>(
     owner: &mut Owner<C, V>,
     draft: Draft<'_>,
     status: &StatusBoard,

@@ -18,9 +18,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use super::dead_letters::{DeadLetter, ReplayedLetters, committed};
-use super::fault::{Fault, JournalFault};
-use super::follower::{decode, stretch};
 use crate::codec::JournalCodec;
+use crate::connector::fault::{Fault, JournalFault};
+use crate::connector::write::follower::{decode, stretch};
 use crate::core::chunk::is_after;
 use crate::core::dead_letter::Reason;
 use crate::core::identity::KeyHash;
@@ -52,38 +52,38 @@ pub struct ReplayTerms {
 
 /// A dead letter that holds a leg now.
 #[derive(Clone, Debug)]
-pub(super) struct Candidate {
+pub(crate) struct Candidate {
     /// The hash of its row.
-    pub(super) row: KeyHash,
+    pub(crate) row: KeyHash,
     /// The leg's identity.
-    pub(super) key: KeyHash,
-    pub(super) unit: String,
+    pub(crate) key: KeyHash,
+    pub(crate) unit: String,
     /// The leg's time on the axis of the windows.
-    pub(super) at: UtcMillis,
+    pub(crate) at: UtcMillis,
     /// When its row was read.
-    pub(super) seen_at: UtcMillis,
-    pub(super) may_be_forgotten: bool,
+    pub(crate) seen_at: UtcMillis,
+    pub(crate) may_be_forgotten: bool,
 }
 
 /// What a survey has found; its knowledge of the topic and of replays is kept up to date by whoever goes on with it.
-pub(super) struct Survey {
+pub(crate) struct Survey {
     is_forced: bool,
     candidates: BTreeMap<(i32, i64), Candidate>,
     /// The candidates' legs.
     wanted: HashSet<KeyHash>,
     /// Those of them that are remembered or in the topic.
     known: HashSet<KeyHash>,
-    pub(super) replayed: ReplayedLetters,
+    pub(crate) replayed: ReplayedLetters,
     /// By partition: up to where the topic of legs is accounted for.
     legs_to: BTreeMap<i32, i64>,
     journal_to: i64,
     is_topic_whole: bool,
     /// What became of all others, and of the candidates as they are done with.
-    pub(super) tally: Tally,
+    pub(crate) tally: Tally,
 }
 
 impl Survey {
-    pub(super) async fn take<C: Cluster>(
+    pub(crate) async fn take<C: Cluster>(
         cluster: &C,
         codec: &JournalCodec,
         terms: &ReplayTerms,
@@ -207,7 +207,7 @@ impl Survey {
     }
 
     /// Takes in what was published and replayed since, up to where the journal was read by its owner.
-    pub(super) async fn catch_up<C: Cluster>(
+    pub(crate) async fn catch_up<C: Cluster>(
         &mut self,
         cluster: &C,
         codec: &JournalCodec,
@@ -231,14 +231,14 @@ impl Survey {
     }
 
     /// How many records of the topic it has still to look at.
-    pub(super) async fn records_behind<C: Cluster>(&self, cluster: &C) -> Result<i64, Fault> {
+    pub(crate) async fn records_behind<C: Cluster>(&self, cluster: &C) -> Result<i64, Fault> {
         let ends = cluster.ends(Destination::Legs).await?;
         let behind = |ends: &crate::sink::Ends| ends.stable - self.legs_to.get(&ends.partition).copied().unwrap_or(0);
         Ok(ends.iter().map(behind).filter(|behind| *behind > 0).sum())
     }
 
     /// The candidate that a record of the dead letters' topic is.
-    pub(super) fn candidate(&self, record: &StoredRecord) -> Option<&Candidate> {
+    pub(crate) fn candidate(&self, record: &StoredRecord) -> Option<&Candidate> {
         let candidate = self.candidates.get(&(record.place.partition, record.place.offset))?;
         let row = record.header(KeyHash::HEADER)?;
         (row == candidate.row.0).then_some(candidate)
@@ -249,7 +249,7 @@ impl Survey {
     }
 
     /// What becomes of a candidate; the view may know more than was read.
-    pub(super) fn verdict(&self, candidate: &Candidate, is_remembered: bool) -> Verdict {
+    pub(crate) fn verdict(&self, candidate: &Candidate, is_remembered: bool) -> Verdict {
         let evidence = Evidence {
             is_known: is_remembered || self.is_known(candidate.key),
             may_be_forgotten: candidate.may_be_forgotten,
@@ -259,7 +259,7 @@ impl Survey {
     }
 
     /// Where the candidates lie, from the first to the last of each partition.
-    pub(super) fn stretches(&self) -> Vec<Stretch> {
+    pub(crate) fn stretches(&self) -> Vec<Stretch> {
         let mut stretches: BTreeMap<i32, Stretch> = BTreeMap::new();
         for &(partition, offset) in self.candidates.keys() {
             let first = Stretch { partition, from: offset, until: offset };
@@ -269,7 +269,7 @@ impl Survey {
     }
 
     /// What a replay would do now.
-    pub(super) fn forecast(&self) -> Tally {
+    pub(crate) fn forecast(&self) -> Tally {
         let mut tally = self.tally.clone();
         let mut published = BTreeSet::new();
         for candidate in self.candidates.values() {

@@ -7,45 +7,31 @@ use std::iter::zip;
 
 use bytes::Bytes;
 
-use super::fault::Fault;
-use super::leg_message::{Origin, Parts};
-use super::prepare::{ReadyRow, What};
-use super::publisher::{Publisher, REFUSED_KEPT, RecordTerms};
+use super::request::Read;
+use super::writer::{REFUSED_KEPT, RecordTerms, Writer};
 use crate::config::MessageTimestamp;
+use crate::connector::fault::Fault;
+use crate::connector::rows::leg_message::{Origin, Parts};
+use crate::connector::rows::prepare::{ReadyRow, What};
 use crate::core::chunk::{
-    self, ChunkContext, ChunkPlan, ChunkPolicy, ChunkRow, KnownLeg, LegFacts, Letter, Publication, RowKey, RowKind,
+    self, ChunkContext, ChunkPlan, ChunkPolicy, ChunkRow, InFlight, KnownLeg, LegFacts, Letter, Publication, RowKey,
+    RowKind,
 };
 use crate::core::dead_letter::{Budget, Reason};
 use crate::core::identity::KeyHash;
 use crate::core::journal::{Entry, Trace};
 use crate::core::leg::Leg;
-use crate::core::planner::Piece;
-use crate::core::time::{UtcMillis, Window};
+use crate::core::time::UtcMillis;
 use crate::core::watermark::Progress;
 use crate::hooks::{self, Mutant};
 use crate::sink::{Cluster, Destination, Message};
 use crate::source::wire::{self, Row};
 use crate::store::{Remembered, View};
 
-/// In what context rows were read.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Read<'a> {
-    /// The unit.
-    pub(super) unit: &'a str,
-    /// The window and the kind of read.
-    pub(super) piece: Piece,
-    /// The span of time that the query asked for, margins included.
-    pub(super) asked: Window,
-    /// When the pass over the window began.
-    pub(super) begun_at: UtcMillis,
-    /// How far the unit is final at the most once the window is read: a call "In Progress" is awaited behind it.
-    pub(super) makes_final_to: UtcMillis,
-}
-
 /// What all messages of a chunk have in common.
-pub(super) struct Making<'a> {
+pub(crate) struct Making<'a> {
     read: Read<'a>,
-    pub(super) generation: u32,
+    pub(crate) generation: u32,
     final_to: UtcMillis,
     journal: [u8; 4],
     now: UtcMillis,
@@ -59,14 +45,21 @@ impl Making<'_> {
 }
 
 /// A chunk of rows, decided, and its messages.
-pub(super) struct Batch {
-    pub(super) plan: ChunkPlan,
-    pub(super) messages: Vec<Message>,
+pub(crate) struct Batch {
+    pub(crate) plan: ChunkPlan,
+    pub(crate) messages: Vec<Message>,
     /// For each message the row that it came from.
-    pub(super) rows: Vec<usize>,
+    pub(crate) rows: Vec<usize>,
 }
 
-impl<C: Cluster, V: View> Publisher<C, V> {
+impl Batch {
+    /// Whether nothing of it is to be written.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.plan.page.is_empty() && self.rows.is_empty()
+    }
+}
+
+impl<C: Cluster, V: View> Writer<C, V> {
     /// Why a leg cannot be published, as far as that is known before it is encoded.
     fn refusal(&self, raw: &[u8], leg: &LegFacts, now: UtcMillis) -> Option<Reason> {
         let refused = if self.refused.is_empty() { None } else { self.refused.get(&KeyHash::of_dead_row(raw)) };
@@ -81,18 +74,23 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             || cluster.takes_timestamp(Destination::Legs, disconnected, now)
     }
 
-    /// Decides about a chunk of rows, and makes messages of what is to be published.
-    pub(super) async fn batch(
+    /// Decides about a chunk of rows, and makes messages of what is to be published; `before` are other units' rows that
+    /// come into the same transaction.
+    pub(crate) async fn batch(
         &self,
         rows: &[ReadyRow<'_>],
         read: Read<'_>,
         unburied: &BTreeSet<usize>,
+        before: &[Batch],
     ) -> Result<Batch, Fault> {
-        let making = self.making(read);
+        let (making, in_flight) = (self.making(read), InFlight::of(before.iter().map(|batch| &batch.plan)));
         let mut facts: Vec<ChunkRow> = rows.iter().map(|row| self.facts(*row, making.now)).collect();
         let found = self.owner.follower.find(facts.iter().map(|row| row.key).collect()).await?;
         let known: Vec<Option<KnownLeg>> = zip(&facts, found)
-            .map(|(row, known)| known.filter(|_| !self.is_expired_by_mutant(row)).map(|known| known_leg(&known, read)))
+            .map(|(row, known)| {
+                let known = known.filter(|_| !self.is_expired_by_mutant(row)).map(|known| known_leg(&known, read));
+                in_flight.leg(row.key).or(known)
+            })
             .collect();
         let progress = self.progress_for(read);
         let context = self.context(read, &making, &progress);
@@ -104,7 +102,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             }
         };
         let mut from_rows: Vec<usize> = plan.publish.iter().map(|publication| publication.row).collect();
-        let row_keys = self.row_keys(&plan, rows).await?;
+        let row_keys = self.row_keys(&plan, rows, &in_flight).await?;
         for letter in plan.bury(&row_keys, unburied) {
             messages.push(self.dead_letter(letter, rows[letter.dead.row], &making));
             from_rows.push(letter.dead.row);
@@ -141,13 +139,19 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// What is remembered of a plan's dead rows.
-    async fn row_keys(&self, plan: &ChunkPlan, rows: &[ReadyRow<'_>]) -> Result<Vec<RowKey>, Fault> {
+    async fn row_keys(
+        &self,
+        plan: &ChunkPlan,
+        rows: &[ReadyRow<'_>],
+        in_flight: &InFlight,
+    ) -> Result<Vec<RowKey>, Fault> {
         if plan.dead.is_empty() {
             return Ok(Vec::new());
         }
         let keys: Vec<KeyHash> = plan.dead.iter().map(|dead| KeyHash::of_dead_row(rows[dead.row].raw())).collect();
         let found = self.owner.follower.find(keys.clone()).await?;
-        Ok(zip(keys, found).map(|(key, known)| RowKey { key, is_known: known.is_some() }).collect())
+        let is_known = |key, known: Option<Remembered>| known.is_some() || in_flight.has_dead(key);
+        Ok(zip(keys, found).map(|(key, known)| RowKey { key, is_known: is_known(key, known) }).collect())
     }
 
     fn budget(&self, read: Read<'_>) -> Budget {
@@ -182,7 +186,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// What all messages of a chunk have in common.
-    pub(super) fn making<'a>(&'a self, read: Read<'a>) -> Making<'a> {
+    pub(crate) fn making<'a>(&'a self, read: Read<'a>) -> Making<'a> {
         let unit = self.progress(read.unit);
         Making {
             read,
@@ -214,7 +218,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// The message of a new leg, or why the topic cannot take it.
-    pub(super) fn encode(
+    pub(crate) fn encode(
         &self,
         leg: &Leg<'_>,
         found: LegFacts,
@@ -225,10 +229,11 @@ impl<C: Cluster, V: View> Publisher<C, V> {
         let Making { read: Read { unit, piece, .. }, generation, final_to, .. } = *making;
         let origin = Origin { unit: unit.to_owned(), piece, generation, final_to };
         let mut memory = Vec::with_capacity(1024);
-        let written = self.writer.write(leg, entry, (found.at, seen_at), &origin, &mut memory).map_err(|error| {
-            tracing::warn!(unit, %error, "a leg cannot be encoded and goes to the dead letters");
-            Reason::Invalid
-        })?;
+        let written =
+            self.leg_writer.write(leg, entry, (found.at, seen_at), &origin, &mut memory).map_err(|error| {
+                tracing::warn!(unit, %error, "a leg cannot be encoded and goes to the dead letters");
+                Reason::Invalid
+            })?;
         self.message(written.parts(&memory.into()), found, making)
     }
 

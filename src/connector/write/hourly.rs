@@ -10,15 +10,15 @@ use crate::store::View;
 
 /// Whole hours of a unit, compared with the API.
 #[derive(Clone, Debug, Default)]
-pub(super) struct SeenHours {
-    pub(super) unit: String,
-    pub(super) generation: u32,
-    pub(super) hours: BTreeMap<Hour, Compared>,
+pub(crate) struct SeenHours {
+    pub(crate) unit: String,
+    pub(crate) generation: u32,
+    pub(crate) hours: BTreeMap<Hour, Compared>,
 }
 
 impl<C: Cluster, V: View> Owner<C, V> {
     /// The days of these hours; and the days to be forgotten, below their units' floors.
-    pub(super) fn day_records(&self, seen: &[SeenHours]) -> Vec<Record> {
+    pub(crate) fn day_records(&self, seen: &[SeenHours]) -> Vec<Record> {
         let head = &self.follower.ledger.head;
         let mut records = Vec::new();
         let empty = UnitHours::default();

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::claim;
-use super::fault::{Fault, JournalFault};
 use super::owner::{Decision, Owner, Session};
 use super::transaction::PAGE_ENTRIES_MAX;
 use crate::config;
+use crate::connector::fault::{Fault, JournalFault};
 use crate::core::dedupe::Seen;
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::{Claim, Delivery, Entry, Genesis, Nonce, OutOffsets, OutTopic, Trace};
@@ -34,7 +34,7 @@ struct Found {
 
 impl<C: Cluster, V: View> Owner<C, V> {
     /// Becomes the owner: fences whoever was it, and learns everything that was published.
-    pub(super) async fn take_over(&mut self) -> Result<Session<C::Producer>, Fault> {
+    pub(crate) async fn take_over(&mut self) -> Result<Session<C::Producer>, Fault> {
         let before = self.follower.catch_up().await?;
         self.yield_to_newer_claim()?;
         // What an operator has to decide about is refused before anybody is fenced for it.
@@ -120,7 +120,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
     }
 
     /// Gives way if another process has claimed since we looked last: starting again would fence it, and it us, for ever.
-    pub(super) fn yield_to_newer_claim(&self) -> Result<(), Fault> {
+    pub(crate) fn yield_to_newer_claim(&self) -> Result<(), Fault> {
         let claim = self.follower.ledger.head.claim.as_ref();
         let is_newer =
             |claim: &Claim| claim.process != self.terms.identity.process && Some(claim.nonce) != self.accepted_claim;
@@ -264,7 +264,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
     }
 
     /// The genesis of a new journal.
-    pub(super) async fn genesis(&self) -> Result<Genesis, Fault> {
+    pub(crate) async fn genesis(&self) -> Result<Genesis, Fault> {
         Ok(Genesis {
             journal: Nonce(self.clock.nonce()),
             cluster: self.follower.cluster.id().await?,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::batch::Read;
-use super::publisher::Publisher;
+use super::request::Read;
+use super::writer::Writer;
 use crate::core::chunk::ChunkPlan;
 use crate::core::dead_letter::Reason;
 use crate::core::dedupe::Counts;
@@ -27,14 +27,14 @@ const NEAR_THE_EDGE: u32 = 5;
 /// After how long it is said again.
 const WARNED_AGAIN: Duration = Duration::from_secs(3600);
 
-impl<C: Cluster, V: View> Publisher<C, V> {
+impl<C: Cluster, V: View> Writer<C, V> {
     /// Shows how far every configured unit has come.
-    pub(super) fn announce_all(&self) {
+    pub(crate) fn announce_all(&self) {
         self.owner.terms.units.iter().for_each(|unit| self.announce(unit));
     }
 
     /// Shows how far a unit has come, and how late its legs are.
-    pub(super) fn announce(&self, unit: &str) {
+    pub(crate) fn announce(&self, unit: &str) {
         // Of one that is no longer read nobody polls a state.
         if !self.owner.terms.units.iter().any(|known| known == unit) {
             return;
@@ -66,7 +66,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
             generation: unit.generation,
             counts: unit.counts,
             coverage: unit.progress.coverage.windows().to_vec(),
-            out_offsets: self.owner.session.as_ref().map(|session| session.out_offsets.clone()).unwrap_or_default(),
+            out_offsets: self.owner.ownership.session().map(|session| session.out_offsets.clone()).unwrap_or_default(),
             hours_compared: hours().filter(|agreement| *agreement != Agreement::NotCompared).count() as u64,
             hours_differing: (differing(Agreement::Fewer), differing(Agreement::More)),
             recommended: unit.lateness.recommend(self.terms.delays.settle),
@@ -102,7 +102,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// Shows what became of some of a unit's rows.
-    pub(super) fn note_counts(&self, unit: &str, counts: Counts) {
+    pub(crate) fn note_counts(&self, unit: &str, counts: Counts) {
         self.status.update_unit(unit, |status| status.counts += counts);
         for (result, count) in counts.named() {
             let labels = UnitResultLabels { unit: unit.to_owned(), result };
@@ -111,7 +111,7 @@ impl<C: Cluster, V: View> Publisher<C, V> {
     }
 
     /// Counts a chunk's rows, and how fresh its legs were when Kafka had them.
-    pub(super) fn note_published(&mut self, plan: &ChunkPlan, read: Read<'_>, started: Option<Instant>) {
+    pub(crate) fn note_published(&mut self, plan: &ChunkPlan, read: Read<'_>, started: Option<Instant>) {
         self.budgets.insert((read.unit.to_owned(), read.piece.how.is_live()), plan.budget.clone());
         self.note_counts(read.unit, plan.counts);
         self.note_late(&plan.lateness, read.unit);

@@ -16,7 +16,7 @@ use crate::core::time::UtcMillis;
 
 /// Writes the messages of legs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LegWriter {
+pub(crate) struct LegWriter {
     encoder: LegEncoder,
     framing: Framing,
     /// What stands for the journal in traces.
@@ -25,32 +25,32 @@ pub(super) struct LegWriter {
 
 /// What the messages of a read's legs say beside the legs' own fields.
 #[derive(Clone, Debug)]
-pub(super) struct Origin {
-    pub(super) unit: String,
-    pub(super) piece: Piece,
+pub(crate) struct Origin {
+    pub(crate) unit: String,
+    pub(crate) piece: Piece,
     /// The unit's, and how far it was final, when the read was planned.
-    pub(super) generation: u32,
-    pub(super) final_to: UtcMillis,
+    pub(crate) generation: u32,
+    pub(crate) final_to: UtcMillis,
 }
 
 /// Where the parts of a leg's message are.
 #[derive(Clone, Debug)]
-pub(super) struct Written {
+pub(crate) struct Written {
     start: usize,
     /// The ends of the key, the payload, and the two headers.
     ends: [usize; 4],
 }
 
 /// A leg's message, in parts.
-pub(super) struct Parts {
-    pub(super) key: Bytes,
-    pub(super) payload: Bytes,
-    pub(super) headers: Vec<(&'static str, Bytes)>,
+pub(crate) struct Parts {
+    pub(crate) key: Bytes,
+    pub(crate) payload: Bytes,
+    pub(crate) headers: Vec<(&'static str, Bytes)>,
 }
 
 impl LegWriter {
     /// For the legs of the journal in this topic.
-    pub(super) fn new(framing: Framing, journal: &str) -> Self {
+    pub(crate) fn new(framing: Framing, journal: &str) -> Self {
         Self { encoder: LegEncoder::new(), framing, journal: Trace::journal_tag(journal) }
     }
 
@@ -58,7 +58,7 @@ impl LegWriter {
     ///
     /// # Errors
     /// As of [`LegEncoder::encode`]; on an error `out` is as before.
-    pub(super) fn write(
+    pub(crate) fn write(
         &self,
         leg: &Leg<'_>,
         entry: Entry,
@@ -87,7 +87,7 @@ impl LegWriter {
 
 impl Written {
     /// The parts, as slices of the memory that they were written to.
-    pub(super) fn parts(&self, memory: &Bytes) -> Parts {
+    pub(crate) fn parts(&self, memory: &Bytes) -> Parts {
         let [key_end, payload_end, identity_end, end] = self.ends;
         Parts {
             key: memory.slice(self.start..key_end),

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::fault::Fault;
 use crate::codec::JournalCodec;
+use crate::connector::fault::Fault;
 use crate::core::journal::{Claim, Record};
 use crate::sink::{Message, Packing, Producer, ProducerError};
 
 /// Commits a claim; gives its offset.
-pub(super) async fn write<P: Producer>(producer: &mut P, codec: &JournalCodec, claim: &Claim) -> Result<i64, Fault> {
+pub(crate) async fn write<P: Producer>(producer: &mut P, codec: &JournalCodec, claim: &Claim) -> Result<i64, Fault> {
     write_with(producer, codec, claim, &[]).await
 }
 
@@ -35,7 +35,7 @@ async fn write_with<P: Producer>(
 /// as they then are: whoever stands by or reads the feed takes silence for an end.
 ///
 /// After an error the producer is not to be used any more: it may be in the middle of a claim.
-pub(super) async fn repeated_during<P: Producer, R>(
+pub(crate) async fn repeated_during<P: Producer, R>(
     producer: &mut P,
     codec: &JournalCodec,
     claim: &Claim,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -16,13 +16,12 @@ use tracing::field::Empty;
 
 use super::Pace;
 use super::ahead::{Ahead, Queue, Underway};
-use super::batch::Read;
-use super::fault::Fault;
-use super::leg_message::Origin;
-use super::publisher::Publisher;
-use super::stage::{count, stage, traced};
-use super::transaction::PAGE_ENTRIES_MAX;
 use crate::clock::Clock;
+use crate::connector::fault::Fault;
+use crate::connector::rows::leg_message::Origin;
+use crate::connector::stage::{Failed, count, stage, traced};
+use crate::connector::write::request::{Lane, Request, RowsOutcome, RowsRequest, UnitRows, WriterHandle};
+use crate::connector::write::transaction::PAGE_ENTRIES_MAX;
 use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
 use crate::core::pagination::{Fault as ScrollFault, PageMeta, PageSize, Scroll, Step, Torn};
@@ -33,9 +32,7 @@ use crate::core::query::{QueryBounds, query_bounds};
 use crate::core::retry::Backoff;
 use crate::core::time::{UtcMillis, Window};
 use crate::core::zone::Contradiction;
-use crate::sink::Cluster;
 use crate::source::{Failure, Page, Recovery, Source, SourceError};
-use crate::store::View;
 use crate::telemetry::labels::{UnitLabel, UnitResultLabels};
 use crate::telemetry::status::UnitState;
 use crate::telemetry::{Metrics, Repeated, StatusBoard};
@@ -59,11 +56,21 @@ const UNREACHABLE_BACKOFF: Backoff = Backoff { first: Duration::from_secs(5), ma
 const REFUSED_BACKOFF: Backoff = Backoff { first: Duration::from_secs(5), max: Duration::from_secs(300) };
 
 /// Why a read was given up.
-pub(super) enum ReadError {
+pub(crate) enum ReadError {
     Source(SourceError),
     /// The unit was rewound while it was read: what was planned is void.
     Replaced,
     Fault(Fault),
+}
+
+impl Failed for ReadError {
+    fn failure(&self) -> Option<String> {
+        match self {
+            Self::Source(error) => Some(error.to_string()),
+            Self::Replaced => None,
+            Self::Fault(fault) => fault.failure(),
+        }
+    }
 }
 
 impl From<SourceError> for ReadError {
@@ -81,7 +88,7 @@ impl From<Fault> for ReadError {
 /// Live reads come first: whoever reads an older period waits with every request while one is under way, for as long
 /// as two polls may take.
 #[derive(Clone, Default)]
-pub(super) struct Traffic(Arc<Live>);
+pub(crate) struct Traffic(Arc<Live>);
 
 #[derive(Default)]
 struct Live {
@@ -90,11 +97,11 @@ struct Live {
 }
 
 /// A live read that is under way.
-pub(super) struct LiveRead(Arc<Live>);
+pub(crate) struct LiveRead(Arc<Live>);
 
 impl Traffic {
     /// Begins a live read, which ends when the value is dropped.
-    pub(super) fn begin_live(&self) -> LiveRead {
+    pub(crate) fn begin_live(&self) -> LiveRead {
         self.0.reads.fetch_add(1, Ordering::SeqCst);
         LiveRead(Arc::clone(&self.0))
     }
@@ -120,29 +127,29 @@ impl Drop for LiveRead {
 }
 
 /// Reads windows of one unit.
-pub(super) struct WindowReader<S, C: Cluster, V> {
-    pub(super) unit: String,
-    pub(super) source: Arc<S>,
-    pub(super) publisher: Arc<Mutex<Publisher<C, V>>>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) pace: Pace,
-    pub(super) status: StatusBoard,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) traffic: Traffic,
-    pub(super) ahead: Ahead,
+pub(crate) struct WindowReader<S> {
+    pub(crate) unit: String,
+    pub(crate) source: Arc<S>,
+    pub(crate) writer: WriterHandle,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) pace: Pace,
+    pub(crate) status: StatusBoard,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) traffic: Traffic,
+    pub(crate) ahead: Ahead,
     /// What keeps the unit's polls from reading.
-    pub(super) trouble: Arc<std::sync::Mutex<Repeated>>,
+    pub(crate) trouble: Arc<std::sync::Mutex<Repeated>>,
     /// Where pages of the unit could not be taken apart.
-    pub(super) torn: Arc<std::sync::Mutex<TornWindows>>,
-    pub(super) stop: CancellationToken,
+    pub(crate) torn: Arc<std::sync::Mutex<TornWindows>>,
+    pub(crate) stop: CancellationToken,
 }
 
-impl<S, C: Cluster, V> Clone for WindowReader<S, C, V> {
+impl<S> Clone for WindowReader<S> {
     fn clone(&self) -> Self {
         Self {
             unit: self.unit.clone(),
             source: Arc::clone(&self.source),
-            publisher: Arc::clone(&self.publisher),
+            writer: self.writer.clone(),
             clock: Arc::clone(&self.clock),
             pace: self.pace.clone(),
             status: self.status.clone(),
@@ -157,21 +164,30 @@ impl<S, C: Cluster, V> Clone for WindowReader<S, C, V> {
 }
 
 /// What is read, for whom, and what came of it so far.
-pub(super) struct Pass<'a> {
-    pub(super) piece: Piece,
+pub(crate) struct Pass<'a> {
+    pub(crate) piece: Piece,
     /// The unit's generation, and how far it was final, when the read was planned.
-    pub(super) generation: u32,
-    pub(super) final_to: UtcMillis,
+    pub(crate) generation: u32,
+    pub(crate) final_to: UtcMillis,
     /// How far the unit is final at the most once the piece is read.
-    pub(super) makes_final_to: UtcMillis,
+    pub(crate) makes_final_to: UtcMillis,
     /// A window that announces more rows is not read.
-    pub(super) rows_max: Option<u64>,
+    pub(crate) rows_max: Option<u64>,
     /// What became of the rows, summed up over all passes.
-    pub(super) counts: &'a mut Counts,
+    pub(crate) counts: &'a mut Counts,
     /// What the newest pass has seen.
-    pub(super) tally: WindowTally,
+    pub(crate) tally: WindowTally,
     /// How many pages were asked for, over all passes.
-    pub(super) requests: usize,
+    pub(crate) requests: usize,
+}
+
+/// Which page of a window is asked for.
+#[derive(Clone, Copy)]
+struct PageAsked<'a> {
+    cursor: Option<&'a str>,
+    /// How many rows at the most; the source decides without it.
+    rows: Option<usize>,
+    is_live: bool,
 }
 
 /// What came of one pass over a window's pages.
@@ -184,14 +200,14 @@ struct Scrolled {
     is_torn: bool,
 }
 
-impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
-    /// The unit's progress as it is now.
-    pub(super) async fn progress(&self) -> Option<UnitProgress> {
-        self.publisher.lock().await.progress(&self.unit).cloned()
+impl<S: Source> WindowReader<S> {
+    /// The unit's progress, as of the writer's last step.
+    pub(crate) fn progress(&self) -> Option<Arc<UnitProgress>> {
+        self.writer.progress(&self.unit)
     }
 
     /// Reads a piece, once more if the first pass was not whole and the same window may end otherwise.
-    pub(super) async fn read(&self, pass: &mut Pass<'_>) -> Result<WindowEnd, ReadError> {
+    pub(crate) async fn read(&self, pass: &mut Pass<'_>) -> Result<WindowEnd, ReadError> {
         let window = pass.piece.window;
         let bounds = query_bounds(window, self.pace.time_zone).ok_or_else(|| {
             SourceError::refused(format!("window {window} is outside the calendar: check this machine's clock"))
@@ -252,7 +268,8 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
         let (mut cursor, mut requests, mut is_torn) = (None, 0, false);
         let is_narrow = self.torn().is_narrow(origin.piece.window);
         let ended = loop {
-            let mut page = self.fetch(bounds, (cursor.as_deref(), size.rows()), how.is_live()).await?;
+            let asked = PageAsked { cursor: cursor.as_deref(), rows: size.rows(), is_live: how.is_live() };
+            let mut page = self.fetch(bounds, asked).await?;
             requests += 1;
             tracing::debug!(unit = self.unit, rows = page.len(), total = page.total, "page");
             if cursor.is_none() && rows_max.is_some_and(|max| page.total.is_some_and(|total| total > max)) {
@@ -298,48 +315,39 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
         begun_at: UtcMillis,
         mut pages: mpsc::Receiver<Underway>,
     ) -> Result<(), ReadError> {
-        let Pass { piece, makes_final_to, .. } = *pass;
-        let read = Read { unit: &self.unit, piece, asked, begun_at, makes_final_to };
-        let rows_max = if pass.piece.how.is_live() { PAGE_ENTRIES_MAX } else { OLD_ROWS_MAX };
+        let Pass { piece, generation, makes_final_to, .. } = *pass;
+        let is_live = piece.how.is_live();
+        let (lane, rows_max) = if is_live { (Lane::Live, PAGE_ENTRIES_MAX) } else { (Lane::Old, OLD_ROWS_MAX) };
         let mut queue = Queue::default();
         while queue.fill(&mut pages, rows_max).await? {
-            let mut publisher = self.publisher.lock().await;
-            // Told to stop, nothing new begins; what another unit has under way ends first.
-            if self.stop.is_cancelled() {
-                return Err(Fault::Stopped.into());
-            }
-            if publisher.progress(&self.unit).is_none_or(|unit| unit.generation != pass.generation) {
-                return Err(ReadError::Replaced);
-            }
             let rows = queue.chunk(rows_max);
-            *pass.counts += publisher.publish(&rows, read, &mut pass.tally).await?;
-            let published = rows.len();
-            queue.drop_first(published);
+            let taken = rows.iter().map(|rows| rows.until - rows.from).sum();
+            let (unit, tally) = (self.unit.clone(), std::mem::take(&mut pass.tally));
+            let rows = UnitRows { unit, generation, piece, asked, begun_at, makes_final_to, rows, tally };
+            let outcomes =
+                self.writer.ask(lane, |reply| Request::Publish(vec![RowsRequest { units: vec![rows], reply }])).await?;
+            let Some(RowsOutcome::Done { counts, tally }) = outcomes.into_iter().next() else {
+                return Err(ReadError::Replaced);
+            };
+            *pass.counts += counts;
+            pass.tally = tally;
+            queue.drop_first(taken);
         }
         Ok(())
     }
 
-    /// One page, at a cursor and of so many rows at most, however often it has to be asked for within reason.
-    async fn fetch(
-        &self,
-        bounds: &QueryBounds,
-        place: (Option<&str>, Option<usize>),
-        is_live: bool,
-    ) -> Result<Page, ReadError> {
+    /// One page, however often it has to be asked for within reason.
+    async fn fetch(&self, bounds: &QueryBounds, asked: PageAsked<'_>) -> Result<Page, ReadError> {
         let span = stage!("fetch", unit = self.unit, window = %bounds.asked, rows = Empty);
-        let fetched = traced(span.clone(), self.fetch_patiently(bounds, place, is_live)).await;
+        let fetched = traced(span.clone(), self.fetch_patiently(bounds, asked)).await;
         if let Ok(page) = &fetched {
             span.record("rows", count(page.len()));
         }
         fetched
     }
 
-    async fn fetch_patiently(
-        &self,
-        bounds: &QueryBounds,
-        (cursor, rows): (Option<&str>, Option<usize>),
-        is_live: bool,
-    ) -> Result<Page, ReadError> {
+    async fn fetch_patiently(&self, bounds: &QueryBounds, asked: PageAsked<'_>) -> Result<Page, ReadError> {
+        let PageAsked { cursor, rows, is_live } = asked;
         let mut attempts = 0;
         loop {
             if !is_live {
@@ -362,14 +370,15 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
     }
 
     /// The newest second only: to hear from the source when there is nothing to read.
-    pub(super) async fn ask(&self, window: Window) -> Result<(), ReadError> {
+    pub(crate) async fn ask(&self, window: Window) -> Result<(), ReadError> {
         let bounds = query_bounds(window, self.pace.time_zone)
             .ok_or_else(|| SourceError::refused("the present is outside the calendar: check this machine's clock"))?;
-        self.fetch(&bounds, (None, None), true).await.map(|_| ())
+        let newest = PageAsked { cursor: None, rows: None, is_live: true };
+        self.fetch(&bounds, newest).await.map(|_| ())
     }
 
     /// A token, however often it has to be asked for within reason.
-    pub(super) async fn log_in(&self) -> Result<(), ReadError> {
+    pub(crate) async fn log_in(&self) -> Result<(), ReadError> {
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -400,7 +409,7 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
     }
 
     /// How long to wait after a read that failed, for the `failures`th time in a row.
-    pub(super) fn pause_after(&self, error: &SourceError, failures: u32) -> Duration {
+    pub(crate) fn pause_after(&self, error: &SourceError, failures: u32) -> Duration {
         let backoff = if error.failure == Failure::Refused { REFUSED_BACKOFF } else { UNREACHABLE_BACKOFF };
         match error.recovery {
             Recovery::Retry { after: Some(after) } => after,
@@ -408,7 +417,7 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
         }
     }
 
-    pub(super) async fn until_stopped<R>(&self, work: impl Future<Output = R>) -> Result<R, ReadError> {
+    pub(crate) async fn until_stopped<R>(&self, work: impl Future<Output = R>) -> Result<R, ReadError> {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Fault::Stopped.into()),
@@ -417,17 +426,17 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
     }
 
     /// The smaller of the local and the server's time, when the local clock shows `local`.
-    pub(super) fn earlier_now(&self, local: UtcMillis) -> UtcMillis {
+    pub(crate) fn earlier_now(&self, local: UtcMillis) -> UtcMillis {
         self.source.skew().map_or(local, |skew| skew.earlier_now(local))
     }
 
-    pub(super) fn clocks_differ(&self) -> bool {
+    pub(crate) fn clocks_differ(&self) -> bool {
         let skew = self.source.skew();
         self.metrics.clock_skew.set(skew.map_or(0.0, |skew| skew.seconds()));
         skew.is_some_and(|skew| skew.exceeds(self.pace.clock_tolerance))
     }
 
-    pub(super) fn describe_skew(&self) -> String {
+    pub(crate) fn describe_skew(&self) -> String {
         let seconds = self.source.skew().map_or(0.0, |skew| skew.seconds());
         format!(
             "the source's clock is {:.0} s {} ours, beyond poll.clock_tolerance: legs are published, the watermarks wait; check this machine's time synchronisation",
@@ -437,7 +446,7 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
     }
 
     /// What the rows of a window say about the zone that they were asked for in.
-    pub(super) fn describe_contradiction(&self, window: Window, contradiction: Contradiction) -> String {
+    pub(crate) fn describe_contradiction(&self, window: Window, contradiction: Contradiction) -> String {
         format!(
             "window {window}: the rows contradict source.time_zone: {contradiction}, so the API may read a query's times otherwise than they are meant: legs are published, the watermarks wait; {}",
             contradiction.advice()
@@ -445,13 +454,13 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
     }
 
     /// What keeps the unit's polls from reading.
-    pub(super) fn trouble(&self) -> MutexGuard<'_, Repeated> {
+    pub(crate) fn trouble(&self) -> MutexGuard<'_, Repeated> {
         // Its values are plain, whole at every instant.
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next window to read, by what is known to be torn: that is read by itself.
-    pub(super) fn next_window(&self, next: impl FnOnce(&TornWindows) -> Option<Piece>) -> Option<Piece> {
+    pub(crate) fn next_window(&self, next: impl FnOnce(&TornWindows) -> Option<Piece>) -> Option<Piece> {
         next(&self.torn())
     }
 
@@ -461,7 +470,7 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
     }
 
     /// Shows how the unit is.
-    pub(super) fn show(&self, state: UnitState, detail: &str) {
+    pub(crate) fn show(&self, state: UnitState, detail: &str) {
         let now = self.clock.now();
         self.status.update_unit(&self.unit, |status| {
             status.enter(state, detail, now);
@@ -479,11 +488,22 @@ impl<S: Source, C: Cluster, V: View> WindowReader<S, C, V> {
 }
 
 /// What a failure makes of a unit.
-pub(super) fn state_of(failure: Failure) -> UnitState {
+pub(crate) fn state_of(failure: Failure) -> UnitState {
     match failure {
         Failure::Refused => UnitState::SourceAuth,
         Failure::RateLimited => UnitState::SourceRateLimited,
         Failure::Cursor => UnitState::SourceIncomplete,
         Failure::Unreachable => UnitState::SourceUnreachable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_meant_to_end_has_not_failed() {
+        assert_eq!(ReadError::from(Fault::Stopped).failure(), None);
+        assert_eq!(ReadError::Replaced.failure(), None);
     }
 }

@@ -11,15 +11,17 @@
 //! read does not keep the older ones behind it from being read: they would fall out of the lookback meanwhile.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::Span;
 use tracing::field::Empty;
 
-use super::fault::Fault;
-use super::reader::{Pass, ReadError, WindowReader};
-use super::stage::{count, root, stage, traced};
+use super::window::{Pass, ReadError, WindowReader};
+use crate::connector::fault::Fault;
+use crate::connector::stage::{count, root, stage, traced};
+use crate::connector::write::request::{Lane, Request, SweptHours};
 use crate::core::dedupe::Counts;
 use crate::core::hours::{Agreement, Compared, Hour, HourCounts};
 use crate::core::identity::KeyHash;
@@ -29,22 +31,20 @@ use crate::core::planner::{Piece, Sweep, next_sweep, remembered_from, sweep_piec
 use crate::core::poll::{WindowEnd, WindowTally};
 use crate::core::time::Window;
 use crate::core::zone::Contradiction;
-use crate::sink::Cluster;
 use crate::source::{Recovery, Source, SourceError};
-use crate::store::View;
 
 /// How often it looks whether a sweep is due, at most.
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(60);
 
 /// Sweeps one unit.
-pub(super) struct Sweeper<S, C: Cluster, V> {
-    pub(super) reader: WindowReader<S, C, V>,
-    pub(super) sweeps: Vec<Sweep>,
+pub(crate) struct Sweeper<S> {
+    pub(crate) reader: WindowReader<S>,
+    pub(crate) sweeps: Vec<Sweep>,
 }
 
-impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
+impl<S: Source> Sweeper<S> {
     /// Sweeps until told to stop.
-    pub(super) async fn run(self) -> Result<(), Fault> {
+    pub(crate) async fn run(self) -> Result<(), Fault> {
         let shortest = self.sweeps.iter().map(|sweep| sweep.every).min();
         let Some(shortest) = shortest else { return Ok(()) };
         // By lookback: sweeps that have failed, so that shorter ones get their turn before those are begun again.
@@ -52,7 +52,7 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
         loop {
             let pause = (shortest / 4).min(LOOK_EVERY_MAX);
             held_back.retain(|_, until| Instant::now() < *until);
-            let due = self.due(&held_back).await;
+            let due = self.due(&held_back);
             let swept = match &due {
                 Some((unit, sweep)) => {
                     let back = humantime::format_duration(sweep.lookback);
@@ -88,8 +88,8 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
     }
 
     /// The sweep that is to be done now, and the unit as it is.
-    async fn due(&self, held_back: &BTreeMap<Duration, Instant>) -> Option<(UnitProgress, Sweep)> {
-        let unit = self.reader.progress().await.filter(UnitProgress::is_started)?;
+    fn due(&self, held_back: &BTreeMap<Duration, Instant>) -> Option<(Arc<UnitProgress>, Sweep)> {
+        let unit = self.reader.progress().filter(|unit| unit.is_started())?;
         let now = self.reader.clock.now();
         // A sweep that was never done is due one pace after the unit's own beginning: a first start has just read it all.
         let begun = unit.change.as_ref().map_or(now, |change| change.at);
@@ -117,11 +117,11 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
             return Err(SourceError::unreachable(detail).into());
         }
         let swept = sums.trouble.is_none().then_some(Swept { lookback: sweep.lookback, at: now });
-        let mut publisher = self.reader.publisher.lock().await;
-        if publisher.note_swept(&self.reader.unit, unit.generation, swept, &sums.compared).await?.is_none() {
+        let (generation, hours) = (unit.generation, sums.compared);
+        let seen = SweptHours { unit: self.reader.unit.clone(), generation, swept, hours };
+        if self.reader.writer.ask(Lane::Old, |reply| Request::NoteSwept(seen, reply)).await?.is_none() {
             return Err(ReadError::Replaced);
         }
-        drop(publisher);
         self.report_hours(&sums.differing);
         if let Some(error) = sums.trouble {
             return Err(error.into());
@@ -140,8 +140,11 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
         if !is_whole {
             return Ok(());
         }
-        let known = async || self.reader.publisher.lock().await.ledger().head.hour(&self.reader.unit, hour);
-        let Some(before) = known().await else { return Ok(()) };
+        let known = async || {
+            let unit = self.reader.unit.clone();
+            self.reader.writer.ask(Lane::Old, |reply| Request::Hour(unit, hour, reply)).await
+        };
+        let Some(before) = known().await? else { return Ok(()) };
         let (seen, published) = (legs.len() as u64, before.rows.published);
         let is_told = before.agreement() != Agreement::NotCompared
             && before.compared.is_some_and(|compared| compared.seen == seen);
@@ -152,7 +155,7 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
                 return Ok(());
             }
         }
-        let Some(HourCounts { rows, .. }) = known().await else { return Ok(()) };
+        let Some(HourCounts { rows, .. }) = known().await? else { return Ok(()) };
         let compared = Compared { seen: legs.len() as u64, rows };
         sums.compared.insert(hour, compared);
         if compared.seen != rows.published && !is_told {
@@ -173,11 +176,11 @@ impl<S: Source, C: Cluster, V: View> Sweeper<S, C, V> {
         let mut parts = Parts::new(pieces.iter().copied());
         while let Some(piece) = self.reader.next_window(|torn| parts.next(torn)) {
             // What the floor has passed meanwhile can no longer be told from what was published.
-            let progress = self.reader.progress().await.map(|unit| unit.progress);
-            if progress.as_ref().is_some_and(|progress| piece.window.start < remembered_from(progress)) {
+            let unit = self.reader.progress();
+            if unit.as_ref().is_some_and(|unit| piece.window.start < remembered_from(&unit.progress)) {
                 return Ok(false);
             }
-            let final_to = progress.map_or(piece.window.end, |progress| progress.final_to);
+            let final_to = unit.map_or(piece.window.end, |unit| unit.progress.final_to);
             let (counts, tally) = (&mut sums.counts, WindowTally::default());
             let makes_final_to = final_to;
             let (rows_max, requests) = (None, 0);

@@ -1,0 +1,249 @@
+//! One time of owning the journal: readers read, the writer does one step after the other, until something ends it.
+//!
+//! ```text
+//!   stop ▶ a worker's end ▶ beat ▶ orders ▶ live requests ▶ old requests ▶ letters of a replay
+//! ```
+//!
+//! In this order, between two steps. A step is never given up half-way: what ends the ownership ends it after the step
+//! under way, and everybody who still waits for an answer is told to stop.
+
+use std::pin::Pin;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::fault::{Fault, OrderError};
+use super::orders::order::{Answer, Answers, Order, OrderRequest};
+use super::orders::replay::{Replay, ReplayStep};
+use super::orders::survey::ReplayTerms;
+use super::orders::verify::verify_beside;
+use super::write::request::{Queues, WriterHandle};
+use super::write::writer::Writer;
+use crate::core::dead_letter::Reason;
+use crate::sink::Cluster;
+use crate::store::View;
+use crate::telemetry::{Role, StatusBoard};
+
+/// How many orders that read for long wait for the one before.
+const LONG_ORDERS_MAX: usize = 4;
+
+/// What the writer serves during one time of owning the journal. Nothing of it is left for the next one.
+pub(super) struct Serving {
+    queues: Queues,
+    replays: mpsc::Receiver<ReplayStep>,
+    long_orders: mpsc::Sender<OrderRequest>,
+    once: Once,
+    /// Everything that sends requests.
+    pub(super) workers: JoinSet<Result<(), Fault>>,
+    beat: Duration,
+    /// Ends the workers, and what they read.
+    pub(super) stop: CancellationToken,
+}
+
+/// Carries out the orders that read for long, one after the other: the next one finds what this one has done.
+pub(super) struct LongOrders<C, V> {
+    pub(super) cluster: Arc<C>,
+    pub(super) view: Arc<V>,
+    pub(super) writer: WriterHandle,
+    /// What a replay without a reason surveys.
+    pub(super) replayed: ReplayTerms,
+    steps: mpsc::Sender<ReplayStep>,
+    stop: CancellationToken,
+}
+
+impl Serving {
+    /// Begins, with the workers that carry out long orders.
+    pub(super) fn begin<C: Cluster, V: View>(
+        queues: Queues,
+        writer: WriterHandle,
+        owned: &Writer<C, V>,
+        stop: &CancellationToken,
+    ) -> Self {
+        let stop = stop.child_token();
+        let (steps, replays) = mpsc::channel(1);
+        let (long_orders, asked) = mpsc::channel(LONG_ORDERS_MAX);
+        let once = Once::default();
+        let long = LongOrders {
+            cluster: Arc::clone(&owned.owner.follower.cluster),
+            view: Arc::clone(&owned.owner.follower.view),
+            writer,
+            replayed: ReplayTerms {
+                journal: owned.owner.terms.journal.clone(),
+                units: owned.units(),
+                time_basis: owned.terms.time_basis,
+                reason: None,
+                is_forced: false,
+            },
+            steps,
+            stop: stop.clone(),
+        };
+        let mut workers = JoinSet::new();
+        workers.spawn(long.run(asked, once.clone()));
+        let beat = owned.owner.terms.beat;
+        Self { queues, replays, long_orders, once, workers, beat, stop }
+    }
+
+    /// Serves until told to stop, or until `done`, and gives what came of that; or until the writer or a worker cannot go on.
+    pub(super) async fn run<C: Cluster, V: View, R>(
+        mut self,
+        writer: &mut Writer<C, V>,
+        orders: &mut mpsc::Receiver<OrderRequest>,
+        done: impl Future<Output = R>,
+    ) -> Result<Option<R>, Fault> {
+        let served = self.serve(writer, orders, done).await;
+        let Self { queues, replays, long_orders, mut workers, stop, .. } = self;
+        // Whoever waits for an answer is told to stop.
+        drop((queues, replays, long_orders));
+        let served = match served {
+            Ok(done) => Some(done),
+            Err(Fault::Stopped) => None,
+            Err(fault) => {
+                // What they have under way is dropped with them, which loses nothing.
+                workers.shutdown().await;
+                return Err(fault);
+            }
+        };
+        stop.cancel();
+        while let Some(ended) = workers.join_next().await {
+            ended.map_err(Fault::from)??;
+        }
+        Ok(served)
+    }
+
+    async fn serve<C: Cluster, V: View, R>(
+        &mut self,
+        writer: &mut Writer<C, V>,
+        orders: &mut mpsc::Receiver<OrderRequest>,
+        done: impl Future<Output = R>,
+    ) -> Result<R, Fault> {
+        tokio::pin!(done);
+        // A little early, so that what a beat itself takes makes it no later than promised.
+        let mut beat = tokio::time::interval(self.beat.mul_f64(0.9));
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(Fault::Stopped),
+                Some(ended) = self.workers.join_next() => ended.map_err(Fault::from)??,
+                done = &mut done => return Ok(done),
+                _ = beat.tick() => writer.beat().await?,
+                Some(request) = orders.recv() => self.take_order(request, writer).await,
+                Some(queued) = self.queues.next() => writer.step(queued.request).instrument(queued.span).await?,
+                Some(step) = self.replays.recv() => writer.replay_step(step).await?,
+            }
+        }
+    }
+
+    /// Carries an order out that was not carried out before and is still wanted, or has it carried out beside the writer.
+    async fn take_order<C: Cluster, V: View>(&mut self, request: OrderRequest, writer: &mut Writer<C, V>) {
+        if request.order.is_long() {
+            if let Err(refused) = self.long_orders.try_send(request) {
+                let what = "others of its kind are waiting already: try again later";
+                let _ = refused.into_inner().reply.send(Err(OrderError::Refused(what.to_owned())));
+            }
+            return;
+        }
+        let Some((order, pending)) = self.once.begin(request) else { return };
+        let answer = writer.carry_out(order).await;
+        writer.show();
+        self.once.answer(pending, answer);
+    }
+}
+
+impl<C: Cluster, V: View> LongOrders<C, V> {
+    async fn run(self, mut asked: mpsc::Receiver<OrderRequest>, once: Once) -> Result<(), Fault> {
+        while let Some(request) = asked.recv().await {
+            let Some((order, pending)) = once.begin(request) else { continue };
+            let answer = self.carry_out(order).await;
+            once.answer(pending, answer);
+        }
+        Ok(())
+    }
+
+    fn carry_out(&self, order: Order) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
+        match order {
+            Order::Replay { code, confirmed, forced } => match self.replay(code.as_deref(), confirmed, forced) {
+                Ok(replay) => Box::pin(replay.run()),
+                Err(refused) => Box::pin(std::future::ready(Err(refused))),
+            },
+            _ => Box::pin(verify(self.cluster.clone(), self.view.clone(), self.writer.clone(), self.stop.clone())),
+        }
+    }
+
+    /// A replay of letters with an error code, or of all.
+    fn replay(&self, code: Option<&str>, is_confirmed: bool, is_forced: bool) -> Result<Replay<C>, OrderError> {
+        let reason = match code.map(|code| Reason::from_code(code).ok_or(code)) {
+            None => None,
+            Some(Ok(reason)) => Some(reason),
+            Some(Err(code)) => return Err(OrderError::Refused(format!("no dead letter has the error code {code}"))),
+        };
+        let terms = ReplayTerms { reason, is_forced, ..self.replayed.clone() };
+        let (steps, cluster) = (self.steps.clone(), Arc::clone(&self.cluster));
+        Ok(Replay { steps, cluster, terms, is_confirmed, stop: self.stop.clone() })
+    }
+}
+
+/// Compares the view with the journal, until told to stop.
+async fn verify<C: Cluster, V: View>(
+    cluster: Arc<C>,
+    view: Arc<V>,
+    writer: WriterHandle,
+    stop: CancellationToken,
+) -> Answer {
+    let compared = tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(Fault::Stopped),
+        compared = verify_beside(cluster, view, writer) => compared,
+    };
+    compared.map_err(|fault| OrderError::Failed(fault.to_string()))
+}
+
+/// Answers an order that only an owner can carry out.
+pub(super) fn refuse(reply: oneshot::Sender<Answer>, status: &StatusBoard) {
+    let what = match status.read().role {
+        Role::StandingBy { owner, admin } => format!("this instance stands by: ask the owner, {owner}, at {admin}"),
+        _ => "this instance does not own the journal yet: try again in a moment".to_owned(),
+    };
+    let _ = reply.send(Err(OrderError::Refused(what)));
+}
+
+/// Orders that were answered, for callers that ask again.
+#[derive(Clone, Default)]
+struct Once(Arc<std::sync::Mutex<Answers>>);
+
+impl Once {
+    /// The order, if it was not carried out before and is still wanted; else it is answered.
+    fn begin(&self, request: OrderRequest) -> Option<(Order, Pending)> {
+        let instead = self.answers().instead_of(&request);
+        let OrderRequest { order, id, reply, .. } = request;
+        match instead {
+            Some(answer) => {
+                let _ = reply.send(answer);
+                None
+            }
+            None => Some((order, Pending { id, reply })),
+        }
+    }
+
+    /// Answers an order that was carried out.
+    fn answer(&self, pending: Pending, answer: Answer) {
+        self.answers().note(pending.id, &answer);
+        // A caller that leaves meanwhile finds what was done in the journal.
+        let _ = pending.reply.send(answer);
+    }
+
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An order that is being carried out.
+struct Pending {
+    id: Option<String>,
+    reply: oneshot::Sender<Answer>,
+}

@@ -1,0 +1,247 @@
+//! Rows published: planned, committed, and planned anew from the same rows until it is known what became of them.
+
+use std::collections::BTreeSet;
+use std::iter::zip;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::field::Empty;
+
+use super::batch::Batch;
+use super::owner::acknowledged;
+use super::request::{Read, RowsOutcome, UnitRows};
+use super::transaction::{CommitError, Draft};
+use super::writer::{ALONE_MAX, Writer, commit_watched};
+use crate::connector::fault::Fault;
+use crate::connector::rows::prepare::ReadyRow;
+use crate::connector::stage::{count, stage, traced};
+use crate::core::dead_letter::Reason;
+use crate::core::dedupe::Counts;
+use crate::core::feed::UnitFeed;
+use crate::core::identity::KeyHash;
+use crate::core::journal::UnitProgress;
+use crate::core::poll::WindowTally;
+use crate::sink::{Cluster, Destination, Message, Packing};
+use crate::store::View;
+
+/// How long a unit's status, once written with its legs, need not be written with more of them.
+const TOLD_KEPT: Duration = Duration::from_secs(1);
+
+/// How many such rows are remembered.
+const REFUSED_KEPT_MAX: usize = 10_000;
+
+/// One unit's rows of a request, on their way into a transaction.
+struct Part<'a> {
+    /// Its place in the request.
+    index: usize,
+    read: Read<'a>,
+    rows: Vec<ReadyRow<'a>>,
+    /// Rows that not even the dead letters take.
+    unburied: BTreeSet<usize>,
+    /// What the pass has seen.
+    tally: WindowTally,
+    /// What became of the rows.
+    counts: Counts,
+}
+
+impl<'a> Part<'a> {
+    fn new(index: usize, rows: &'a UnitRows, tally: WindowTally) -> Self {
+        let (unburied, counts) = (BTreeSet::new(), Counts::default());
+        Self { index, read: rows.read(), rows: rows.rows(), unburied, tally, counts }
+    }
+}
+
+impl<C: Cluster, V: View> Writer<C, V> {
+    /// Publishes what is new of units' rows in one transaction, counts every row, and takes note of what was seen.
+    pub(crate) async fn publish(&mut self, mut units: Vec<UnitRows>) -> Result<Vec<RowsOutcome>, Fault> {
+        let tallies: Vec<WindowTally> = units.iter_mut().map(|rows| std::mem::take(&mut rows.tally)).collect();
+        let is_current =
+            |rows: &UnitRows| self.progress(&rows.unit).is_some_and(|unit| unit.generation == rows.generation);
+        let current = zip(&units, tallies).enumerate().filter(|(_, (rows, _))| is_current(rows));
+        let mut parts: Vec<Part<'_>> = current.map(|(index, (rows, tally))| Part::new(index, rows, tally)).collect();
+        if let Some(first) = parts.first() {
+            let (unit, window) = (first.read.unit, first.read.piece.window);
+            let rows = count(parts.iter().map(|part| part.rows.len()).sum::<usize>());
+            let span = stage!("publish", unit, %window, rows, published = Empty);
+            traced(span.clone(), self.publish_until_known(&mut parts)).await?;
+            span.record("published", count(parts.iter().map(|part| part.counts.published).sum::<u64>()));
+        }
+        let mut outcomes: Vec<RowsOutcome> = units.iter().map(|_| RowsOutcome::Replaced).collect();
+        for Part { index, counts, tally, .. } in parts {
+            outcomes[index] = RowsOutcome::Done { counts, tally };
+        }
+        Ok(outcomes)
+    }
+
+    /// Tries it until it is known what became of the rows. The same rows are planned anew after every doubt.
+    async fn publish_until_known(&mut self, parts: &mut [Part<'_>]) -> Result<(), Fault> {
+        let mut packing = Packing::Shared;
+        let started = Instant::now();
+        loop {
+            self.owner.own().await?;
+            let mut batches = match self.batches(parts).await {
+                Ok(batches) => batches,
+                Err(fault) => {
+                    self.owner.recover_from(fault).await?;
+                    continue;
+                }
+            };
+            let messages = take_messages(&mut batches);
+            if batches.iter().all(Batch::is_empty) {
+                self.note_done(parts, &batches, started);
+                return Ok(());
+            }
+            let units = self.units_after(parts, &batches);
+            let counts_after: Vec<(String, Counts)> =
+                units.iter().map(|unit| (unit.unit.clone(), unit.counts)).collect();
+            // What moves while a window is read is counts only: where transactions follow upon each other, the feed's
+            // readers need not have them all.
+            let untold: Vec<&UnitProgress> = units.iter().filter(|unit| !self.is_told(&unit.unit)).collect();
+            let feeds: Vec<UnitFeed> = untold.iter().map(|unit| self.feed(unit)).collect();
+            let told: Vec<String> = feeds.iter().map(|feed| feed.unit.clone()).collect();
+            let draft = Draft {
+                feeds,
+                units,
+                messages: &messages,
+                packing: Some(packing),
+                pages: batches.iter().map(|batch| batch.plan.page.clone()).collect(),
+                ..Draft::default()
+            };
+            match commit_watched(&mut self.owner, draft, &self.status).await {
+                Ok(()) => {
+                    self.told.extend(told.into_iter().map(|unit| (unit, Instant::now())));
+                    self.note_done(parts, &batches, started);
+                    return Ok(());
+                }
+                Err(CommitError::Content(positions)) => {
+                    for (position, reason) in positions {
+                        self.note_refusal(parts, &batches, (&messages, position), reason);
+                    }
+                    if parts.iter().map(|part| part.rows.len()).sum::<usize>() > ALONE_MAX {
+                        return self.publish_by_few(parts).await;
+                    }
+                    packing = Packing::Alone;
+                }
+                Err(CommitError::Fault(fault)) => {
+                    self.owner.recover_from(fault).await?;
+                    self.owner.own().await?;
+                    // Progress is the last record of its transaction: where it is, everything is.
+                    let has_come = |(unit, counts): &(String, Counts)| {
+                        self.progress(unit).is_some_and(|unit| unit.counts == *counts)
+                    };
+                    if counts_after.iter().all(has_come) {
+                        tracing::info!(units = counts_after.len(), "the doubtful transaction had come through");
+                        acknowledged(&self.status);
+                        self.note_done(parts, &batches, started);
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Publishes rows a few at a time: one acknowledgement a record must fit into a transaction's time.
+    async fn publish_by_few(&mut self, parts: &mut [Part<'_>]) -> Result<(), Fault> {
+        for part in parts {
+            for rows in part.rows.clone().chunks(ALONE_MAX) {
+                let tally = std::mem::take(&mut part.tally);
+                let few =
+                    Part { rows: rows.to_vec(), tally, counts: Counts::default(), unburied: BTreeSet::new(), ..*part };
+                let mut few = [few];
+                Box::pin(self.publish_until_known(&mut few)).await?;
+                let [Part { tally, counts, .. }] = few;
+                part.tally = tally;
+                part.counts += counts;
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides about all parts' rows; what is published for one unit is known to the units behind it.
+    async fn batches(&self, parts: &[Part<'_>]) -> Result<Vec<Batch>, Fault> {
+        let mut before = Vec::with_capacity(parts.len());
+        for Part { read, rows, unburied, .. } in parts {
+            let span = stage!("classify", unit = read.unit, rows = count(rows.len()), messages = Empty);
+            let batch = traced(span.clone(), self.batch(rows, *read, unburied, &before)).await?;
+            span.record("messages", count(batch.messages.len()));
+            before.push(batch);
+        }
+        Ok(before)
+    }
+
+    /// The units' progress once their batches are published; of those that have nothing to publish none.
+    fn units_after(&self, parts: &[Part<'_>], batches: &[Batch]) -> Vec<UnitProgress> {
+        let after = |(part, batch): (&Part<'_>, &Batch)| {
+            let unit = self.progress(part.read.unit).cloned().unwrap_or_else(|| self.unstarted(part.read.unit));
+            let mut unit = self.with_uncommitted(&unit);
+            unit.counts += batch.plan.counts;
+            unit.lateness.add(&batch.plan.lateness);
+            unit
+        };
+        zip(parts, batches).filter(|(_, batch)| !batch.is_empty()).map(after).collect()
+    }
+
+    /// Whether a unit's status was just written with its legs.
+    fn is_told(&self, unit: &str) -> bool {
+        self.told.get(unit).is_some_and(|told| told.elapsed() < TOLD_KEPT)
+    }
+
+    /// Takes note of what became of the parts, which is known now.
+    fn note_done(&mut self, parts: &mut [Part<'_>], batches: &[Batch], started: Instant) {
+        for (part, batch) in zip(parts, batches) {
+            let plan = &batch.plan;
+            if batch.is_empty() {
+                self.note_uncommitted(part.read.unit, plan.counts);
+                self.note_published(plan, part.read, None);
+            } else {
+                self.uncommitted.remove(part.read.unit);
+                self.note_published(plan, part.read, Some(started));
+            }
+            part.tally.add(plan);
+            part.counts += plan.counts;
+        }
+    }
+
+    /// Takes note of a message that the brokers refuse, by its position among all.
+    fn note_refusal(
+        &mut self,
+        parts: &mut [Part<'_>],
+        batches: &[Batch],
+        (messages, position): (&[Message], usize),
+        reason: Reason,
+    ) {
+        let Some(message) = messages.get(position) else { return };
+        let mut within = position;
+        for (part, batch) in zip(parts, batches) {
+            let Some(&row) = batch.rows.get(within) else {
+                within -= batch.rows.len();
+                continue;
+            };
+            if message.destination == Destination::Legs {
+                if self.refused.len() >= REFUSED_KEPT_MAX {
+                    self.refused.clear();
+                }
+                self.refused.insert(KeyHash::of_dead_row(part.rows[row].raw()), (reason, Instant::now()));
+            } else {
+                let (unit, code) = (part.read.unit, reason.code());
+                tracing::warn!(unit, code, "the dead-letter topic refuses a row: check its max.message.bytes");
+                part.unburied.insert(row);
+            }
+            return;
+        }
+    }
+}
+
+/// The messages of all batches, in their order.
+fn take_messages(batches: &mut [Batch]) -> Vec<Message> {
+    let mut all = Vec::new();
+    for batch in batches {
+        let mut messages = std::mem::take(&mut batch.messages);
+        if all.is_empty() {
+            all = messages;
+        } else {
+            all.append(&mut messages);
+        }
+    }
+    all
+}

@@ -1,0 +1,180 @@
+//! What readers ask for, step by step: each is looked at again after a doubt, until its outcome is known.
+
+use std::collections::BTreeMap;
+use std::iter::zip;
+
+use super::hourly::SeenHours;
+use super::request::{FirstStart, PageOf, ReadWindow, Reply, Request, SweptHours};
+use super::transaction::Draft;
+use super::writer::Writer;
+use crate::connector::fault::Fault;
+use crate::core::hours::{Compared, Hour};
+use crate::core::journal::{Change, ChangeKind, UnitProgress};
+use crate::core::ledger::Ledger;
+use crate::core::watermark::{Delays, Progress};
+use crate::sink::Cluster;
+use crate::store::View;
+
+/// The unit that stands for every PBX of the account.
+const ALL_PBXES: &str = "allpbxes";
+
+impl<C: Cluster, V: View> Writer<C, V> {
+    /// Does what a reader asks for, and answers it.
+    ///
+    /// # Errors
+    /// Only when the ownership ends; then there is no answer.
+    pub(crate) async fn step(&mut self, request: Request) -> Result<(), Fault> {
+        match request {
+            Request::Publish(requests) => {
+                let (units, replies): (Vec<_>, Vec<_>) =
+                    requests.into_iter().map(|request| (request.units, request.reply)).unzip();
+                let lengths: Vec<usize> = units.iter().map(Vec::len).collect();
+                let mut outcomes = self.publish(units.into_iter().flatten().collect()).await?.into_iter();
+                for (reply, length) in zip(replies, lengths) {
+                    self.answer(reply, outcomes.by_ref().take(length).collect());
+                }
+            }
+            Request::Begin(start, reply) => {
+                let begun = self.begin(&start).await?;
+                self.answer(reply, begun);
+            }
+            Request::Advance(read, reply) => {
+                let progress = self.advance(&read).await?;
+                self.answer(reply, progress);
+            }
+            Request::NoteSwept(seen, reply) => {
+                let progress = self.note_swept(&seen).await?;
+                self.answer(reply, progress);
+            }
+            Request::Cover(covered, reply) => {
+                let is_covered = self.cover(&covered).await?;
+                self.answer(reply, is_covered);
+            }
+            Request::NoteBackfill(backfill, reply) => {
+                self.note_backfill(&backfill).await?;
+                self.answer(reply, ());
+            }
+            Request::NextBackfill(unit, reply) => {
+                let backfill = self.next_backfill(&unit);
+                backfill.iter().for_each(|backfill| self.show_backfill(backfill.id));
+                self.answer(reply, backfill);
+            }
+            Request::HasBackfilled(unit, reply) => {
+                let has_backfilled = self.has_nothing_to_backfill(&unit);
+                self.answer(reply, has_backfilled);
+            }
+            Request::PublishedWithin(unit, window, reply) => {
+                let published = self.ledger().published_within(&unit, window);
+                self.answer(reply, published);
+            }
+            Request::Hour(unit, hour, reply) => {
+                let known = self.ledger().head.hour(&unit, hour);
+                self.answer(reply, known);
+            }
+            Request::CountLive(pages, reply) => {
+                let is_live = |page: &PageOf| self.ledger().is_live(page.seq, &page.unit, page.generation);
+                let live = pages.iter().map(is_live).collect();
+                self.answer(reply, live);
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers a request, once everybody can see what it has changed. Whoever does not wait any more needs no answer.
+    fn answer<T>(&self, reply: Reply<T>, answer: T) {
+        self.show();
+        let _ = reply.send(answer);
+    }
+
+    /// Starts a unit that was never read, and gives its progress; that of one that was, too.
+    async fn begin(&mut self, start: &FirstStart) -> Result<UnitProgress, Fault> {
+        loop {
+            self.owner.own().await?;
+            let known = self.progress(&start.unit).cloned().unwrap_or_else(|| self.unstarted(&start.unit));
+            // A doubtful attempt may have come through, or the view had to be built anew first.
+            if known.is_started() {
+                return Ok(known);
+            }
+            let progress = first_progress(start, self.ledger(), &self.terms.delays)?;
+            let change = Some(Change { what: ChangeKind::Started, at: self.clock.now() });
+            let source = self.owner.terms.source;
+            let begun = UnitProgress { progress, source, change, ..self.with_uncommitted(&known) };
+            self.commit_progress(vec![begun]).await?;
+        }
+    }
+
+    /// Commits what a read of a window says of a unit's progress, and gives that; `None` when the unit was rewound
+    /// meanwhile, so that the read says nothing any more.
+    async fn advance(&mut self, read: &ReadWindow) -> Result<Option<Progress>, Fault> {
+        let delays = self.terms.delays;
+        let advance = |unit: &mut UnitProgress| unit.progress.advance(read.window, read.begun, &delays);
+        self.alter(&read.unit, read.generation, advance, &BTreeMap::new()).await
+    }
+
+    /// Commits what a sweep has seen of whole hours, and that it was done, if it was; `None` as in [`Self::advance`].
+    async fn note_swept(&mut self, seen: &SweptHours) -> Result<Option<Progress>, Fault> {
+        let note = |unit: &mut UnitProgress| seen.swept.iter().for_each(|swept| unit.note_swept(*swept));
+        self.alter(&seen.unit, seen.generation, note, &seen.hours).await
+    }
+
+    /// Commits a change of a unit's progress, where it changes anything, and gives what it then is.
+    async fn alter(
+        &mut self,
+        unit: &str,
+        generation: u32,
+        change: impl Fn(&mut UnitProgress),
+        hours: &BTreeMap<Hour, Compared>,
+    ) -> Result<Option<Progress>, Fault> {
+        loop {
+            self.owner.own().await?;
+            let Some(known) = self.progress(unit).filter(|known| known.generation == generation) else {
+                return Ok(None);
+            };
+            let mut altered = known.clone();
+            change(&mut altered);
+            if altered == *known && hours.is_empty() {
+                return Ok(Some(altered.progress));
+            }
+            let progress = altered.progress.clone();
+            let altered = self.with_uncommitted(&altered);
+            let hours = hours.clone();
+            let seen = SeenHours { unit: unit.to_owned(), generation, hours };
+            let draft = Draft { units: vec![altered], seen: vec![seen], ..Draft::default() };
+            if self.commit_with_feeds(draft).await? {
+                return Ok(Some(progress));
+            }
+        }
+    }
+}
+
+/// Where a unit starts that was never read.
+///
+/// In a new journal at `poll.start_from`. Beside units that were read already it continues what covers
+/// it: names take over from `allpbxes`, `allpbxes` from the names; any other unit starts one overlap ago.
+fn first_progress(start: &FirstStart, ledger: &Ledger, delays: &Delays) -> Result<Progress, Fault> {
+    let &FirstStart { ref unit, now, start_from } = start;
+    let units = &ledger.head.units;
+    if units.contains_key(unit) {
+        let start = start_from.ok_or_else(|| Fault::NoStart(unit.clone()))?.resolve(now);
+        if start.clamped {
+            tracing::warn!(unit, start = %start.at, "poll.start_from is older than the two years that the API keeps: starting at their edge");
+        }
+        tracing::info!(unit, start = %start.at, "reading starts");
+        return Ok(Progress::starting_at(start.at, delays));
+    }
+    if !units.values().any(|unit| unit.is_started()) {
+        // Renamed before anything was read: a new journal all the same.
+        let start = start_from.ok_or_else(|| Fault::NoStart(unit.clone()))?.resolve(now);
+        return Ok(Progress::starting_at(start.at, delays));
+    }
+    let started = |name: &str| units.get(name).filter(|unit| unit.is_started());
+    if let Some(all) = started(ALL_PBXES) {
+        tracing::info!(unit, complete_to = %all.progress.complete_to, "a new unit continues what was read of allpbxes");
+        return Ok(all.progress.clone());
+    }
+    let recently = now.minus(delays.overlap + delays.settle).floor_second();
+    let oldest = units.values().filter(|unit| unit.is_started()).map(|unit| unit.progress.final_to).min();
+    let start = if unit == ALL_PBXES { oldest.map_or(recently, |oldest| oldest.min(recently)) } else { recently };
+    tracing::warn!(unit, %start, "a new unit beside others starts one overlap ago, not at poll.start_from; what is older takes a rewind of this unit: call-legs state rewind");
+    Ok(Progress::starting_at(start, delays))
+}
