@@ -33,6 +33,15 @@ pub(crate) struct Origin {
     pub(crate) final_to: UtcMillis,
 }
 
+/// The two times of a row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowTimes {
+    /// On the axis of the windows.
+    pub(crate) at: UtcMillis,
+    /// When it was received.
+    pub(crate) seen_at: UtcMillis,
+}
+
 /// Where the parts of a leg's message are.
 #[derive(Clone, Debug)]
 pub(crate) struct Written {
@@ -54,7 +63,7 @@ impl LegWriter {
         Self { encoder: LegEncoder::new(), framing, journal: Trace::journal_tag(journal) }
     }
 
-    /// Appends the message of a leg, with a time `at` on the axis of the windows and received at `seen_at`.
+    /// Appends the message of a leg.
     ///
     /// # Errors
     /// As of [`LegEncoder::encode`]; on an error `out` is as before.
@@ -62,11 +71,12 @@ impl LegWriter {
         &self,
         leg: &Leg<'_>,
         entry: Entry,
-        (at, seen_at): (UtcMillis, UtcMillis),
+        times: RowTimes,
         origin: &Origin,
         out: &mut Vec<u8>,
     ) -> Result<Written, EncodeError> {
         let Origin { unit, piece: Piece { window, how }, generation, final_to } = origin;
+        let RowTimes { at, seen_at } = times;
         let start = out.len();
         out.extend_from_slice(leg.call_id().as_bytes());
         let key_end = out.len();

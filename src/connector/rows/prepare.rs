@@ -17,7 +17,7 @@ use chrono_tz::Tz;
 use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use super::leg_message::{LegWriter, Origin, Parts, Written};
+use super::leg_message::{LegWriter, Origin, Parts, RowTimes, Written};
 use crate::core::chunk::LegFacts;
 use crate::core::dead_letter::Reason;
 use crate::core::dedupe::Seen;
@@ -121,7 +121,7 @@ impl Preparer {
                         None => learnt.push((hash, (key, found))),
                     }
                     let entry = Entry { key, seen: Seen { fingerprint: Some(found.fingerprint), revision: 0 } };
-                    let times = (found.at, seen_at);
+                    let times = RowTimes { at: found.at, seen_at };
                     // What does not fit the schema is tried again where it can be buried.
                     let written = self.terms.writer.write(&leg, entry, times, origin, &mut messages).ok();
                     spare = Some(leg);

@@ -11,7 +11,7 @@ use super::request::Read;
 use super::writer::{REFUSED_KEPT, RecordTerms, Writer};
 use crate::config::MessageTimestamp;
 use crate::connector::fault::Fault;
-use crate::connector::rows::leg_message::{Origin, Parts};
+use crate::connector::rows::leg_message::{Origin, Parts, RowTimes};
 use crate::connector::rows::prepare::{ReadyRow, What};
 use crate::core::chunk::{
     self, ChunkContext, ChunkPlan, ChunkPolicy, ChunkRow, InFlight, KnownLeg, LegFacts, Letter, Publication, RowKey,
@@ -229,8 +229,10 @@ impl<C: Cluster, V: View> Writer<C, V> {
         let Making { read: Read { unit, piece, .. }, generation, final_to, .. } = *making;
         let origin = Origin { unit: unit.to_owned(), piece, generation, final_to };
         let mut memory = Vec::with_capacity(1024);
-        let written =
-            self.leg_writer.write(leg, entry, (found.at, seen_at), &origin, &mut memory).map_err(|error| {
+        let written = self
+            .leg_writer
+            .write(leg, entry, RowTimes { at: found.at, seen_at }, &origin, &mut memory)
+            .map_err(|error| {
                 tracing::warn!(unit, %error, "a leg cannot be encoded and goes to the dead letters");
                 Reason::Invalid
             })?;

@@ -62,3 +62,98 @@ pub(crate) async fn repeated_during<P: Producer, R>(
     let (worked, ()) = tokio::try_join!(working, beating)?;
     Ok(worked)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::core::journal::{Delivery, Nonce};
+    use crate::core::time::UtcMillis;
+    use crate::sink::{Destination, Place};
+
+    const BEAT: Duration = Duration::from_secs(10);
+
+    /// Acknowledges everything, until commits fail; when each commit came, and how many messages the transaction had.
+    #[derive(Default)]
+    struct Fake {
+        commits: Vec<(Instant, usize)>,
+        sent: usize,
+        commits_max: Option<usize>,
+    }
+
+    impl Producer for Fake {
+        async fn begin(&mut self) -> Result<(), ProducerError> {
+            self.sent = 0;
+            Ok(())
+        }
+
+        async fn hand_over(&mut self, _: &Message) -> Result<(), ProducerError> {
+            Ok(())
+        }
+
+        async fn send(&mut self, batch: &[Message], _: Packing) -> Result<Vec<Place>, ProducerError> {
+            self.sent += batch.len();
+            Ok(vec![Place { partition: 0, offset: 0 }; batch.len()])
+        }
+
+        async fn commit(&mut self) -> Result<(), ProducerError> {
+            if self.commits_max == Some(self.commits.len()) {
+                return Err(ProducerError::Fenced("another producer".to_owned()));
+            }
+            self.commits.push((Instant::now(), self.sent));
+            Ok(())
+        }
+
+        #[cfg(feature = "test-hooks")]
+        async fn abort(&mut self) -> Result<(), ProducerError> {
+            Ok(())
+        }
+    }
+
+    fn claim() -> Claim {
+        Claim {
+            nonce: Nonce([1; 16]),
+            process: Nonce([2; 16]),
+            instance: Nonce([3; 16]),
+            host: "host".to_owned(),
+            admin: "host:9464".to_owned(),
+            version: "0".to_owned(),
+            delivery: Delivery::ExactlyOnce,
+            beat_ms: 10_000,
+            is_released: false,
+            at: UtcMillis::new(0),
+        }
+    }
+
+    fn status() -> Vec<Message> {
+        let destination = Destination::Status;
+        vec![Message { destination, key: "unit".into(), payload: None, timestamp: None, headers: Vec::new() }]
+    }
+
+    async fn long_work(length: Duration) -> Result<&'static str, Fault> {
+        tokio::time::sleep(length).await;
+        Ok("done")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_works_for_long_is_never_silent_for_a_beat() {
+        let (mut producer, began) = (Fake::default(), Instant::now());
+        let working = long_work(BEAT * 20);
+        let worked = repeated_during(&mut producer, &JournalCodec::new(), &claim(), BEAT, status, working).await;
+        assert_eq!(worked.unwrap(), "done");
+        let instants = [began].into_iter().chain(producer.commits.iter().map(|(at, _)| *at)).chain([Instant::now()]);
+        let instants: Vec<Instant> = instants.collect();
+        assert!(instants.windows(2).map(|pair| pair[1] - pair[0]).all(|silence| silence < BEAT));
+        assert!(producer.commits.iter().all(|(_, sent)| *sent == 2), "a claim and a status each");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_fenced_while_it_works_gives_the_work_up() {
+        let mut producer = Fake { commits_max: Some(2), ..Fake::default() };
+        let (began, working) = (Instant::now(), long_work(BEAT * 20));
+        let worked = repeated_during(&mut producer, &JournalCodec::new(), &claim(), BEAT, status, working).await;
+        assert!(matches!(worked, Err(Fault::Doubtful(_))));
+        assert!(began.elapsed() < BEAT * 3);
+    }
+}

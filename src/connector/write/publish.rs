@@ -44,6 +44,14 @@ struct Part<'a> {
     counts: Counts,
 }
 
+/// A message that the brokers refuse for its content.
+struct Refusal {
+    /// Its position among the messages of all parts.
+    position: usize,
+    destination: Destination,
+    reason: Reason,
+}
+
 impl<'a> Part<'a> {
     fn new(index: usize, rows: &'a UnitRows, tally: WindowTally) -> Self {
         let (unburied, counts) = (BTreeSet::new(), Counts::default());
@@ -115,7 +123,8 @@ impl<C: Cluster, V: View> Writer<C, V> {
                 }
                 Err(CommitError::Content(positions)) => {
                     for (position, reason) in positions {
-                        self.note_refusal(parts, &batches, (&messages, position), reason);
+                        let Some(Message { destination, .. }) = messages.get(position) else { continue };
+                        self.note_refusal(parts, &batches, Refusal { position, destination: *destination, reason });
                     }
                     if parts.iter().map(|part| part.rows.len()).sum::<usize>() > ALONE_MAX {
                         return self.publish_by_few(parts).await;
@@ -202,22 +211,15 @@ impl<C: Cluster, V: View> Writer<C, V> {
         }
     }
 
-    /// Takes note of a message that the brokers refuse, by its position among all.
-    fn note_refusal(
-        &mut self,
-        parts: &mut [Part<'_>],
-        batches: &[Batch],
-        (messages, position): (&[Message], usize),
-        reason: Reason,
-    ) {
-        let Some(message) = messages.get(position) else { return };
-        let mut within = position;
+    /// Takes note of a message that the brokers refuse.
+    fn note_refusal(&mut self, parts: &mut [Part<'_>], batches: &[Batch], refusal: Refusal) {
+        let Refusal { position: mut within, destination, reason } = refusal;
         for (part, batch) in zip(parts, batches) {
             let Some(&row) = batch.rows.get(within) else {
                 within -= batch.rows.len();
                 continue;
             };
-            if message.destination == Destination::Legs {
+            if destination == Destination::Legs {
                 if self.refused.len() >= REFUSED_KEPT_MAX {
                     self.refused.clear();
                 }

@@ -149,13 +149,17 @@ impl<C: Cluster, V: View> Writer<C, V> {
     pub(crate) fn show(&self) {
         let (units, wipes) = (&self.ledger().head.units, self.owner.follower.wipes);
         self.shown.send_if_modified(|shown| {
-            let is_same = |unit: &UnitProgress| shown.units.get(&unit.unit).is_some_and(|known| **known == *unit);
-            if shown.wipes == wipes && shown.units.len() == units.len() && units.values().all(is_same) {
-                return false;
-            }
-            shown.units = units.iter().map(|(name, unit)| (name.clone(), Arc::new(unit.clone()))).collect();
+            let known = (shown.wipes, shown.units.len());
+            shown.units.retain(|name, _| units.contains_key(name));
+            let mut is_modified = known != (wipes, shown.units.len());
             shown.wipes = wipes;
-            true
+            for (name, unit) in units {
+                if shown.units.get(name).is_none_or(|known| **known != *unit) {
+                    shown.units.insert(name.clone(), Arc::new(unit.clone()));
+                    is_modified = true;
+                }
+            }
+            is_modified
         });
     }
 
