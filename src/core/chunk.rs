@@ -335,6 +335,11 @@ impl Planner<'_> {
     /// Puts a leg among those to publish; `false` if it is refused, and goes to the dead rows.
     fn publish(&mut self, row: usize, facts: &ChunkRow, leg: LegFacts, entry: Entry) -> bool {
         if let Some(reason) = facts.refused {
+            // A changed leg of old: its letter may have been written, and forgotten since.
+            if classify(None, leg.fingerprint, leg.at, self.context.progress) == Verdict::BeyondHorizon {
+                self.plan.counts.beyond_horizon += 1;
+                return false;
+            }
             self.refused.push(DeadRow { row, reason, at: self.context.piece.window.nearest(leg.at) });
             return false;
         }
@@ -503,6 +508,21 @@ mod tests {
                 settle: Duration::ZERO,
                 apart_max: SECOND * 5_000,
             },
+        }
+    }
+
+    #[test]
+    fn a_changed_leg_that_is_refused_is_not_buried_where_its_letter_may_be_forgotten() {
+        let progress = progress();
+        // Below the floor and above it, published before with another content.
+        let refused = |second| ChunkRow { refused: Some(Reason::TooLarge), ..leg(1, 8, second) };
+        for (second, buried) in [(4_000, 0), (8_200, 1)] {
+            let window = Window::new(at(second - 100), at(second + 100));
+            let piece = Piece { window, how: How::Sweep };
+            let context = ChunkContext { piece, asked: window, ..context(&progress) };
+            let plan = plan(&[refused(second)], &[ours(7, 0)], &context, Budget::new(1.0));
+            assert_eq!((plan.dead.len() as u64, plan.counts.beyond_horizon), (buried, 1 - buried), "{second}");
+            assert!(plan.publish.is_empty());
         }
     }
 

@@ -194,8 +194,8 @@ struct State {
     mood: Mood,
     ahead_ms: i64,
     passes: Vec<Pass>,
-    /// By life and unit: the newest pass.
-    reading: BTreeMap<(u32, String), usize>,
+    /// By life, unit and query: the newest pass. A poll and a sweep of one unit may be under way at once.
+    reading: BTreeMap<(u32, String, String), usize>,
     /// Legs that it does not show any more.
     hidden: BTreeSet<KeyHash>,
 }
@@ -511,13 +511,17 @@ impl SimSource {
         let mut state = self.api.state();
         state.passes.push(pass);
         let newest = state.passes.len() - 1;
-        state.reading.insert((self.life.number, unit.to_owned()), newest);
+        state.reading.insert(self.reading(unit, bounds), newest);
     }
 
-    fn pass_ends(&self, unit: &str) {
+    fn reading(&self, unit: &str, bounds: &QueryBounds) -> (u32, String, String) {
+        (self.life.number, unit.to_owned(), format!("{}/{}", bounds.start, bounds.end))
+    }
+
+    fn pass_ends(&self, unit: &str, bounds: &QueryBounds) {
         let now = self.api.run.now();
         let mut state = self.api.state();
-        if let Some(pass) = state.reading.remove(&(self.life.number, unit.to_owned())) {
+        if let Some(pass) = state.reading.remove(&self.reading(unit, bounds)) {
             state.passes[pass].ended = Some(now);
         }
     }
@@ -552,7 +556,7 @@ impl Source for SimSource {
             })
             .await?;
         if is_last {
-            self.pass_ends(unit);
+            self.pass_ends(unit, bounds);
         }
         self.api.run.note(format_args!(
             "life {}: page of {unit} {}..{} at {cursor:?}: {} bytes",

@@ -27,7 +27,7 @@ use crate::store::View;
 /// How long a unit's status, once written with its legs, need not be written with more of them.
 const TOLD_KEPT: Duration = Duration::from_secs(1);
 
-/// How many such rows are remembered.
+/// How many rows that the brokers refuse are remembered.
 const REFUSED_KEPT_MAX: usize = 10_000;
 
 /// One unit's rows of a request, on their way into a transaction.
