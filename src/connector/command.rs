@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::fault::Fault;
+use super::fault::{Fault, OrderError};
 use super::orders::order::{Answer, Order, OrderRequest};
 use super::read::backfiller::Backfiller;
 use super::serve::Serving;
@@ -110,10 +110,11 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
         let _ = orders.send(OrderRequest { order, id: None, deadline: None, reply }).await;
         let answered = match serving.run(writer, &mut asked, &mut answer).await? {
             Some(answered) => answered.ok(),
-            // Told to stop, it has said how far it has come.
+            // Told to stop, it has said so, if it had begun.
             None => answer.try_recv().ok(),
         };
-        answered.ok_or(Fault::Stopped)
+        let nothing_done = || Err(OrderError::Failed("stopped: nothing was done".to_owned()));
+        Ok(answered.unwrap_or_else(nothing_done))
     }
 
     /// Reads what backfills have still to read, and beats, until they are done or until told to stop.

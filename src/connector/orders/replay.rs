@@ -98,7 +98,7 @@ impl<C: Cluster> Replay<C> {
             for letters in letters.chunks(LETTERS_MAX) {
                 let survey = &mut course.survey;
                 while unless_stopped(&stop, survey.records_behind(&*cluster)).await? > BEHIND_MAX {
-                    unless_stopped(&stop, survey.catch_up(&*cluster, &codec, 0)).await?;
+                    unless_stopped(&stop, survey.catch_up_beside(&*cluster, &codec)).await?;
                 }
                 if course.refused.len() > REFUSED_MAX {
                     let done = course.survey.tally;

@@ -230,11 +230,20 @@ impl Survey {
         Ok(())
     }
 
-    /// How many records of the topic it has still to look at.
+    /// Takes in what is known to be published and replayed by now, without its owner.
+    pub(crate) async fn catch_up_beside<C: Cluster>(&mut self, cluster: &C, codec: &JournalCodec) -> Result<(), Fault> {
+        let journal = cluster.ends(Destination::Journal).await?;
+        self.catch_up(cluster, codec, journal.first().map_or(0, |ends| ends.stable)).await
+    }
+
+    /// How many records of topic and journal it has still to look at.
     pub(crate) async fn records_behind<C: Cluster>(&self, cluster: &C) -> Result<i64, Fault> {
         let ends = cluster.ends(Destination::Legs).await?;
         let behind = |ends: &crate::sink::Ends| ends.stable - self.legs_to.get(&ends.partition).copied().unwrap_or(0);
-        Ok(ends.iter().map(behind).filter(|behind| *behind > 0).sum())
+        let legs: i64 = ends.iter().map(behind).filter(|behind| *behind > 0).sum();
+        let journal = cluster.ends(Destination::Journal).await?;
+        let journal = journal.first().map_or(0, |ends| ends.stable - self.journal_to);
+        Ok(legs + journal.max(0))
     }
 
     /// The candidate that a record of the dead letters' topic is.

@@ -100,10 +100,11 @@ impl<S: Source> Backfiller<S> {
 
     /// Reads the next window, if there is one; `false` when there is nothing to do for a while.
     async fn step(&self, course: &mut Course) -> Result<bool, ReadError> {
-        let Some(unit) = self.reader.progress().filter(|unit| unit.is_started()) else { return Ok(false) };
         let name = self.reader.unit.clone();
         let next = self.reader.writer.ask(Lane::Old, |reply| Request::NextBackfill(name, reply)).await?;
-        let Some(backfill) = next else { return Ok(false) };
+        // As of the answer, or later.
+        let unit = self.reader.progress().filter(|unit| unit.is_started());
+        let Some((unit, backfill)) = unit.zip(next) else { return Ok(false) };
         let Some(hole) = backfill_holes(backfill.window, &unit.progress).first().copied() else {
             // After a rewind polls read a part of it again, which is covered when they have left it.
             return self.finish_if_covered(&unit, &backfill).await;

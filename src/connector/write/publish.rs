@@ -122,9 +122,15 @@ impl<C: Cluster, V: View> Writer<C, V> {
                     return Ok(());
                 }
                 Err(CommitError::Content(positions)) => {
-                    for (position, reason) in positions {
-                        let Some(Message { destination, .. }) = messages.get(position) else { continue };
-                        self.note_refusal(parts, &batches, Refusal { position, destination: *destination, reason });
+                    let refusal = |(position, reason): (usize, Reason)| {
+                        messages.get(position).map(|&Message { destination, .. }| Refusal {
+                            position,
+                            destination,
+                            reason,
+                        })
+                    };
+                    for refusal in positions.into_iter().filter_map(refusal) {
+                        self.note_refusal(parts, &batches, refusal);
                     }
                     if parts.iter().map(|part| part.rows.len()).sum::<usize>() > ALONE_MAX {
                         return self.publish_by_few(parts).await;

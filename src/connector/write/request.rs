@@ -223,6 +223,8 @@ pub(crate) struct Queues {
     /// The first request of each queue, once it was looked at.
     first_live: Option<Queued>,
     first_old: Option<Queued>,
+    /// Whether the last request was an old one that went before live ones: then a live one is next, if there is any.
+    was_old_first: bool,
     /// How long an old request waits for live ones.
     patience: Duration,
 }
@@ -247,7 +249,14 @@ pub(crate) struct Shown {
 /// Both ends of new queues; `interval` is that of polls.
 pub(crate) fn queues(interval: Duration, shown: watch::Receiver<Shown>) -> (WriterHandle, Queues) {
     let ((live, live_out), (old, old_out)) = (mpsc::channel(QUEUE_MAX), mpsc::channel(QUEUE_MAX));
-    let queues = Queues { live: live_out, old: old_out, first_live: None, first_old: None, patience: interval * 2 };
+    let queues = Queues {
+        live: live_out,
+        old: old_out,
+        first_live: None,
+        first_old: None,
+        was_old_first: false,
+        patience: interval * 2,
+    };
     (WriterHandle { live, old, shown }, queues)
 }
 
@@ -257,7 +266,10 @@ impl Queues {
         if self.first_old.is_none() {
             self.first_old = self.old.try_recv().ok();
         }
-        if let Some(first) = self.first_old.take_if(|first| first.since.elapsed() >= self.patience) {
+        let is_old_next = !std::mem::take(&mut self.was_old_first);
+        let has_waited = |first: &mut Queued| is_old_next && first.since.elapsed() >= self.patience;
+        if let Some(first) = self.first_old.take_if(has_waited) {
+            self.was_old_first = true;
             return Some(first);
         }
         if let Some(live) = self.first_live.take().or_else(|| self.live.try_recv().ok()) {
@@ -357,8 +369,9 @@ mod tests {
         tokio::time::sleep(INTERVAL).await;
         assert_eq!(unit_of_next(&mut queues).await, "live");
         tokio::time::sleep(INTERVAL).await;
-        assert_eq!([unit_of_next(&mut queues).await, unit_of_next(&mut queues).await], ["old", "older"]);
-        assert_eq!(unit_of_next(&mut queues).await, "live");
+        // One old request between two of polls, which must not starve either.
+        let next = [unit_of_next(&mut queues).await, unit_of_next(&mut queues).await, unit_of_next(&mut queues).await];
+        assert_eq!(next, ["old", "live", "older"]);
     }
 
     /// Has rows of a unit published, so many as if there were.

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::iter::zip;
 
 use super::hourly::SeenHours;
-use super::request::{FirstStart, PageOf, ReadWindow, Reply, Request, SweptHours};
+use super::request::{FirstStart, PageOf, ReadWindow, Reply, Request, RowsRequest, SweptHours};
 use super::transaction::Draft;
 use super::writer::Writer;
 use crate::connector::fault::Fault;
 use crate::core::hours::{Compared, Hour};
-use crate::core::journal::{Change, ChangeKind, UnitProgress};
+use crate::core::journal::{Change, ChangeKind, Delivery, UnitProgress};
 use crate::core::ledger::Ledger;
 use crate::core::watermark::{Delays, Progress};
 use crate::sink::Cluster;
@@ -24,7 +24,16 @@ impl<C: Cluster, V: View> Writer<C, V> {
     /// # Errors
     /// Only when the ownership ends; then there is no answer.
     pub(crate) async fn step(&mut self, request: Request) -> Result<(), Fault> {
+        // A ledger that was just emptied answers nothing.
+        self.owner.own().await?;
         match request {
+            // Without transactions some of it may come through and some not: each unit by itself.
+            Request::Publish(requests) if self.is_at_least_once() => {
+                for RowsRequest { units, reply } in requests {
+                    let outcomes = self.publish(units).await?;
+                    self.answer(reply, outcomes);
+                }
+            }
             Request::Publish(requests) => {
                 let (units, replies): (Vec<_>, Vec<_>) =
                     requests.into_iter().map(|request| (request.units, request.reply)).unzip();
@@ -78,6 +87,10 @@ impl<C: Cluster, V: View> Writer<C, V> {
             }
         }
         Ok(())
+    }
+
+    fn is_at_least_once(&self) -> bool {
+        self.owner.ownership.session().is_some_and(|session| session.delivery == Delivery::AtLeastOnce)
     }
 
     /// Answers a request, once everybody can see what it has changed. Whoever does not wait any more needs no answer.
