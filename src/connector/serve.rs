@@ -144,7 +144,7 @@ impl Serving {
         if request.order.is_long() {
             if let Err(refused) = self.long_orders.try_send(request) {
                 let what = "others of its kind are waiting already: try again later";
-                let _ = refused.into_inner().reply.send(Err(OrderError::Refused(what.to_owned())));
+                let _ = refused.into_inner().reply.send(Err(OrderError::Failed(what.to_owned())));
             }
             return;
         }

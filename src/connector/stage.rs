@@ -7,7 +7,7 @@
 //! | `recover` | an attempt to take over the journal | at the top, or in what has to wait for it |
 //! | `plan` | which windows are read | in a poll or a sweep |
 //! | `fetch` | one page, with repetitions and pauses | in what reads |
-//! | `publish` | some rows of a page, until they are committed or known to be | in what reads |
+//! | `publish` | the rows of one transaction, until they are committed or known to be; of several units in the first one's | in what reads |
 //! | `classify` | the same rows parsed, looked up and encoded | in `publish` |
 //! | `commit` | one transaction | in what it is for |
 //!

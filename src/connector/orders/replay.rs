@@ -268,7 +268,8 @@ impl<C: Cluster, V: View> Writer<C, V> {
         Ok(())
     }
 
-    /// Learns what was published and replayed since: little, since a replay looks beside the writer before each step.
+    /// Learns what was published and replayed since: little, since a replay looks beside the writer before each step. The
+    /// claim is not repeated meanwhile.
     async fn look_again(&self, survey: &mut Survey) -> Result<(), Fault> {
         let follower = &self.owner.follower;
         survey.catch_up(&*follower.cluster, &follower.codec, follower.ledger.head.next_offset).await

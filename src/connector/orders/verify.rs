@@ -24,12 +24,12 @@ pub(crate) async fn verify_beside<C: Cluster, V: View>(
     let until = follower.ends().await?.stable;
     follower.ledger = read_journal_to(&*follower.cluster, &follower.codec, until).await?;
     // The view lacks what is just being written; once the writer answers it has all of it.
-    writer.ask(Lane::Old, |reply| Request::CountLive(Vec::new(), reply)).await?;
+    writer.ask(Lane::Old, |reply| Request::WhichCount(Vec::new(), reply)).await?;
     let mut comparison = follower.compare().await?;
     // Pages that do not count any more were forgotten meanwhile.
     let (pages, missing): (Vec<PageOf>, Vec<usize>) = comparison.missing.into_iter().unzip();
     let asked = pages.clone();
-    let live = writer.ask(Lane::Old, |reply| Request::CountLive(asked, reply)).await?;
+    let live = writer.ask(Lane::Old, |reply| Request::WhichCount(asked, reply)).await?;
     let is_live = live.into_iter();
     comparison.missing =
         zip(zip(pages, missing), is_live).filter(|(_, is_live)| *is_live).map(|(page, _)| page).collect();

@@ -1,4 +1,4 @@
-//! Recovering: a session where there is none, what follows from a fault, a view built anew.
+//! Recovering: a session where there is none, the adoption of what the read-back has found, a view built anew.
 
 use std::sync::Arc;
 

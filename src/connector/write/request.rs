@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A request is done whole, or its answer never comes: then the writer has ended, and with it whoever reads. The writer
-//! waits for no reader. An old request goes first once it has waited for two polls: a catch-up of days must not keep
-//! everything else from ever being read.
+//! waits for no reader. An old request goes first once it has waited for two intervals, and then a live one: a catch-up of
+//! days must not keep everything else from ever being read, nor old requests the polls.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,8 +60,8 @@ pub(crate) enum Request {
     PublishedWithin(String, Window, Reply<u64>),
     /// What was published and seen of an hour.
     Hour(String, Hour, Reply<Option<HourCounts>>),
-    /// How many of these pages of the journal still count.
-    CountLive(Vec<PageOf>, Reply<Vec<bool>>),
+    /// Which of these pages of the journal still count.
+    WhichCount(Vec<PageOf>, Reply<Vec<bool>>),
 }
 
 /// A unit's first start.
@@ -261,7 +261,7 @@ pub(crate) fn queues(interval: Duration, shown: watch::Receiver<Shown>) -> (Writ
 }
 
 impl Queues {
-    /// The next request; `None` when nobody is left who could ask. Nothing is lost where it is not waited for to the end.
+    /// The next request; `None` when nobody is left who could ask. Cancel-safe: dropping the future loses no request.
     pub(crate) async fn next(&mut self) -> Option<Queued> {
         if self.first_old.is_none() {
             self.first_old = self.old.try_recv().ok();

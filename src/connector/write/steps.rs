@@ -80,7 +80,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
                 let known = self.ledger().head.hour(&unit, hour);
                 self.answer(reply, known);
             }
-            Request::CountLive(pages, reply) => {
+            Request::WhichCount(pages, reply) => {
                 let is_live = |page: &PageOf| self.ledger().is_live(page.seq, &page.unit, page.generation);
                 let live = pages.iter().map(is_live).collect();
                 self.answer(reply, live);
