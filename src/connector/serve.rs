@@ -4,8 +4,9 @@
 //!   stop ▶ a worker's end ▶ beat ▶ orders ▶ live requests ▶ old requests ▶ letters of a replay
 //! ```
 //!
-//! In this order, between two steps. A step is never given up half-way: what ends the ownership ends it after the step
-//! under way, and everybody who still waits for an answer is told to stop.
+//! In this order, between two steps; but letters of a replay wait for 16 requests at most. A step is never given up
+//! half-way: what ends the ownership ends it after the step under way, and everybody who still waits for an answer is told
+//! to stop.
 
 use std::pin::Pin;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -31,6 +32,9 @@ use crate::telemetry::{Role, StatusBoard};
 
 /// How many orders that read for long wait for the one before.
 const LONG_ORDERS_MAX: usize = 4;
+
+/// After so many requests letters of a replay go first, if there are any.
+const REQUESTS_PER_LETTERS: u32 = 16;
 
 /// What the writer serves during one time of owning the journal. Nothing of it is left for the next one.
 pub(super) struct Serving {
@@ -99,20 +103,16 @@ impl Serving {
         let Self { queues, replays, long_orders, mut workers, stop, .. } = self;
         // Whoever waits for an answer is told to stop.
         drop((queues, replays, long_orders));
-        let served = match served {
-            Ok(done) => Some(done),
-            Err(Fault::Stopped) => None,
-            Err(fault) => {
-                // What they have under way is dropped with them, which loses nothing.
-                workers.shutdown().await;
-                return Err(fault);
-            }
-        };
         stop.cancel();
-        while let Some(ended) = workers.join_next().await {
-            ended.map_err(Fault::from)??;
+        let mut ended = Ok(());
+        while let Some(worker) = workers.join_next().await {
+            ended = ended.and(worker.map_err(Fault::from).flatten());
         }
-        Ok(served)
+        match served {
+            Ok(done) => ended.map(|()| Some(done)),
+            Err(Fault::Stopped) => ended.map(|()| None),
+            Err(fault) => Err(fault),
+        }
     }
 
     async fn serve<C: Cluster, V: View, R>(
@@ -125,6 +125,7 @@ impl Serving {
         // A little early, so that what a beat itself takes makes it no later than promised.
         let mut beat = tokio::time::interval(self.beat.mul_f64(0.9));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut requests = 0;
         loop {
             tokio::select! {
                 biased;
@@ -133,7 +134,14 @@ impl Serving {
                 done = &mut done => return Ok(done),
                 _ = beat.tick() => writer.beat().await?,
                 Some(request) = orders.recv() => self.take_order(request, writer).await,
-                Some(queued) = self.queues.next() => writer.step(queued.request).instrument(queued.span).await?,
+                Some(queued) = self.queues.next() => {
+                    writer.step(queued.request).instrument(queued.span).await?;
+                    requests += 1;
+                    // A catch-up may never pause, and an operator waits for his letters.
+                    if requests % REQUESTS_PER_LETTERS == 0 && let Ok(step) = self.replays.try_recv() {
+                        writer.replay_step(step).await?;
+                    }
+                }
                 Some(step) = self.replays.recv() => writer.replay_step(step).await?,
             }
         }

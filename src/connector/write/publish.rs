@@ -145,7 +145,8 @@ impl<C: Cluster, V: View> Writer<C, V> {
                         self.progress(unit).is_some_and(|unit| unit.counts == *counts)
                     };
                     if counts_after.iter().all(has_come) {
-                        tracing::info!(units = counts_after.len(), "the doubtful transaction had come through");
+                        let units: Vec<&str> = counts_after.iter().map(|(unit, _)| unit.as_str()).collect();
+                        tracing::info!(unit = units.join(", "), "the doubtful transaction had come through");
                         acknowledged(&self.status);
                         self.note_done(parts, &batches, started);
                         return Ok(());
