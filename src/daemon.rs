@@ -23,6 +23,7 @@ use crate::connector::{
 };
 use crate::core::journal::Nonce;
 use crate::core::leg::TimeBasis;
+use crate::core::planner;
 use crate::core::retry::Backoff;
 use crate::core::watermark::Delays;
 use crate::error::{Ended, Exit, OrExit};
@@ -230,6 +231,8 @@ async fn connector(
         pace: Pace {
             interval: config.poll.interval,
             window_max: config.poll.max_window,
+            window_rows: planner::WINDOW_ROWS,
+            page_rows: usize::try_from(config.source.page_size).unwrap_or(usize::MAX),
             clock_tolerance: config.poll.clock_tolerance,
             sweeps: config.sweeps.clone(),
             time_zone: config.source.time_zone,

@@ -86,7 +86,7 @@ impl<S: Source> UnitReading<'_, S> {
                 return Ok(Some(Fault::Torn.to_string()));
             }
             let (rows, total, cursor_of_page) = (page.len(), page.total, page.cursor.as_deref());
-            match scroll.on_page(PageMeta { rows, total, cursor: cursor_of_page, is_torn: false }) {
+            match scroll.on_page(PageMeta { rows, total, cursor: cursor_of_page, is_torn: false, is_short: false }) {
                 Step::Next(next) => cursor = Some(next),
                 Step::Whole => return Ok(None),
                 Step::Broken(fault) => return Ok(Some(fault.to_string())),

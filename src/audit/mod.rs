@@ -41,6 +41,7 @@ use crate::codec::{DecodeError, Decoder};
 use crate::config::{self, StartFrom};
 use crate::connector::{ConnectorError, read_journal};
 use crate::core::dedupe::Revisions;
+use crate::core::hours::Hour;
 use crate::core::journal::{Delivery, Trace, UnitProgress};
 use crate::core::ledger::Ledger;
 use crate::core::leg::TimeBasis;
@@ -63,8 +64,6 @@ pub struct Question {
     pub topic: String,
     /// How long after a leg's disconnect the source may still be filling in.
     pub settle: Duration,
-    /// The longest window read at once.
-    pub window_max: Duration,
     /// The zone of the query's bounds.
     pub time_zone: Tz,
     /// On which of a leg's times the windows are cut.
@@ -151,7 +150,6 @@ impl Question {
             journal: config.kafka.journal.clone(),
             topic: config.kafka.topic.clone(),
             settle: config.poll.settle,
-            window_max: config.poll.max_window,
             time_zone: config.source.time_zone,
             time_basis: config.source.time_basis,
             source,
@@ -222,7 +220,7 @@ pub async fn run<S: Source, C: Cluster>(
         journal: Trace::journal_tag(&question.journal),
         units: &question.units,
         // A row outside its window counts as the window's edge, which may be another one here than when it was published.
-        kept: Window::new(period.start.minus(question.window_max), period.end.plus(question.window_max)),
+        kept: Window::new(period.start.minus(WINDOW_MAX), period.end.plus(WINDOW_MAX)),
     };
     let Found { records, cut, dead_cut, foreign } = topic::read(cluster, decoder, &scope, progress).await?;
     let terms = Terms {
@@ -243,7 +241,7 @@ pub async fn run<S: Source, C: Cluster>(
             time_basis: question.time_basis,
             progress,
         };
-        read_unit(&reading, &pieces(period, unit.due_to, question.window_max), &mut comparison, &mut unread).await?;
+        read_unit(&reading, &pieces(period, unit.due_to), &mut comparison, &mut unread).await?;
     }
     let mut findings = comparison.finish();
     for difference in findings.differences.iter_mut().chain(&mut findings.revised) {
@@ -293,13 +291,16 @@ async fn read_unit<S: Source>(
     Ok(())
 }
 
-/// The period in pieces, one of which ends where rows without a time cease to be due.
-fn pieces(period: Window, due_to: UtcMillis, window_max: Duration) -> Vec<Window> {
+/// The longest window that is read at once.
+const WINDOW_MAX: Duration = Duration::from_secs(3600);
+
+/// The period, cut at whole hours, and where rows without a time cease to be due.
+fn pieces(period: Window, due_to: UtcMillis) -> Vec<Window> {
     let cut = due_to.minus(QUERY_MARGIN);
     let mut pieces = Vec::new();
     let mut start = period.start;
     while start < period.end {
-        let mut end = start.plus(window_max).min(period.end);
+        let mut end = Hour::of(start).window().end.min(period.end);
         if start < cut {
             end = end.min(cut);
         }
@@ -445,7 +446,6 @@ mod tests {
             journal: "journal".to_owned(),
             topic: "legs".to_owned(),
             settle: Duration::from_secs(60),
-            window_max: Duration::from_secs(3600),
             time_zone: Tz::UTC,
             time_basis: TimeBasis::Disconnect,
             source: 0,
@@ -477,14 +477,14 @@ mod tests {
     #[test]
     fn pieces_cover_the_period_and_one_ends_where_rows_cease_to_be_due() {
         let of = |from, to, due_to| {
-            let pieces = pieces(Window::new(at(from), at(to)), at(due_to), Duration::from_secs(100));
+            let pieces = pieces(Window::new(at(from), at(to)), at(due_to));
             let seconds = |window: &Window| (window.start.as_millis() / 1_000, window.end.as_millis() / 1_000);
             pieces.iter().map(seconds).collect::<Vec<(i64, i64)>>()
         };
-        assert_eq!(of(0, 250, 1_000), [(0, 100), (100, 200), (200, 250)]);
-        assert_eq!(of(0, 250, 152), [(0, 100), (100, 150), (150, 250)]);
+        assert_eq!(of(-100, 8_000, 9_000), [(-100, 0), (0, 3_600), (3_600, 7_200), (7_200, 8_000)]);
+        assert_eq!(of(0, 7_200, 5_002), [(0, 3_600), (3_600, 5_000), (5_000, 7_200)]);
         assert_eq!(of(0, 100, -50), [(0, 100)]);
-        let never_read = pieces(Window::new(at(0), at(10)), UtcMillis::new(i64::MIN), Duration::from_secs(100));
+        let never_read = pieces(Window::new(at(0), at(10)), UtcMillis::new(i64::MIN));
         assert_eq!(never_read, [Window::new(at(0), at(10))]);
     }
 

@@ -179,7 +179,7 @@ fn poll(r: &mut Reader) -> Option<Poll> {
     let overlap = r.or_default("poll.overlap", "30m", rule::whole_seconds("1s", "30d"));
     let settle = r.or_default("poll.settle", "1m", rule::whole_seconds("0s", "24h"));
     // Below a minute a long gap takes more queries than the request budget has in it.
-    let max_window = r.or_default("poll.max_window", "1h", rule::whole_seconds("1m", "31d"));
+    let max_window = r.or_default("poll.max_window", "31d", rule::whole_seconds("1m", "731d"));
     // The Date header counts in seconds, so less than one of them cannot be told.
     let clock_tolerance = r.or_default("poll.clock_tolerance", "60s", rule::duration("1s", "1h"));
     let start_from = r.optional("poll.start_from", rule::start_from());

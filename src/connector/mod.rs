@@ -32,6 +32,7 @@ mod stage;
 mod write;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -174,6 +175,7 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
             ahead: shared.ahead.clone(),
             trouble: Arc::default(),
             torn: Arc::default(),
+            longest_page: Arc::clone(&shared.longest_page),
             stop: stop.clone(),
         }
     }
@@ -222,7 +224,8 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
     /// What the readers of one time of owning the journal share, and the writer's end of it.
     fn shared(&self, writer: &Writer<C, V>) -> (Shared, Queues) {
         let (handle, queues) = queues(self.pace.interval, writer.shown());
-        (Shared { writer: handle, traffic: Traffic::default(), ahead: self.ahead() }, queues)
+        let (traffic, longest_page) = (Traffic::default(), Arc::default());
+        (Shared { writer: handle, traffic, ahead: self.ahead(), longest_page }, queues)
     }
 }
 
@@ -231,4 +234,5 @@ struct Shared {
     writer: WriterHandle,
     traffic: Traffic,
     ahead: Ahead,
+    longest_page: Arc<AtomicUsize>,
 }

@@ -112,6 +112,8 @@ pub struct ChunkContext<'a> {
     pub asked: Window,
     /// How far the unit is final at the most once the window is read: a call "In Progress" is awaited behind it.
     pub makes_final_to: UtcMillis,
+    /// How far the unit was complete before the poll: what older legs of it are measured by.
+    pub looked_to: UtcMillis,
     /// How rows are decided about.
     pub policy: ChunkPolicy,
 }
@@ -381,13 +383,13 @@ impl Planner<'_> {
 
     /// How late a new leg was, as far as this read can tell.
     fn note_lateness(&mut self, at: UtcMillis, seen_at: UtcMillis) {
-        let Progress { complete_to, final_to, .. } = self.context.progress;
-        let (policy, lateness) = (self.context.policy, &mut self.plan.lateness);
+        let Progress { final_to, .. } = self.context.progress;
+        let (looked_to, policy, lateness) = (self.context.looked_to, self.context.policy, &mut self.plan.lateness);
         // The newest live read that came to its end began this long after what it made complete.
-        let looked = complete_to.plus(policy.settle);
+        let looked = looked_to.plus(policy.settle);
         match self.context.piece.how {
             How::Poll | How::CatchUp => {
-                let found = if at < *complete_to { Found::ByOverlap } else { Found::AtOnce };
+                let found = if at < looked_to { Found::ByOverlap } else { Found::AtOnce };
                 let at_most = lateness::at_most(at, looked, seen_at, policy.apart_max);
                 if found == Found::ByOverlap && at_most.is_some() {
                     lateness.note_left(at.since(*final_to));
@@ -502,6 +504,7 @@ mod tests {
             piece: Piece { window, how: How::Poll },
             asked: Window::new(at(7_999), at(10_001)),
             makes_final_to: at(8_500),
+            looked_to: progress.complete_to,
             policy: ChunkPolicy {
                 time_basis: TimeBasis::Disconnect,
                 revisions: Revisions::Publish,

@@ -1,8 +1,8 @@
 //! The protocol of one scroll through a window's pages: when to ask for the next, and whether it was whole.
 //!
 //! The API's cursor is opaque and promises nothing, so a scroll ends by its own rules: at an empty
-//! page, at a closing cursor, at a missing one if as many rows came as were announced, and, as a fault,
-//! at a cursor that was seen before or at far more rows than the total announced. A page with rows that
+//! page, at a closing cursor, at a missing one if as many rows came as were announced, at a short page that
+//! completes what was announced, and, as a fault, at a cursor that was seen before or at far more rows than the total announced. A page with rows that
 //! has neither a cursor nor a total ends nothing: rows may follow that nobody can ask for.
 
 use std::collections::HashSet;
@@ -25,6 +25,8 @@ pub struct PageMeta<'a> {
     pub cursor: Option<&'a str>,
     /// Whether one of its rows stands for a part of the body of which nobody knows how many rows it holds.
     pub is_torn: bool,
+    /// Whether the source has shown a longer page, so that it could have put more rows on this one.
+    pub is_short: bool,
 }
 
 /// What to do after a page.
@@ -121,6 +123,11 @@ impl Scroll {
         };
         if !self.cursors.insert(cursor.to_owned()) {
             return Step::Broken(Fault::RepeatedCursor);
+        }
+        // A total may be capped at a page's end, but hardly within a page.
+        let totals = [self.first_total, self.newest_total];
+        if page.is_short && !self.is_torn && totals == [Some(self.rows); 2] {
+            return Step::Whole;
         }
         if self.is_endless(page.rows) {
             return Step::Broken(Fault::Endless { rows: self.rows });
@@ -227,7 +234,7 @@ mod tests {
         let mut scroll = Scroll::default();
         let mut step = Step::Whole;
         for (index, &(rows, total, cursor)) in pages.iter().enumerate() {
-            step = scroll.on_page(PageMeta { rows, total, cursor, is_torn: false });
+            step = scroll.on_page(PageMeta { rows, total, cursor, is_torn: false, is_short: false });
             assert!(matches!(step, Step::Next(_)) == (index + 1 < pages.len()), "ended at page {index}: {step:?}");
         }
         step
@@ -281,7 +288,13 @@ mod tests {
         let mut scroll = Scroll::default();
         let endless = (0..100)
             .map(|n| {
-                scroll.on_page(PageMeta { rows: 10, total: Some(20), cursor: Some(&n.to_string()), is_torn: false })
+                scroll.on_page(PageMeta {
+                    rows: 10,
+                    total: Some(20),
+                    cursor: Some(&n.to_string()),
+                    is_torn: false,
+                    is_short: false,
+                })
             })
             .find(|step| !matches!(step, Step::Next(_)));
         assert_eq!(endless, Some(Step::Broken(Fault::Endless { rows: 150 })));
@@ -302,11 +315,32 @@ mod tests {
     }
 
     #[test]
+    fn a_short_page_that_completes_what_was_announced_ends_the_window_and_a_full_one_does_not() {
+        let page = |rows, total, is_short| PageMeta { rows, total, cursor: Some("a"), is_torn: false, is_short };
+        let next = Step::Next("a".to_owned());
+        for (rows, total, is_short, expected) in [
+            (3, Some(3), true, &Step::Whole),
+            (3, Some(3), false, &next),
+            (3, Some(4), true, &next),
+            (3, None, true, &next),
+        ] {
+            assert_eq!(Scroll::default().on_page(page(rows, total, is_short)), *expected);
+        }
+        let mut growing = Scroll::default();
+        growing.on_page(page(3, Some(5), false));
+        let more = PageMeta { cursor: Some("b"), ..page(2, Some(6), true) };
+        assert_eq!(growing.on_page(more), Step::Next("b".to_owned()), "a row has appeared meanwhile");
+    }
+
+    #[test]
     fn where_a_part_counts_as_one_row_the_closing_page_decides() {
         let mut scroll = Scroll::default();
-        let torn = PageMeta { rows: 1, total: Some(9), cursor: Some("a"), is_torn: true };
+        let torn = PageMeta { rows: 1, total: Some(9), cursor: Some("a"), is_torn: true, is_short: true };
         assert_eq!(scroll.on_page(torn), Step::Next("a".to_owned()));
-        assert_eq!(scroll.on_page(PageMeta { rows: 0, total: Some(0), cursor: None, is_torn: false }), Step::Whole);
+        assert_eq!(
+            scroll.on_page(PageMeta { rows: 0, total: Some(0), cursor: None, is_torn: false, is_short: false }),
+            Step::Whole
+        );
         assert_eq!(scroll.total(), None);
         let last = Scroll::default().on_page(PageMeta { cursor: None, ..torn });
         assert_eq!(last, Step::Broken(Fault::FewerRowsThanTotal { rows: 1, total: 9 }));
@@ -354,7 +388,7 @@ mod tests {
             for (count, total, cursor) in pages {
                 rows += count as u64;
                 totals.extend(total.filter(|total| count as u64 <= *total && count > 0));
-                match scroll.on_page(PageMeta { rows: count, total, cursor, is_torn: false }) {
+                match scroll.on_page(PageMeta { rows: count, total, cursor, is_torn: false, is_short: false }) {
                     Step::Next(_) => continue,
                     Step::Whole => {
                         let is_said = count == 0 || cursor == Some(CLOSING_CURSOR);

@@ -33,27 +33,40 @@ pub struct Parts<I> {
     halves: Vec<Piece>,
     /// Whether the newest part is a half.
     is_half: bool,
+    /// Whether the newest part is a piece as it is.
+    is_uncut: bool,
     requests: usize,
 }
 
 impl<I: Iterator<Item = Piece>> Parts<I> {
     /// The parts of these pieces, in their order.
     pub fn new(pieces: I) -> Self {
-        Self { pieces, cut: Vec::new(), halves: Vec::new(), is_half: false, requests: 0 }
+        Self { pieces, cut: Vec::new(), halves: Vec::new(), is_half: false, is_uncut: false, requests: 0 }
     }
 
     /// The next window to read, `None` when all is read.
     pub fn next(&mut self, torn: &TornWindows) -> Option<Piece> {
+        (self.is_half, self.is_uncut) = (false, false);
         if let Some(half) = self.halves.pop() {
             self.is_half = true;
             return Some(half);
         }
-        self.is_half = false;
         if self.cut.is_empty() {
             self.cut = torn.cut(self.pieces.next()?);
             self.cut.reverse();
+            self.is_uncut = self.cut.len() == 1;
         }
         self.cut.pop()
+    }
+
+    /// The pieces, where the newest part is a whole one of them, which may be cut otherwise.
+    pub fn recut(&mut self) -> Option<&mut I> {
+        self.is_uncut.then_some(&mut self.pieces)
+    }
+
+    /// The pieces that are left.
+    pub const fn pieces(&mut self) -> &mut I {
+        &mut self.pieces
     }
 
     /// Takes note of how many requests the newest part took.
@@ -148,7 +161,7 @@ mod tests {
 
     use super::super::coverage::Coverage;
     use super::super::leg::How;
-    use super::super::planner::{Cycle, bound};
+    use super::super::planner::{Cycle, WindowLength, bound};
     use super::super::time::UtcMillis;
     use super::super::watermark::{Delays, Progress};
     use super::*;
@@ -269,7 +282,8 @@ mod tests {
             for (waited, outcomes) in polls {
                 now += waited;
                 let mut ends_well = outcomes.into_iter().cycle();
-                let mut parts = Parts::new(Cycle::plan(&progress, bound(at(now)), Duration::from_secs(window_max_s)));
+                let length = WindowLength::new(Duration::from_secs(window_max_s));
+                let mut parts = Parts::new(Cycle::behind(&progress, bound(at(now)), &delays, length));
                 while let Some(part) = parts.next(&TornWindows::default()) {
                     parts.note_requests(1);
                     if ends_well.next().unwrap() {

@@ -1,18 +1,23 @@
 //! The plans of polls, sweeps and backfills: which windows are read.
 //!
-//! A poll is the window from the final watermark to the bound, cut into pieces, oldest first.
+//! A live poll reads what is new first, and whole, so that it is published in order; then the overlap, in which only what
+//! the API shows late is new. A unit that is behind reads everything in one go, oldest first.
 //!
 //! ```text
-//!   final_to                                              bound
-//!      [── max_window ──)[── max_window ──)[── the rest ────)
-//!       catch-up          catch-up          poll
+//!                 final_to            complete_to            bound
+//!   live              [─── overlap ──────)[──── new, first ────)
+//!   behind            [── window ──)[── window ──)[── window ──)
 //! ```
+//!
+//! How long a window is follows from how many rows it has: see [`WindowLength`].
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::leg::How;
+use super::parts::SPAN_MIN;
 use super::time::{UtcMillis, Window};
-use super::watermark::Progress;
+use super::watermark::{Delays, Progress};
 
 /// One window of a poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,37 +28,146 @@ pub struct Piece {
     pub how: How,
 }
 
-/// A poll of one unit: which pieces are left.
+/// How long the next window of a unit is: about as long as has so many rows as one page of the journal.
+#[derive(Clone, Copy, Debug)]
+pub struct WindowLength {
+    next: Duration,
+    /// The longest that the source takes, as far as that is known.
+    max: Duration,
+    /// The longest that is ever asked for.
+    longest: Duration,
+    /// How many windows were read since the source has refused one for its length.
+    good: u32,
+}
+
+/// After so many windows one of four times the length is tried again.
+const GOOD_WINDOWS: u32 = 10;
+
+/// So many rows a window is to have at most.
+pub const WINDOW_ROWS: u64 = 5_000;
+
+/// A window is this much longer than the one before at the most.
+const GROWTH_MAX: u32 = 4;
+
+impl WindowLength {
+    /// Begins with the longest window that is asked for.
+    pub const fn new(longest: Duration) -> Self {
+        Self { next: longest, max: longest, longest, good: 0 }
+    }
+
+    /// The length of the next window.
+    pub const fn next(&self) -> Duration {
+        self.next
+    }
+
+    /// Takes note of a window that has more rows than it is to have, so that it is read in shorter ones.
+    pub fn on_too_many(&mut self, window: Window, rows: u64, rows_wanted: u64) {
+        self.next = in_proportion(window, rows, rows_wanted).min(window.length() / 2).max(SPAN_MIN);
+    }
+
+    /// Takes note of a window that was read, with so many rows.
+    pub fn on_read(&mut self, window: Window, rows: u64, rows_wanted: u64) {
+        self.good += 1;
+        if self.good >= GOOD_WINDOWS {
+            (self.good, self.max) = (0, self.max.saturating_mul(GROWTH_MAX).min(self.longest));
+        }
+        let longest = window.length().max(self.next).saturating_mul(GROWTH_MAX);
+        self.next = in_proportion(window, rows, rows_wanted).min(longest).min(self.max).max(SPAN_MIN);
+    }
+
+    /// Takes note of a window that the source refuses for its length.
+    pub fn on_refused(&mut self, window: Window) {
+        self.good = 0;
+        self.max = (window.length() / GROWTH_MAX).max(SPAN_MIN);
+        self.next = self.next.min(self.max);
+    }
+}
+
+/// How long a window has so many rows as are wanted, with some room; in whole seconds.
+fn in_proportion(window: Window, rows: u64, rows_wanted: u64) -> Duration {
+    let seconds = u128::from(window.length().as_secs()) * u128::from(rows_wanted) * 4 / (u128::from(rows.max(1)) * 5);
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX))
+}
+
+/// A poll of one unit: which windows are left.
 ///
-/// A piece that could not be read to its end leaves a hole; the pieces behind it are still read and
+/// A window that could not be read to its end leaves a hole; the windows behind it are still read and
 /// published, so that new legs keep flowing, but the watermarks stay in front of the hole
 /// (see [`Progress::advance`]).
 #[derive(Clone, Debug)]
 pub struct Cycle {
-    next_start: UtcMillis,
-    bound: UtcMillis,
-    window_max: Duration,
+    /// What is read, in this order, each from its beginning.
+    spans: VecDeque<Window>,
+    /// From here on windows are read whole before they are published.
+    whole_from: UtcMillis,
+    length: WindowLength,
 }
 
 impl Cycle {
-    /// Plans a poll up to `bound`, the first instant that is not asked for.
-    pub fn plan(progress: &Progress, bound: UtcMillis, window_max: Duration) -> Self {
-        Self { next_start: progress.final_to, bound, window_max }
+    /// Plans a live poll up to `bound`, the first instant that is not asked for: what is new, then the overlap; both at
+    /// once where they are likely to be one page.
+    pub fn live(progress: &Progress, bound: UtcMillis, is_one_page: bool, length: WindowLength) -> Self {
+        let Progress { complete_to, final_to, .. } = *progress;
+        if is_one_page {
+            return Self::of([Window::new(final_to, bound)].into(), final_to, length);
+        }
+        let spans = [Window::new(complete_to, bound), Window::new(final_to, complete_to.min(bound))];
+        Self::of(spans.into(), complete_to, length)
+    }
+
+    /// Plans a poll of a unit that is behind: everything from the final watermark on, oldest first.
+    pub fn behind(progress: &Progress, bound: UtcMillis, delays: &Delays, length: WindowLength) -> Self {
+        // A page of the journal that spans it would say nothing of how many legs the overlap is known to have.
+        let final_to = progress.final_to;
+        let edge = bound.minus(delays.settle).minus(delays.overlap).max(final_to);
+        let spans = [Window::new(final_to, edge), Window::new(edge, bound)];
+        Self::of(spans.into(), final_to, length)
+    }
+
+    fn of(mut spans: VecDeque<Window>, whole_from: UtcMillis, length: WindowLength) -> Self {
+        spans.retain(|span| span.start < span.end);
+        Self { spans, whole_from, length }
+    }
+
+    /// Whether a window is read whole before its first row is published; else it is published page by page.
+    pub fn is_read_whole(&self, window: Window) -> bool {
+        window.start >= self.whole_from
+    }
+
+    /// How long the next window is.
+    pub const fn length(&mut self) -> &mut WindowLength {
+        &mut self.length
+    }
+
+    /// Whether windows are left that are published page by page.
+    pub fn has_overlap_left(&self) -> bool {
+        self.spans.iter().any(|span| !self.is_read_whole(*span))
+    }
+
+    /// Takes back the newest window: it is read in shorter ones.
+    pub fn take_back(&mut self, window: Window) {
+        match self.spans.front_mut().filter(|span| span.start == window.end) {
+            Some(span) => span.start = window.start,
+            None => self.spans.push_front(window),
+        }
     }
 }
 
 impl Iterator for Cycle {
     type Item = Piece;
 
-    /// The next piece to read, `None` when the poll is through.
+    /// The next window to read, `None` when the poll is through.
     fn next(&mut self) -> Option<Piece> {
-        if self.bound <= self.next_start {
-            return None;
+        let span = self.spans.front_mut()?;
+        let length = if span.start >= self.whole_from { self.length.next() } else { self.length.max };
+        let window = Window::new(span.start, span.start.plus(length).min(span.end));
+        span.start = window.end;
+        if span.start >= span.end {
+            self.spans.pop_front();
         }
-        let end = self.next_start.plus(self.window_max).min(self.bound);
-        let window = Window::new(self.next_start, end);
-        self.next_start = end;
-        Some(Piece { window, how: if end == self.bound { How::Poll } else { How::CatchUp } })
+        // What is newer than this one is still to be read.
+        let is_behind = self.spans.iter().any(|left| window.end <= left.start);
+        Some(Piece { window, how: if is_behind { How::CatchUp } else { How::Poll } })
     }
 }
 
@@ -131,26 +245,66 @@ mod tests {
         UtcMillis::new(seconds * 1000)
     }
 
+    fn seconds(cycle: Cycle) -> Vec<(i64, i64, How)> {
+        let second = |at: UtcMillis| at.as_millis() / 1_000;
+        cycle.map(|Piece { window, how }| (second(window.start), second(window.end), how)).collect()
+    }
+
     #[test]
-    fn only_the_newest_piece_is_a_poll() {
+    fn a_unit_that_is_behind_reads_everything_oldest_first_and_no_window_spans_the_beginning_of_the_overlap() {
         let progress = Progress::starting_at(at(0), &DELAYS);
-        let cycle = Cycle::plan(&progress, at(9000), HOUR);
-        let pieces: Vec<Piece> = cycle.collect();
-        assert_eq!(
-            pieces,
-            [
-                Piece { window: Window::new(at(0), at(3600)), how: How::CatchUp },
-                Piece { window: Window::new(at(3600), at(7200)), how: How::CatchUp },
-                Piece { window: Window::new(at(7200), at(9000)), how: How::Poll },
-            ]
-        );
+        let cycle = Cycle::behind(&progress, at(9000), &DELAYS, WindowLength::new(HOUR));
+        let expected = [(0, 3600, How::CatchUp), (3600, 7140, How::CatchUp), (7140, 9000, How::Poll)];
+        assert_eq!(seconds(cycle), expected);
+    }
+
+    #[test]
+    fn a_live_poll_reads_what_is_new_first_and_whole() {
+        let progress = Progress { complete_to: at(8000), ..Progress::starting_at(at(6200), &DELAYS) };
+        let cycle = Cycle::live(&progress, at(8120), false, WindowLength::new(HOUR));
+        assert!(cycle.is_read_whole(Window::new(at(8000), at(8120))));
+        assert!(!cycle.is_read_whole(Window::new(at(6200), at(8000))) && cycle.has_overlap_left());
+        assert_eq!(seconds(cycle), [(8000, 8120, How::Poll), (6200, 8000, How::Poll)]);
+        let mut cycle = Cycle::live(&progress, at(8120), true, WindowLength::new(HOUR));
+        assert!(cycle.is_read_whole(cycle.clone().next().unwrap().window) && !cycle.has_overlap_left());
+        assert_eq!(cycle.next(), Some(Piece { window: Window::new(at(6200), at(8120)), how: How::Poll }));
     }
 
     #[test]
     fn a_bound_behind_the_watermark_asks_for_nothing() {
         let progress = Progress::starting_at(at(100), &DELAYS);
-        assert_eq!(Cycle::plan(&progress, at(100), HOUR).next(), None);
-        assert_eq!(Cycle::plan(&progress, at(50), HOUR).next(), None);
+        for bound in [at(100), at(50)] {
+            assert_eq!(Cycle::behind(&progress, bound, &DELAYS, WindowLength::new(HOUR)).next(), None);
+            assert_eq!(Cycle::live(&progress, bound, false, WindowLength::new(HOUR)).next(), None);
+        }
+    }
+
+    #[test]
+    fn a_window_of_too_many_rows_is_cut_in_proportion_and_a_sparse_one_followed_by_a_longer_one() {
+        let progress = Progress::starting_at(at(0), &DELAYS);
+        let mut cycle = Cycle::behind(&progress, at(500_000), &DELAYS, WindowLength::new(HOUR * 100));
+        let first = cycle.next().unwrap().window;
+        assert_eq!(first, Window::new(at(0), at(360_000)));
+        cycle.take_back(first);
+        cycle.length().on_too_many(first, 100_000, 5_000);
+        let first = cycle.next().unwrap().window;
+        assert_eq!(first, Window::new(at(0), at(14_400)));
+        cycle.length().on_read(first, 10, 5_000);
+        assert_eq!(cycle.next().unwrap().window, Window::new(at(14_400), at(14_400 * 5)));
+    }
+
+    #[test]
+    fn a_length_that_the_source_refuses_is_tried_again_after_ten_good_windows() {
+        let mut length = WindowLength::new(HOUR * 24);
+        let window = |length: &WindowLength| Window::new(at(0), at(0).plus(length.next()));
+        length.on_refused(window(&length));
+        assert_eq!(length.next(), HOUR * 6);
+        for _ in 0..9 {
+            length.on_read(window(&length), 1, 5_000);
+            assert_eq!(length.next(), HOUR * 6);
+        }
+        length.on_read(window(&length), 1, 5_000);
+        assert_eq!(length.next(), HOUR * 24);
     }
 
     #[test]
@@ -220,7 +374,13 @@ mod tests {
             for (waited, outcomes) in cycles {
                 now += waited;
                 let mut outcomes = outcomes.into_iter().cycle();
-                for piece in Cycle::plan(&progress, bound(at(now)), Duration::from_secs(window_max_s)) {
+                let length = WindowLength::new(Duration::from_secs(window_max_s));
+                let cycle = if outcomes.next().unwrap() {
+                    Cycle::behind(&progress, bound(at(now)), &DELAYS, length)
+                } else {
+                    Cycle::live(&progress, bound(at(now)), outcomes.next().unwrap(), length)
+                };
+                for piece in cycle {
                     if outcomes.next().unwrap() {
                         read.add(piece.window);
                         let before = progress.clone();

@@ -56,8 +56,8 @@ pub enum WindowEnd {
     Whole,
     /// Otherwise; the rows that were there are published.
     Broken(Fault),
-    /// Before its first row: it announces more of them than are wanted at once.
-    TooManyRows,
+    /// Before any was published: it has more rows than are wanted at once, so many at least.
+    TooManyRows(u64),
 }
 
 /// What a read of a window has shown.
@@ -69,14 +69,14 @@ pub struct WindowRead<'a> {
     pub end: Option<WindowEnd>,
     /// What the newest pass has seen.
     pub tally: &'a WindowTally,
-    /// How many pages were asked for.
-    pub requests: usize,
     /// When the read began, on the earlier of the two clocks.
     pub begun: UtcMillis,
     /// Whether the two clocks are further apart than is tolerated.
     pub clocks_differ: bool,
     /// How many legs of the window were published, and can be expected to be shown still.
     pub legs_known: u64,
+    /// Whether an older window follows of which legs may be known: then one without rows waits for it.
+    pub is_before_overlap: bool,
 }
 
 /// What follows from a read of a window.
@@ -140,10 +140,29 @@ impl<I: Iterator<Item = Piece>> Poll<I> {
         self.parts.next(torn)
     }
 
+    /// The windows that are left, where the newest was one of them and not a part of one, so that it may be cut otherwise.
+    pub fn recut(&mut self) -> Option<&mut I> {
+        self.parts.recut()
+    }
+
+    /// The windows that are left.
+    pub const fn windows(&mut self) -> &mut I {
+        self.parts.pieces()
+    }
+
+    /// Takes a window back, to be read in halves.
+    pub fn halve(&mut self, piece: Piece) {
+        self.parts.halve(piece);
+    }
+
+    /// Takes note of how many pages of the newest window were asked for.
+    pub fn note_requests(&mut self, requests: usize) {
+        self.parts.note_requests(requests);
+    }
+
     /// Takes note of a read, and says what follows from it.
     pub fn note(&mut self, read: &WindowRead<'_>) -> Outcome {
         let WindowRead { piece, tally, .. } = *read;
-        self.parts.note_requests(read.requests);
         self.shows_rows |= !tally.rows.is_empty();
         // What follows a window that contradicts is in doubt, too, whether or not its rows say so.
         self.contradiction = self.contradiction.or(tally.contradiction().map(|found| (piece.window, found)));
@@ -152,7 +171,7 @@ impl<I: Iterator<Item = Piece>> Poll<I> {
                 self.has_failed = true;
                 Outcome::Waits
             }
-            Some(WindowEnd::TooManyRows) => {
+            Some(WindowEnd::TooManyRows(_)) => {
                 self.parts.halve(piece);
                 Outcome::Halved
             }
@@ -181,13 +200,14 @@ impl<I: Iterator<Item = Piece>> Poll<I> {
         let taken = (read.piece.window, read.begun);
         if !self.shows_rows {
             self.legs_known += read.legs_known;
-            if self.legs_known > 0 {
+            if self.legs_known > 0 || read.is_before_overlap {
                 self.empty.push(taken);
                 return Outcome::Waits;
             }
         }
         let mut windows = mem::take(&mut self.empty);
         windows.push(taken);
+        windows.sort();
         Outcome::Advance(windows)
     }
 
@@ -203,12 +223,14 @@ impl<I: Iterator<Item = Piece>> Poll<I> {
 
     /// Ends the poll: gives the empty windows that count as read after all, oldest first.
     pub fn close(&mut self) -> Vec<(Window, UtcMillis)> {
-        match self.empty.first().filter(|_| !self.shows_rows && self.legs_known >= TELLING_LEGS) {
+        let mut windows = mem::take(&mut self.empty);
+        windows.sort();
+        match windows.first().filter(|_| !self.shows_rows && self.legs_known >= TELLING_LEGS) {
             Some((first, _)) => {
                 self.hold.get_or_insert(Hold::Empty(first.start, self.legs_known));
                 Vec::new()
             }
-            None => mem::take(&mut self.empty),
+            None => windows,
         }
     }
 
@@ -260,7 +282,16 @@ mod tests {
         legs_known: u64,
     ) -> Outcome {
         let piece = poll.next(&TornWindows::default()).unwrap();
-        let read = WindowRead { piece, end, tally, requests: 1, begun: at(300), clocks_differ: false, legs_known };
+        let read = WindowRead {
+            piece,
+            end,
+            tally,
+            begun: at(300),
+            clocks_differ: false,
+            legs_known,
+            is_before_overlap: false,
+        };
+        poll.note_requests(1);
         poll.note(&read)
     }
 
@@ -335,10 +366,10 @@ mod tests {
             piece,
             end: WHOLE,
             tally: &tally,
-            requests: 1,
             begun: at(300),
             clocks_differ: true,
             legs_known: 0,
+            is_before_overlap: false,
         };
         assert_eq!((skewed.note(&read), skewed.hold()), (Outcome::Waits, Some(Hold::ClockSkew)));
     }
@@ -346,10 +377,41 @@ mod tests {
     #[test]
     fn a_window_is_halved_where_that_may_mend_it() {
         let mut poll = poll(1);
-        assert_eq!(note(&mut poll, Some(WindowEnd::TooManyRows), &tally(0), 0), Outcome::Halved);
+        assert_eq!(note(&mut poll, Some(WindowEnd::TooManyRows(9)), &tally(0), 0), Outcome::Halved);
         assert_eq!(note(&mut poll, Some(WindowEnd::Broken(Fault::OpenEnd)), &tally(3), 0), Outcome::Halved);
         assert_eq!(poll.hold(), None);
         assert_eq!(note(&mut poll, WHOLE, &tally(1), 0), Outcome::Advance(vec![(window(0, 25), at(300))]));
+    }
+
+    #[test]
+    fn what_is_new_and_empty_waits_for_the_overlap() {
+        let read = |poll: &mut Poll<_>, rows, legs_known, is_before_overlap| {
+            let piece = poll.next(&TornWindows::default()).unwrap();
+            let tally = tally(rows);
+            let begun = at(300);
+            poll.note(&WindowRead {
+                piece,
+                end: WHOLE,
+                tally: &tally,
+                begun,
+                clocks_differ: false,
+                legs_known,
+                is_before_overlap,
+            })
+        };
+        let poll = || Poll::new([piece(100, 200), piece(0, 100)].into_iter());
+        let both = vec![(window(0, 100), at(300)), (window(100, 200), at(300))];
+        let mut quiet = poll();
+        assert_eq!(read(&mut quiet, 0, 0, true), Outcome::Waits);
+        assert_eq!(read(&mut quiet, 3, 0, false), Outcome::Advance(both.clone()));
+        let mut hidden = poll();
+        assert_eq!(read(&mut hidden, 0, 0, true), Outcome::Waits);
+        assert_eq!(read(&mut hidden, 0, 5, false), Outcome::Waits);
+        assert_eq!((hidden.close(), hidden.hold()), (Vec::new(), Some(Hold::Empty(at(0), 5))));
+        let mut few = poll();
+        assert_eq!(read(&mut few, 0, 0, true), Outcome::Waits);
+        assert_eq!(read(&mut few, 0, 4, false), Outcome::Waits);
+        assert_eq!((few.close(), few.hold()), (both, None));
     }
 
     fn ends() -> impl Strategy<Value = (Option<WindowEnd>, u64, u64)> {
@@ -357,7 +419,7 @@ mod tests {
         let end = prop_oneof![
             6 => Just(WHOLE),
             1 => Just(None),
-            1 => Just(Some(WindowEnd::TooManyRows)),
+            1 => Just(Some(WindowEnd::TooManyRows(9))),
             1 => Just(Some(WindowEnd::Broken(Fault::OpenEnd))),
             1 => Just(Some(WindowEnd::Broken(few))),
         ];
@@ -379,15 +441,16 @@ mod tests {
             };
             while let Some(piece) = poll.next(&TornWindows::default()) {
                 let (mut end, rows, legs_known) = ends.next().unwrap_or((WHOLE, 1, 0));
-                if end == Some(WindowEnd::TooManyRows) && piece.window.length() <= super::super::parts::SPAN_MIN {
+                if end == Some(WindowEnd::TooManyRows(9)) && piece.window.length() <= super::super::parts::SPAN_MIN {
                     end = WHOLE;
                 }
-                let tally = tally(if end == Some(WindowEnd::TooManyRows) { 0 } else { rows });
+                let tally = tally(if end == Some(WindowEnd::TooManyRows(9)) { 0 } else { rows });
                 shows_rows |= !tally.rows.is_empty();
                 failed |= end.is_none();
                 let read_now = WindowRead {
-                    piece, end, tally: &tally, requests: 1, begun: at(300), clocks_differ: false, legs_known,
+                    piece, end, tally: &tally, begun: at(300), clocks_differ: false, legs_known, is_before_overlap: false,
                 };
+                poll.note_requests(1);
                 match poll.note(&read_now) {
                     Outcome::Advance(windows) => {
                         prop_assert_eq!(end, WHOLE);

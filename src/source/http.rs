@@ -226,7 +226,8 @@ fn broken(error: http::Error) -> SourceError {
         _ => "the connection to the source broke (if this lasts: network, proxy, or the API itself)",
     };
     let what = error.tls_advice("the source", ["source.base_url", CA_FILE]).unwrap_or_else(|| what.to_owned());
-    SourceError::unreachable(format!("{what}: {error}"))
+    let may_be_for_the_window = matches!(error.fault, Fault::Silent);
+    SourceError { may_be_for_the_window, ..SourceError::unreachable(format!("{what}: {error}")) }
 }
 
 /// Which call an answer belongs to.
@@ -273,7 +274,7 @@ fn explain(call: Call<'_>, status: StatusCode, headers: &HeaderMap, body: &Error
             let error = SourceError::unreachable(format!(
                 "the source, or a gateway before it, has a fault of its own (HTTP {number})"
             ));
-            SourceError { recovery: Recovery::Retry { after }, ..error }
+            SourceError { recovery: Recovery::Retry { after }, may_be_for_the_window: true, ..error }
         }
         _ if body.code == "SHA001" || body.text.contains("8x8-apikey") => refused(
             "the API key is not valid: set source.api_key to the Key from the 8x8 Admin Console; the Secret is not needed",
@@ -307,9 +308,12 @@ fn explain(call: Call<'_>, status: StatusCode, headers: &HeaderMap, body: &Error
         (403, Call::Report { unit, .. }) => refused(&format!(
             "the user has no access to PBX {unit}: check source.pbx_ids, and the user's Analytics rights at Supervisor level for it"
         )),
-        (_, Call::Report { unit, .. }) => refused(&format!(
-            "the source refuses the request for PBX {unit}: check source.pbx_ids, source.time_zone and the filters"
-        )),
+        (_, Call::Report { unit, .. }) => SourceError {
+            may_be_for_the_window: matches!(number, 400 | 413 | 414 | 422),
+            ..refused(&format!(
+                "the source refuses the request for PBX {unit}: check source.pbx_ids, source.time_zone and the filters"
+            ))
+        },
     }
 }
 

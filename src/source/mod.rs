@@ -76,7 +76,7 @@ impl Failure {
 }
 
 /// A failed request to the source. Its text holds no secret, no URL and nothing of a row.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SourceError {
     /// What to do.
@@ -85,22 +85,28 @@ pub struct SourceError {
     pub failure: Failure,
     /// What happened, and where an operator can mend it, how.
     pub message: String,
+    /// Whether the source may have failed or refused for the length of the window that was asked for.
+    pub may_be_for_the_window: bool,
 }
 
 impl SourceError {
+    const fn new(recovery: Recovery, failure: Failure, message: String) -> Self {
+        Self { recovery, failure, message, may_be_for_the_window: false }
+    }
+
     /// Worth trying again soon.
     pub fn unreachable(message: impl Into<String>) -> Self {
-        Self { recovery: Recovery::Retry { after: None }, failure: Failure::Unreachable, message: message.into() }
+        Self::new(Recovery::Retry { after: None }, Failure::Unreachable, message.into())
     }
 
     /// The server asks for patience.
     pub fn rate_limited(message: impl Into<String>, after: Option<Duration>) -> Self {
-        Self { recovery: Recovery::Retry { after }, failure: Failure::RateLimited, message: message.into() }
+        Self::new(Recovery::Retry { after }, Failure::RateLimited, message.into())
     }
 
     /// The cursor went bad.
     pub fn cursor_refused(message: impl Into<String>) -> Self {
-        Self { recovery: Recovery::Reread, failure: Failure::Cursor, message: message.into() }
+        Self::new(Recovery::Reread, Failure::Cursor, message.into())
     }
 
     /// The same, of a window.
@@ -111,6 +117,6 @@ impl SourceError {
 
     /// An operator's matter.
     pub fn refused(message: impl Into<String>) -> Self {
-        Self { recovery: Recovery::Refused, failure: Failure::Refused, message: message.into() }
+        Self::new(Recovery::Refused, Failure::Refused, message.into())
     }
 }

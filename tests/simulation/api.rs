@@ -104,6 +104,16 @@ pub(crate) enum Bounds {
     WholeSeconds,
 }
 
+/// Where a page lies in its pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Within,
+    /// It has the last rows: no more are on the next one.
+    LastRows,
+    /// It has none.
+    Closing,
+}
+
 /// How a total is written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Total {
@@ -292,7 +302,7 @@ impl Api {
         bounds: &QueryBounds,
         cursor: Option<&str>,
         rows_max: Option<usize>,
-    ) -> Option<(String, bool)> {
+    ) -> Option<(String, Place)> {
         let now = self.run.now();
         let (start, end) = (self.instant(&bounds.start)?, self.instant(&bounds.end)?);
         let hidden = self.state().hidden.clone();
@@ -318,15 +328,17 @@ impl Api {
             let after = (UtcMillis::new(start.parse().ok()?), number.parse().ok()?);
             rows.retain(|(leg, _)| (leg.start, leg.number) < after);
         }
-        rows.truncate(rows_max.unwrap_or(usize::MAX).min(self.rows_max));
+        let rows_max = rows_max.unwrap_or(usize::MAX).min(self.rows_max);
+        let place = if rows.len() > rows_max { Place::Within } else { Place::LastRows };
+        rows.truncate(rows_max);
         Some(match rows.last() {
-            None => (r#"{"meta":{"totalRecordCount":0,"scrollId":"No Data"},"data":[]}"#.to_owned(), true),
+            None => (r#"{"meta":{"totalRecordCount":0,"scrollId":"No Data"},"data":[]}"#.to_owned(), Place::Closing),
             Some((last, _)) => {
                 let cursor = format!("{}_{}", last.start.as_millis(), last.number);
                 let data: Vec<&str> = rows.iter().map(|(_, raw)| raw.as_str()).collect();
                 let total = self.total.of(total);
                 let meta = format!(r#"{{"totalRecordCount":{total},"scrollId":"{cursor}"}}"#);
-                (format!(r#"{{"meta":{meta},"data":[{}]}}"#, data.join(",")), false)
+                (format!(r#"{{"meta":{meta},"data":[{}]}}"#, data.join(",")), place)
             }
         })
     }
@@ -518,10 +530,11 @@ impl SimSource {
         (self.life.number, unit.to_owned(), format!("{}/{}", bounds.start, bounds.end))
     }
 
-    fn pass_ends(&self, unit: &str, bounds: &QueryBounds) {
+    /// The pass may end here; it may also go on to the closing page.
+    fn pass_may_end(&self, unit: &str, bounds: &QueryBounds) {
         let now = self.api.run.now();
         let mut state = self.api.state();
-        if let Some(pass) = state.reading.remove(&self.reading(unit, bounds)) {
+        if let Some(&pass) = state.reading.get(&self.reading(unit, bounds)) {
             state.passes[pass].ended = Some(now);
         }
     }
@@ -540,7 +553,7 @@ impl Source for SimSource {
         rows: Option<usize>,
     ) -> Result<Page, SourceError> {
         let api = &self.api;
-        let (body, is_last) = self
+        let (body, place) = self
             .request(|| {
                 let refused = || SourceError::cursor_refused("400 from the simulated API");
                 if cursor.is_some() && self.api.run.is_faulty(self.api.setting.cursor_refused) {
@@ -549,14 +562,14 @@ impl Source for SimSource {
                 if cursor.is_none() {
                     self.pass_begins(unit, bounds);
                 }
-                let (body, is_last) = api.body(unit, bounds, cursor, rows).ok_or_else(refused)?;
+                let (body, place) = api.body(unit, bounds, cursor, rows).ok_or_else(refused)?;
                 let odd = api.run.is_faulty(api.setting.odd_meta);
                 let odd = odd.then(|| api.run.throw(|dice| *dice.pick(&ODD_METAS)));
-                Ok((odd.map_or(body.clone(), |meta| with_meta(&body, meta)), is_last))
+                Ok((odd.map_or(body.clone(), |meta| with_meta(&body, meta)), place))
             })
             .await?;
-        if is_last {
-            self.pass_ends(unit, bounds);
+        if place != Place::Within {
+            self.pass_may_end(unit, bounds);
         }
         self.api.run.note(format_args!(
             "life {}: page of {unit} {}..{} at {cursor:?}: {} bytes",

@@ -64,6 +64,8 @@ async fn run(parts: Parts) -> Result<(), String> {
         pace: Pace {
             interval: plan.interval,
             window_max: plan.window_max,
+            page_rows: 1_000,
+            window_rows: plan.window_rows,
             clock_tolerance: plan.clock_tolerance,
             time_zone: plan.zone,
             delays: plan.delays,

@@ -530,6 +530,7 @@ async fn scroll(source: &impl Source, unit: &str, window: Window, pause: Duratio
             total: page.total,
             cursor: page.cursor.as_deref(),
             is_torn: false,
+            is_short: false,
         }) {
             Step::Next(next) => cursor = Some(next),
             step => return (found, step),

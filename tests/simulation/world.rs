@@ -48,6 +48,8 @@ pub(crate) struct Plan {
     pub(crate) interval: Duration,
     /// The longest window.
     pub(crate) window_max: Duration,
+    /// How many rows a window has at most that is read whole.
+    pub(crate) window_rows: u64,
     /// The owner writes something at least this often.
     pub(crate) beat: Duration,
     /// Slower re-reads.
@@ -76,6 +78,7 @@ impl Plan {
         let second = Duration::from_secs(1);
         let overlap = second * dice.between(120, 600) as u32;
         let units = dice.between(1, 4);
+        let window_max_s = *dice.pick(&[3_600, 100_000]);
         // A third of the runs is quiet but for kills, so that each kind of trouble is also seen alone.
         let rates: &[f64] = if dice.chance(0.33) { &[0.0] } else { &[0.0, 0.002, 0.01, 0.03] };
         let mut rate = || *dice.pick(rates);
@@ -94,7 +97,8 @@ impl Plan {
             },
             revisions: *dice.pick(&[Revisions::Ignore, Revisions::Publish]),
             interval: second * dice.between(10, 60) as u32,
-            window_max: second * dice.between(300, 3600) as u32,
+            window_max: second * dice.between(300, window_max_s) as u32,
+            window_rows: *dice.pick(&[5_000, 40, 12]),
             beat: second * 10,
             sweeps: (0..dice.between(0, 3))
                 .map(|rung| Sweep {

@@ -29,7 +29,7 @@ fn defaults_fill_what_is_not_given() {
     assert_eq!(config.poll.interval, Duration::from_secs(120));
     assert_eq!(config.poll.overlap, Duration::from_secs(1800));
     assert_eq!(config.poll.settle, Duration::from_secs(60));
-    assert_eq!(config.poll.max_window, Duration::from_secs(3600));
+    assert_eq!(config.poll.max_window, Duration::from_secs(31 * 86_400));
     assert_eq!(config.poll.clock_tolerance, Duration::from_secs(60));
     assert_eq!(config.poll.start_from, None);
     assert_eq!(config.kafka.bootstrap_servers, ["kafka:9092"]);

@@ -119,7 +119,7 @@ fn the_effective_settings_are_complete_and_in_the_documented_order() {
             "poll.interval = 2m",
             "poll.overlap = 30m",
             "poll.settle = 1m",
-            "poll.max_window = 1h",
+            "poll.max_window = 31d",
             "poll.clock_tolerance = 60s",
             "poll.start_from = not set",
             "sweeps = every 1h 6h back, every 6h 1day back, every 1day 7days back",

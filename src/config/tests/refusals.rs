@@ -98,7 +98,7 @@ fn values_in_the_file() {
         ),
         (
             "poll.max_window = \"59s\"",
-            "poll.max_window (from c.toml, line 1) must be a duration from 1m to 31d, written like 90s, 2m, 36h or 8d, in whole seconds",
+            "poll.max_window (from c.toml, line 1) must be a duration from 1m to 731d, written like 90s, 2m, 36h or 8d, in whole seconds",
         ),
         (
             "poll.clock_tolerance = \"0s\"",

@@ -394,6 +394,7 @@ fn read(candidate: &Candidate) -> Read<'_> {
         asked: window,
         begun_at: candidate.seen_at,
         makes_final_to: window.end,
+        looked_to: window.end,
     }
 }
 

@@ -5,6 +5,9 @@
 //!              ▲                                                                                  │
 //!              └──────────────── room is given back once a page is published ─────────────────────┘
 //! ```
+//!
+//! A window that is read whole takes its room as a whole, once its first page tells how much that is: nobody waits for room
+//! while holding some. Catch-ups take none: how long their windows are keeps them within their share.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,13 +18,22 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::connector::fault::Fault;
 use crate::connector::rows::leg_message::Origin;
 use crate::connector::rows::prepare::{Prepared, Preparer};
-use crate::connector::write::request::PageRows;
+use crate::connector::write::request::{RowPlace, Rows};
 use crate::core::time::UtcMillis;
 use crate::source::Page;
 
-/// How many KiB of pages may be in memory, for all polls together and for all other reads together: two of 5,000 legs, so
-/// that one is made ready while the other is published. A larger page has all of it for itself.
-const ROOM_KIB: u32 = 14 << 10;
+/// How many KiB of pages of live polls may be in memory. A larger page has all of it for itself.
+const LIVE_KIB: u32 = 6 << 10;
+
+/// The same in bytes.
+pub(crate) const LIVE_BYTES: usize = (LIVE_KIB as usize) << 10;
+
+/// The same for whatever reads an older period.
+const OLDER_KIB: u32 = 4 << 10;
+
+/// How many bytes of pages of all catch-ups may be in memory: two windows of each unit, so that one is read while the
+/// other is published.
+const CATCH_UP_BYTES: usize = 14 << 20;
 
 /// How many bytes of rows go into one transaction at most; as Avro they are less.
 const CHUNK_BYTES_MAX: usize = 8 << 20;
@@ -35,18 +47,33 @@ pub(crate) struct Ahead {
     preparer: Arc<Preparer>,
     live: Arc<Semaphore>,
     older: Arc<Semaphore>,
+    /// Each unit that catches up has one.
+    catching_up: Arc<()>,
+}
+
+/// A unit that catches up, until it is dropped.
+pub(crate) struct CatchUp(Arc<()>);
+
+impl CatchUp {
+    /// How many bytes of pages a window may have: half of the unit's equal share.
+    pub(crate) fn bytes_of_a_window(&self) -> usize {
+        CATCH_UP_BYTES / 2 / Arc::strong_count(&self.0).saturating_sub(1).max(1)
+    }
 }
 
 /// A page on its way.
 pub(crate) struct Underway {
     preparing: AbortOnDropHandle<Prepared>,
-    room: OwnedSemaphorePermit,
+    room: Option<OwnedSemaphorePermit>,
 }
+
+/// Room for pages, until it is dropped.
+pub(crate) type Room = OwnedSemaphorePermit;
 
 impl Ahead {
     pub(crate) fn new(preparer: Preparer) -> Self {
-        let room = || Arc::new(Semaphore::new(ROOM_KIB as usize));
-        Self { preparer: Arc::new(preparer), live: room(), older: room() }
+        let room = |kib: u32| Arc::new(Semaphore::new(kib as usize));
+        Self { preparer: Arc::new(preparer), live: room(LIVE_KIB), older: room(OLDER_KIB), catching_up: Arc::default() }
     }
 
     /// A way for the pages of one read.
@@ -54,22 +81,55 @@ impl Ahead {
         mpsc::channel(PAGES_MAX)
     }
 
+    /// A unit begins to catch up.
+    pub(crate) fn begin_catch_up(&self) -> CatchUp {
+        CatchUp(Arc::clone(&self.catching_up))
+    }
+
     /// Waits until there is room for a page, and begins to make it ready.
     pub(crate) async fn begin(&self, page: Page, seen_at: UtcMillis, origin: &Arc<Origin>) -> Result<Underway, Fault> {
-        let rooms = if origin.piece.how.is_live() { &self.live } else { &self.older };
-        let kib = u32::try_from(page.size_bytes() >> 10).unwrap_or(ROOM_KIB).clamp(1, ROOM_KIB);
-        // It is never closed.
-        let room = Arc::clone(rooms).acquire_many_owned(kib).await.map_err(|_| Fault::Stopped)?;
+        let room = self.room(page.size_bytes(), origin.piece.how.is_live()).await?;
+        Ok(Underway { room: Some(room), ..self.begin_within(page, seen_at, origin) })
+    }
+
+    /// Begins to make a page ready for which there is room.
+    pub(crate) fn begin_within(&self, page: Page, seen_at: UtcMillis, origin: &Arc<Origin>) -> Underway {
         let (preparer, origin) = (Arc::clone(&self.preparer), Arc::clone(origin));
         let preparing = tokio::spawn(async move { preparer.prepare(page, seen_at, &origin).await });
-        Ok(Underway { preparing: AbortOnDropHandle::new(preparing), room })
+        Underway { preparing: AbortOnDropHandle::new(preparing), room: None }
     }
+
+    /// Waits until there is room for pages of so many bytes; for more than there ever is, until all of it is free.
+    pub(crate) async fn room(&self, bytes: usize, is_live: bool) -> Result<Room, Fault> {
+        let (rooms, max) = if is_live { (&self.live, LIVE_KIB) } else { (&self.older, OLDER_KIB) };
+        let kib = u32::try_from(bytes >> 10).unwrap_or(max).clamp(1, max);
+        // It is never closed.
+        Arc::clone(rooms).acquire_many_owned(kib).await.map_err(|_| Fault::Stopped)
+    }
+}
+
+impl Underway {
+    /// The page, once it is ready.
+    pub(crate) async fn ready(self) -> Result<Prepared, Fault> {
+        self.preparing.await.map_err(Fault::from)
+    }
+}
+
+/// As many rows from `places` on as one transaction takes.
+pub(crate) fn chunk_len(pages: &[Arc<Prepared>], places: &[RowPlace], rows_max: usize) -> usize {
+    let mut bytes = 0;
+    let fits = |place: &&RowPlace| {
+        bytes += pages[place.page as usize].row(place.row as usize).raw_bytes();
+        bytes <= CHUNK_BYTES_MAX
+    };
+    // A row that is too large for it goes by itself.
+    places.iter().take(rows_max).take_while(fits).count().max(1).min(places.len())
 }
 
 /// Rows that are ready, in the order of their pages.
 #[derive(Default)]
 pub(crate) struct Queue {
-    pages: VecDeque<(Arc<Prepared>, OwnedSemaphorePermit)>,
+    pages: VecDeque<(Arc<Prepared>, Option<Room>)>,
     /// How many rows of the first page are published.
     published: usize,
 }
@@ -87,28 +147,22 @@ impl Queue {
     }
 
     /// The rows of the next transaction, at most `rows_max`.
-    pub(crate) fn chunk(&self, rows_max: usize) -> Vec<PageRows> {
-        let (mut chunk, mut rows, mut bytes) = (Vec::new(), 0, 0);
+    pub(crate) fn chunk(&self, rows_max: usize) -> Rows {
+        let (mut pages, mut places) = (Vec::new(), Vec::new());
         let mut from = self.published;
-        for (page, _) in &self.pages {
-            let mut until = from;
-            for row in page.rows_from(from).take(rows_max - rows) {
-                bytes += row.raw_bytes();
-                if bytes > CHUNK_BYTES_MAX && rows > 0 {
-                    break;
-                }
-                (until, rows) = (until + 1, rows + 1);
-            }
-            let is_whole = until == page.len();
-            if until > from {
-                chunk.push(PageRows { page: Arc::clone(page), from, until });
-            }
-            if !is_whole || rows == rows_max {
+        for (number, (page, _)) in (0..).zip(&self.pages) {
+            let wanted = page.len().min(from + rows_max - places.len());
+            places.extend(
+                (from..wanted).filter_map(|row| Some(RowPlace { page: number, row: u32::try_from(row).ok()? })),
+            );
+            pages.push(Arc::clone(page));
+            if places.len() == rows_max {
                 break;
             }
             from = 0;
         }
-        chunk
+        places.truncate(chunk_len(&pages, &places, rows_max));
+        Rows { pages, places }
     }
 
     /// Drops as many rows as were published.
@@ -149,7 +203,7 @@ mod tests {
     }
 
     fn lengths(queue: &Queue, rows_max: usize) -> Vec<usize> {
-        queue.chunk(rows_max).iter().flat_map(PageRows::rows).map(|row| row.raw().len()).collect()
+        queue.chunk(rows_max).iter().map(|row| row.raw().len()).collect()
     }
 
     #[tokio::test]
@@ -167,7 +221,7 @@ mod tests {
         assert_eq!(lengths(&queue, 4), [22, 31]);
         queue.drop_first(2);
         assert!(!queue.fill(&mut pages, 4).await.unwrap());
-        assert_eq!(ahead.live.available_permits(), ROOM_KIB as usize, "all room is given back");
+        assert_eq!(ahead.live.available_permits(), LIVE_KIB as usize, "all room is given back");
     }
 
     #[tokio::test]
@@ -188,7 +242,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_page_waits_for_room_but_not_for_that_of_older_reads() {
-        let (ahead, large) = (ahead(), ROOM_KIB as usize * 1024);
+        let (ahead, large) = (ahead(), LIVE_KIB as usize * 1024);
         let older = ahead.begin(page(&[large * 2]), UtcMillis::new(1), &origin(How::Backfill)).await.unwrap();
         let first = ahead.begin(page(&[large]), UtcMillis::new(1), &origin(How::Poll)).await.unwrap();
         let polls = origin(How::Poll);

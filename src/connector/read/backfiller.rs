@@ -6,12 +6,12 @@
 //!   read        [────)      [────)
 //! ```
 //!
-//! Only what coverage lacks is read, in windows that are halved until none is huge, and always behind the polls. How
+//! Only what coverage lacks is read, in windows that are cut until none is huge, and always behind the polls. How
 //! far it has come is the unit's coverage, so a crash at any instant costs the window under way.
 
 use std::time::Duration;
 
-use super::window::{Pass, ReadError, WindowReader};
+use super::window::{Pass, PlannedRead, ReadError, WindowReader};
 use crate::connector::fault::Fault;
 use crate::connector::stage::{root, traced};
 use crate::connector::write::request::{CoveredWindow, Lane, Request};
@@ -19,7 +19,7 @@ use crate::core::dedupe::Counts;
 use crate::core::journal::{Backfill, BackfillState, Nonce, UnitProgress};
 use crate::core::leg::How;
 use crate::core::parts::SPAN_MIN;
-use crate::core::planner::{Piece, backfill_holes};
+use crate::core::planner::{Piece, WindowLength, backfill_holes};
 use crate::core::poll::{WindowEnd, WindowTally};
 use crate::core::time::Window;
 use crate::source::{Source, SourceError};
@@ -29,11 +29,8 @@ use crate::telemetry::{Repeated, Streak};
 /// How often it looks for something to do.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// A window that announces more rows is halved before it is read.
+/// A window that announces more rows is cut before it is read.
 const ROWS_MAX: u64 = 10_000;
-
-/// A window that held fewer is followed by one of twice the length.
-const ROWS_MIN: u64 = ROWS_MAX / 4;
 
 /// Backfills one unit.
 pub(crate) struct Backfiller<S> {
@@ -43,7 +40,7 @@ pub(crate) struct Backfiller<S> {
 /// Where the backfills of a unit have come to.
 struct Course {
     /// How long the next window is.
-    span: Duration,
+    length: WindowLength,
     /// The backfill that was read last.
     of: Option<Nonce>,
     /// Of its windows that could not be covered: what was published of them is a duplicate when they are read again.
@@ -55,7 +52,8 @@ impl<S: Source> Backfiller<S> {
     pub(crate) async fn run(self) -> Result<(), Fault> {
         let mut failures = 0;
         let mut repeated = Repeated::default();
-        let mut course = Course { span: self.reader.pace.window_max, of: None, counts: Counts::default() };
+        let mut course =
+            Course { length: WindowLength::new(self.reader.pace.window_max), of: None, counts: Counts::default() };
         loop {
             let mut pause = Duration::ZERO;
             match self.step(&mut course).await {
@@ -109,7 +107,7 @@ impl<S: Source> Backfiller<S> {
             // After a rewind polls read a part of it again, which is covered when they have left it.
             return self.finish_if_covered(&unit, &backfill).await;
         };
-        let window = Window::new(hole.start, hole.start.plus(course.span).min(hole.end));
+        let window = Window::new(hole.start, hole.start.plus(course.length.next()).min(hole.end));
         let trace = root!("backfill", unit = self.reader.unit, %window);
         traced(trace, self.read_window(window, &unit, &backfill, course)).await.map(|()| true)
     }
@@ -125,27 +123,35 @@ impl<S: Source> Backfiller<S> {
         if course.of.replace(backfill.id) != Some(backfill.id) {
             course.counts = Counts::default();
         }
+        let (piece, generation, final_to) =
+            (Piece { window, how: How::Backfill }, unit.generation, unit.progress.final_to);
         let mut pass = Pass {
-            piece: Piece { window, how: How::Backfill },
-            generation: unit.generation,
-            final_to: unit.progress.final_to,
-            makes_final_to: unit.progress.final_to,
+            planned: PlannedRead { piece, generation, final_to, makes_final_to: final_to, looked_to: final_to },
             rows_max: (window.length() > SPAN_MIN).then_some(ROWS_MAX),
             counts: &mut course.counts,
             tally: WindowTally::default(),
             requests: 0,
         };
-        let ended = self.reader.read(&mut pass).await?;
-        let rows = pass.tally.rows.len() as u64;
-        let is_halved = match &ended {
-            WindowEnd::TooManyRows => true,
-            WindowEnd::Broken(fault) => fault.is_mended_by_halves() && window.length() > SPAN_MIN,
-            WindowEnd::Whole => false,
+        let ended = match self.reader.read(&mut pass).await {
+            Err(ReadError::Source(error)) if self.reader.is_for_the_length(&error, window).await? => {
+                course.length.on_refused(window);
+                return Ok(());
+            }
+            ended => ended?,
         };
-        if is_halved {
-            course.span = (window.length() / 2).max(SPAN_MIN);
-            tracing::debug!(unit = self.reader.unit, %window, "a window of a backfill is halved");
-            return Ok(());
+        let rows = pass.tally.rows.len() as u64;
+        match ended {
+            WindowEnd::TooManyRows(rows) => {
+                course.length.on_too_many(window, rows, ROWS_MAX);
+                tracing::debug!(unit = self.reader.unit, %window, rows, "a window of a backfill is cut");
+                return Ok(());
+            }
+            WindowEnd::Broken(fault) if fault.is_mended_by_halves() && window.length() > SPAN_MIN => {
+                course.length.on_too_many(window, ROWS_MAX, ROWS_MAX);
+                tracing::debug!(unit = self.reader.unit, %window, "a window of a backfill is halved");
+                return Ok(());
+            }
+            WindowEnd::Broken(_) | WindowEnd::Whole => {}
         }
         match ended {
             WindowEnd::Broken(fault) => {
@@ -166,11 +172,9 @@ impl<S: Source> Backfiller<S> {
                     "the source shows nothing at present, where it had shown legs: a past without any is not believed";
                 return Err(SourceError::unreachable(what).into());
             }
-            WindowEnd::Whole | WindowEnd::TooManyRows => {}
+            WindowEnd::Whole | WindowEnd::TooManyRows(_) => {}
         }
-        if rows < ROWS_MIN {
-            course.span = (course.span * 2).min(self.reader.pace.window_max);
-        }
+        course.length.on_read(window, rows, ROWS_MAX);
         let (generation, backfill, counts) = (unit.generation, backfill.id, std::mem::take(&mut course.counts));
         let covered = CoveredWindow { unit: self.reader.unit.clone(), generation, window, backfill, counts };
         if !self.reader.writer.ask(Lane::Old, |reply| Request::Cover(covered, reply)).await? {

@@ -4,13 +4,15 @@
 //! |---|---|
 //! | `poller` | one unit's polls |
 //! | `sweeper`, `backfiller` | its slower re-reads, and the past periods that an operator asked for |
-//! | `window` | one window read whole, page by page |
+//! | `window` | one window read to its last page |
+//! | `whole` | the rows of a window that is published whole, and their order |
 //! | `ahead` | pages on their way: how many, made ready meanwhile, put together for transactions |
 
 pub(crate) mod ahead;
 pub(crate) mod backfiller;
 pub(crate) mod poller;
 pub(crate) mod sweeper;
+pub(crate) mod whole;
 pub(crate) mod window;
 
 use std::time::Duration;
@@ -18,7 +20,8 @@ use std::time::Duration;
 use chrono_tz::Tz;
 
 use crate::core::planner::Sweep;
-use crate::core::watermark::Delays;
+use crate::core::time::UtcMillis;
+use crate::core::watermark::{Delays, Progress};
 
 /// How the connector polls.
 #[derive(Clone, Debug)]
@@ -27,6 +30,10 @@ pub struct Pace {
     pub interval: Duration,
     /// The longest window read at once.
     pub window_max: Duration,
+    /// How many rows a page is asked for.
+    pub page_rows: usize,
+    /// How many rows a window has at most that is read whole.
+    pub window_rows: u64,
     /// How far the server's clock may be from ours before the watermarks wait.
     pub clock_tolerance: Duration,
     /// The zone of the query's bounds.
@@ -35,4 +42,11 @@ pub struct Pace {
     pub delays: Delays,
     /// Slower re-reads.
     pub sweeps: Vec<Sweep>,
+}
+
+impl Pace {
+    /// Whether so much is to be read that the unit catches up, and its polls are not live.
+    pub(crate) fn is_behind(&self, progress: &Progress, bound: UtcMillis) -> bool {
+        bound.since(progress.complete_to) > self.delays.settle + self.interval * 2
+    }
 }

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::Span;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
-use super::window::{Pass, ReadError, WindowReader, state_of};
+use super::Pace;
+use super::ahead::{CatchUp, LIVE_BYTES};
+use super::window::{Collected, PagesSeen, Pass, PlannedRead, ReadError, WholeMax, WindowReader, state_of};
 use crate::config::StartFrom;
 use crate::connector::fault::Fault;
 use crate::connector::stage::{count, root, stage, traced};
@@ -17,13 +20,13 @@ use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
 use crate::core::leg::How;
 use crate::core::parts::SPAN_MIN;
-use crate::core::planner::{Cycle, Piece, bound};
+use crate::core::planner::{Cycle, Piece, WindowLength, bound};
 use crate::core::poll::{Hold, Outcome, Poll, WindowEnd, WindowRead, WindowTally};
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::{Delays, Progress};
 use crate::source::{Recovery, Source, SourceError};
 use crate::telemetry::Streak;
-use crate::telemetry::labels::UnitResultLabels;
+use crate::telemetry::labels::{UnitLabel, UnitResultLabels};
 use crate::telemetry::recent::PollNote;
 use crate::telemetry::status::UnitState;
 
@@ -37,6 +40,127 @@ const WINDOW_ROWS_MAX: u64 = 250_000;
 pub(crate) struct Poller<S> {
     pub(crate) reader: WindowReader<S>,
     pub(crate) start_from: Option<StartFrom>,
+}
+
+/// What polls have in common, and what the newest says of the next.
+struct Pacing {
+    length: WindowLength,
+    /// Whether what is new and the overlap are likely to be one page together.
+    is_one_page: bool,
+    /// How many rows a page may have, as far as that is known.
+    page_rows: usize,
+}
+
+impl Pacing {
+    /// Takes note of a live poll: of the pages of what it read whole, and of all its rows.
+    fn note(&mut self, seen: PagesSeen, rows: u64) {
+        if seen.with_rows > 1 {
+            // The source puts fewer on a page than it is asked for.
+            self.page_rows = self.page_rows.min(seen.longest);
+        }
+        self.is_one_page = seen.with_rows <= 1 && rows <= self.page_rows as u64;
+    }
+}
+
+/// When a read began, by the local clock and by the earlier of the two.
+#[derive(Clone, Copy)]
+struct Begun {
+    local: UtcMillis,
+    earlier: UtcMillis,
+}
+
+impl Begun {
+    fn now<S: Source>(reader: &WindowReader<S>) -> Self {
+        let local = reader.clock.now();
+        Self { local, earlier: reader.earlier_now(local) }
+    }
+
+    /// The same once the answers have told the server's clock anew: the smaller reading counts.
+    fn of_read<S: Source>(self, reader: &WindowReader<S>) -> UtcMillis {
+        self.earlier.min(reader.earlier_now(self.local)).floor_second()
+    }
+}
+
+/// A poll under way.
+struct Reads<'a> {
+    generation: u32,
+    /// As of the newest window that counts as read.
+    progress: Progress,
+    /// How far the unit was complete before a live poll.
+    looked_to: Option<UtcMillis>,
+    bound: UtcMillis,
+    poll: Poll<Cycle>,
+    counts: &'a mut Counts,
+    whole_max: WholeMax,
+    /// While the unit is behind.
+    _catching_up: Option<CatchUp>,
+    failed: Option<SourceError>,
+    is_anything_read: bool,
+    told: Option<Instant>,
+    /// Pages of what was read whole.
+    seen: PagesSeen,
+    /// All rows.
+    rows: u64,
+}
+
+impl Reads<'_> {
+    const fn is_live(&self) -> bool {
+        self.looked_to.is_some()
+    }
+
+    /// A read of a window that is still to be made.
+    fn planned<S: Source>(&self, piece: Piece, begun: Begun, reader: &WindowReader<S>) -> PlannedRead {
+        // As of the beginning: what the answers tell of the server's clock makes less final, never more.
+        let Delays { settle, overlap, .. } = reader.pace.delays;
+        let Progress { complete_to, final_to, .. } = self.progress;
+        PlannedRead {
+            piece,
+            generation: self.generation,
+            final_to,
+            makes_final_to: begun.earlier.minus(settle).minus(overlap),
+            looked_to: self.looked_to.unwrap_or(complete_to),
+        }
+    }
+}
+
+/// A window that was read.
+struct Read {
+    piece: Piece,
+    ended: Result<WindowEnd, SourceError>,
+    /// What the newest pass has seen.
+    tally: WindowTally,
+    begun: UtcMillis,
+    clocks_differ: bool,
+}
+
+/// A window that was read whole and is being published.
+struct Publishing {
+    read: Read,
+    rows: AbortOnDropHandle<Result<(Counts, WindowTally), ReadError>>,
+}
+
+/// A window that was read whole and is published.
+struct Published {
+    read: Read,
+    counts: Counts,
+}
+
+impl Publishing {
+    /// Waits for the end of what is being published; for ever where nothing is.
+    async fn ended(publishing: &mut Option<Self>) -> Result<Published, ReadError> {
+        let Some(Self { rows, .. }) = publishing else { return std::future::pending().await };
+        let ended = rows.await.map_err(Fault::from)?;
+        let Some(Self { read, .. }) = publishing.take() else { return std::future::pending().await };
+        let (counts, tally) = ended?;
+        Ok(Published { read: Read { tally, ..read }, counts })
+    }
+}
+
+/// Whether a window is read in shorter ones.
+enum Shorter {
+    No,
+    Yes,
+    Impossible,
 }
 
 /// How a poll ended.
@@ -65,12 +189,14 @@ impl<S: Source> Poller<S> {
     /// Polls until told to stop.
     pub(crate) async fn run(self) -> Result<(), Fault> {
         let mut failures = 0;
+        let Pace { window_max, page_rows, .. } = self.reader.pace;
+        let mut pacing = Pacing { length: WindowLength::new(window_max), is_one_page: false, page_rows };
         loop {
             let started = Instant::now();
             let mut counts = Counts::default();
             let live = self.reader.traffic.begin_live();
             let span = root!("poll", unit = self.reader.unit, result = Empty, rows = Empty, published = Empty);
-            let ended = traced(span.clone(), self.poll(&mut counts)).await;
+            let ended = traced(span.clone(), self.poll(&mut counts, &mut pacing)).await;
             drop(live);
             note_trace(span, &ended, counts);
             let pause = match ended {
@@ -96,65 +222,219 @@ impl<S: Source> Poller<S> {
         }
     }
 
-    /// Reads everything from the final watermark to now, oldest first.
+    /// Reads what is new, and the overlap; or everything from the final watermark on, where the unit is behind.
     ///
-    /// A piece that fails leaves a hole in front of which the watermarks stay, and newer pieces are
-    /// read all the same; when the next one fails too, it is not the piece.
-    async fn poll(&self, counts: &mut Counts) -> Result<PollEnd, ReadError> {
+    /// A window that fails leaves a hole in front of which the watermarks stay, and newer windows are
+    /// read all the same; when the next one fails too, it is not the window.
+    async fn poll(&self, counts: &mut Counts, pacing: &mut Pacing) -> Result<PollEnd, ReadError> {
         // The login's answer tells the server's clock, by which the poll is bounded.
         self.reader.log_in().await?;
         let started = self.started().await?;
-        let (generation, mut progress) = (started.generation, started.progress.clone());
         let bound = bound(self.reader.earlier_now(self.reader.clock.now()));
-        let cycle = stage!("plan", unit = self.reader.unit, from = %progress.final_to, to = %bound)
-            .in_scope(|| Cycle::plan(&progress, bound, self.reader.pace.window_max));
-        let mut poll = Poll::new(cycle);
-        let mut failed: Option<SourceError> = None;
-        let mut is_anything_read = false;
-        let mut told: Option<Instant> = None;
-        while let Some(piece) = self.reader.next_window(|torn| poll.next(torn)) {
-            is_anything_read = true;
-            let begun_local = self.reader.clock.now();
-            let begun_before = self.reader.earlier_now(begun_local);
-            let mut pass = self.pass(piece, generation, progress.final_to, begun_before, counts);
-            let end = match self.reader.read(&mut pass).await {
-                Ok(end) => Some(end),
-                // The newer windows are read first; then this is told with the poll's end.
-                Err(ReadError::Source(error)) if error.recovery != Recovery::Refused && failed.is_none() => {
-                    tracing::debug!(unit = self.reader.unit, window = %piece.window, "a window could not be read: {error}");
-                    failed = Some(error.of(piece.window));
-                    None
+        let mut reads = self.plan(&started, bound, counts, pacing);
+        let mut publishing: Option<Publishing> = None;
+        while let Some(piece) = self.reader.next_window(|torn| reads.poll.next(torn)) {
+            reads.is_anything_read = true;
+            let begun = Begun::now(&self.reader);
+            let planned = reads.planned(piece, begun, &self.reader);
+            if !reads.poll.windows().is_read_whole(piece.window) {
+                self.settle(&mut publishing, &mut reads).await?;
+                self.read_by_pages(planned, begun, &mut reads).await?;
+                continue;
+            }
+            let collecting = self.reader.collect(planned, reads.whole_max);
+            tokio::pin!(collecting);
+            let collected = loop {
+                tokio::select! {
+                    biased;
+                    published = Publishing::ended(&mut publishing) => self.note_published(published?, &mut reads).await?,
+                    collected = &mut collecting => break collected?,
                 }
-                Err(error) => return Err(error),
             };
-            let Pass { tally, requests, .. } = pass;
-            // The answers have told the server's clock anew; the smaller reading counts.
-            let begun = begun_before.min(self.reader.earlier_now(begun_local)).floor_second();
-            let legs_known = match end {
-                // Only then does it matter: it was read whole, and nothing has shown a row.
-                Some(WindowEnd::Whole) if poll.shows_no_rows() && tally.rows.is_empty() => {
-                    self.legs_known(piece.window).await?
+            reads.poll.note_requests(collected.pages.requests);
+            reads.seen.add(collected.pages);
+            let is_whole = matches!(collected.ended, Ok(WindowEnd::Whole));
+            match self.is_to_be_shorter(&collected, &mut reads).await? {
+                Shorter::No => {
+                    self.settle(&mut publishing, &mut reads).await?;
+                    publishing = Some(self.begin_publishing(collected, begun));
                 }
-                _ => 0,
-            };
-            let clocks_differ = end == Some(WindowEnd::Whole) && self.reader.clocks_differ();
-            let read = WindowRead { piece, end, tally: &tally, requests, begun, clocks_differ, legs_known };
-            match poll.note(&read) {
-                Outcome::Waits => {}
-                Outcome::Halved => {
-                    tracing::debug!(unit = self.reader.unit, window = %piece.window, ?end, "a window of a poll is halved");
+                Shorter::Yes => {}
+                Shorter::Impossible => {
+                    self.settle(&mut publishing, &mut reads).await?;
+                    self.read_by_pages(planned, begun, &mut reads).await?;
                 }
-                Outcome::Advance(windows) => {
-                    progress = self.advance(generation, windows).await?.unwrap_or(progress);
-                    // Only now, so that a unit with a hole or without a source never looks well in between.
-                    if piece.how == How::CatchUp && poll.is_smooth() {
-                        self.tell_catching_up(&progress, bound, counts.published, &mut told);
+            }
+            if !is_whole {
+                // What is read next depends on it.
+                self.settle(&mut publishing, &mut reads).await?;
+            }
+        }
+        self.settle(&mut publishing, &mut reads).await?;
+        self.end(reads, pacing).await
+    }
+
+    fn plan<'a>(&self, started: &UnitProgress, bound: UtcMillis, counts: &'a mut Counts, pacing: &Pacing) -> Reads<'a> {
+        let (progress, pace) = (started.progress.clone(), &self.reader.pace);
+        let is_behind = pace.is_behind(&progress, bound);
+        let cycle = stage!("plan", unit = self.reader.unit, from = %progress.final_to, to = %bound).in_scope(|| {
+            if is_behind {
+                Cycle::behind(&progress, bound, &pace.delays, pacing.length)
+            } else {
+                Cycle::live(&progress, bound, pacing.is_one_page, pacing.length)
+            }
+        });
+        let catching_up = is_behind.then(|| self.reader.ahead.begin_catch_up());
+        let bytes = catching_up.as_ref().map_or(LIVE_BYTES, CatchUp::bytes_of_a_window);
+        Reads {
+            generation: started.generation,
+            looked_to: (!is_behind).then_some(progress.complete_to),
+            progress,
+            bound,
+            poll: Poll::new(cycle),
+            counts,
+            whole_max: WholeMax { rows: pace.window_rows, bytes, takes_room: !is_behind },
+            _catching_up: catching_up,
+            failed: None,
+            is_anything_read: false,
+            told: None,
+            seen: PagesSeen::default(),
+            rows: 0,
+        }
+    }
+
+    /// Whether a window that was read is read in shorter ones instead of being published.
+    async fn is_to_be_shorter(&self, collected: &Collected, reads: &mut Reads<'_>) -> Result<Shorter, ReadError> {
+        let window = collected.planned.piece.window;
+        let unit = &self.reader.unit;
+        match &collected.ended {
+            Ok(WindowEnd::TooManyRows(rows)) if window.length() > SPAN_MIN => {
+                tracing::debug!(unit, %window, rows, "a window has too many rows and is read in shorter ones");
+                match reads.poll.recut() {
+                    Some(cycle) => {
+                        cycle.take_back(window);
+                        cycle.length().on_too_many(window, *rows, self.reader.pace.window_rows);
                     }
+                    None => reads.poll.halve(collected.planned.piece),
+                }
+                Ok(Shorter::Yes)
+            }
+            Ok(WindowEnd::TooManyRows(rows)) => {
+                tracing::debug!(unit, %window, rows, "a second has too many rows: it is published page by page, out of order");
+                self.reader.metrics.unordered_windows.get_or_create(&UnitLabel { unit: unit.clone() }).inc();
+                Ok(Shorter::Impossible)
+            }
+            Err(error) if collected.pages.with_rows == 0 && self.reader.is_for_the_length(error, window).await? => {
+                let Some(cycle) = reads.poll.recut() else { return Ok(Shorter::No) };
+                cycle.take_back(window);
+                cycle.length().on_refused(window);
+                Ok(Shorter::Yes)
+            }
+            _ => Ok(Shorter::No),
+        }
+    }
+
+    /// Begins to publish a window that was read whole, beside the read of the next one.
+    fn begin_publishing(&self, collected: Collected, begun: Begun) -> Publishing {
+        let (piece, ended) = (collected.planned.piece, collected.ended.clone());
+        let begun = begun.of_read(&self.reader);
+        let clocks_differ = ended == Ok(WindowEnd::Whole) && self.reader.clocks_differ();
+        let publishing = self.reader.clone().publish_whole(collected).in_current_span();
+        let read = Read { piece, ended, tally: WindowTally::default(), begun, clocks_differ };
+        Publishing { read, rows: AbortOnDropHandle::new(tokio::spawn(publishing)) }
+    }
+
+    /// Waits until the window that is being published is, and takes note of it.
+    async fn settle(&self, publishing: &mut Option<Publishing>, reads: &mut Reads<'_>) -> Result<(), ReadError> {
+        if publishing.is_some() {
+            let published = Publishing::ended(publishing).await?;
+            self.note_published(published, reads).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads a window and publishes it page by page.
+    async fn read_by_pages(&self, planned: PlannedRead, begun: Begun, reads: &mut Reads<'_>) -> Result<(), ReadError> {
+        let piece = planned.piece;
+        let rows_max = (piece.window.length() > SPAN_MIN).then_some(WINDOW_ROWS_MAX);
+        let (counts, tally) = (&mut *reads.counts, WindowTally::default());
+        let mut pass = Pass { planned, rows_max, counts, tally, requests: 0 };
+        let ended = match self.reader.read(&mut pass).await {
+            Ok(ended) => Ok(ended),
+            Err(ReadError::Source(error)) => Err(error),
+            Err(error) => return Err(error),
+        };
+        let Pass { tally, requests, .. } = pass;
+        reads.poll.note_requests(requests);
+        let begun = begun.of_read(&self.reader);
+        let clocks_differ = ended == Ok(WindowEnd::Whole) && self.reader.clocks_differ();
+        self.note(Read { piece, ended, tally, begun, clocks_differ }, reads).await
+    }
+
+    /// Takes note of a window that was published whole.
+    async fn note_published(&self, published: Published, reads: &mut Reads<'_>) -> Result<(), ReadError> {
+        let Published { read, counts } = published;
+        *reads.counts += counts;
+        let rows = read.tally.rows.len() as u64;
+        if read.ended == Ok(WindowEnd::Whole) {
+            reads.poll.windows().length().on_read(read.piece.window, rows, self.reader.pace.window_rows);
+        }
+        self.note(read, reads).await
+    }
+
+    /// Takes note of a window that was read, and moves the watermarks, if it counts.
+    async fn note(&self, read: Read, reads: &mut Reads<'_>) -> Result<(), ReadError> {
+        let Read { piece, ended, tally, begun, clocks_differ } = read;
+        reads.rows += tally.rows.len() as u64;
+        let end = match ended {
+            Ok(end) => Some(end),
+            // The newer windows are read first; then this is told with the poll's end.
+            Err(error) if error.recovery != Recovery::Refused && reads.failed.is_none() => {
+                tracing::debug!(unit = self.reader.unit, window = %piece.window, "a window could not be read: {error}");
+                reads.failed = Some(error.of(piece.window));
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let legs_known = match end {
+            // Only then does it matter: it was read whole, and nothing has shown a row.
+            Some(WindowEnd::Whole) if reads.poll.shows_no_rows() && tally.rows.is_empty() => {
+                self.legs_known(piece.window).await?
+            }
+            _ => 0,
+        };
+        let is_before_overlap = reads.looked_to.is_some_and(|looked_to| looked_to <= piece.window.start)
+            && reads.poll.windows().has_overlap_left();
+        let noted = WindowRead { piece, end, tally: &tally, begun, clocks_differ, legs_known, is_before_overlap };
+        match reads.poll.note(&noted) {
+            Outcome::Waits => {}
+            Outcome::Halved => {
+                tracing::debug!(unit = self.reader.unit, window = %piece.window, ?end, "a window of a poll is halved");
+            }
+            Outcome::Advance(windows) => {
+                if let Some(progress) = self.advance(reads.generation, windows).await? {
+                    reads.progress = progress;
+                }
+                // Only now, so that a unit with a hole or without a source never looks well in between.
+                if piece.how == How::CatchUp && reads.poll.is_smooth() {
+                    let (bound, published) = (reads.bound, reads.counts.published);
+                    self.tell_catching_up(&reads.progress, bound, published, &mut reads.told);
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Ends a poll all of whose windows were read.
+    async fn end(&self, reads: Reads<'_>, pacing: &mut Pacing) -> Result<PollEnd, ReadError> {
+        let is_live = reads.is_live();
+        let Reads { generation, bound, mut poll, failed, seen, rows, is_anything_read, .. } = reads;
+        pacing.length = *poll.windows().length();
         if let Some(error) = failed {
             return Err(error.into());
+        }
+        if is_live {
+            pacing.note(seen, rows);
         }
         self.advance(generation, poll.close()).await?;
         let mut hold = poll.hold();
@@ -165,23 +445,6 @@ impl<S: Source> Poller<S> {
             hold = self.reader.clocks_differ().then_some(Hold::ClockSkew);
         }
         Ok(hold.map_or(PollEnd::Whole, |hold| self.held(hold)))
-    }
-
-    /// A read of a window that is still to be made.
-    fn pass<'a>(
-        &self,
-        piece: Piece,
-        generation: u32,
-        final_to: UtcMillis,
-        begun: UtcMillis,
-        counts: &'a mut Counts,
-    ) -> Pass<'a> {
-        let rows_max = (piece.window.length() > SPAN_MIN).then_some(WINDOW_ROWS_MAX);
-        // As of the beginning: what the answers tell of the server's clock makes less final, never more.
-        let Delays { settle, overlap, .. } = self.reader.pace.delays;
-        let makes_final_to = begun.minus(settle).minus(overlap);
-        let tally = WindowTally::default();
-        Pass { piece, generation, final_to, makes_final_to, rows_max, counts, tally, requests: 0 }
     }
 
     /// How many legs of a window the journal knows.

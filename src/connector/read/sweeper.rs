@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tracing::Span;
 use tracing::field::Empty;
 
-use super::window::{Pass, ReadError, WindowReader};
+use super::window::{Pass, PlannedRead, ReadError, WindowReader};
 use crate::connector::fault::Fault;
 use crate::connector::stage::{count, root, stage, traced};
 use crate::connector::write::request::{Lane, Request, SweptHours};
@@ -181,10 +181,9 @@ impl<S: Source> Sweeper<S> {
                 return Ok(false);
             }
             let final_to = unit.map_or(piece.window.end, |unit| unit.progress.final_to);
+            let planned = PlannedRead { piece, generation, final_to, makes_final_to: final_to, looked_to: final_to };
             let (counts, tally) = (&mut sums.counts, WindowTally::default());
-            let makes_final_to = final_to;
-            let (rows_max, requests) = (None, 0);
-            let mut pass = Pass { piece, generation, final_to, makes_final_to, rows_max, counts, tally, requests };
+            let mut pass = Pass { planned, rows_max: None, counts, tally, requests: 0 };
             let read = self.reader.read(&mut pass).await;
             parts.note_requests(pass.requests);
             let failed_before = std::mem::take(&mut sums.has_failed);

@@ -1,4 +1,4 @@
-//! One window, read whole: its pages fetched one after the other, and published while the next ones are on their way.
+//! One window, read to its last page: published page by page while the next ones are on their way, or whole, in order.
 //!
 //! How a request is repeated and when it is given up is decided here; what is read and what follows from it
 //! is the matter of `poller`, `sweeper` and `backfiller`.
@@ -15,12 +15,13 @@ use tracing::Instrument;
 use tracing::field::Empty;
 
 use super::Pace;
-use super::ahead::{Ahead, Queue, Underway};
+use super::ahead::{Ahead, Queue, Room, Underway};
+use super::whole::WholeWindow;
 use crate::clock::Clock;
 use crate::connector::fault::Fault;
 use crate::connector::rows::leg_message::Origin;
 use crate::connector::stage::{Failed, count, stage, traced};
-use crate::connector::write::request::{Lane, Request, RowsOutcome, RowsRequest, UnitRows, WriterHandle};
+use crate::connector::write::request::{Lane, Request, Rows, RowsOutcome, RowsRequest, UnitRows, WriterHandle};
 use crate::connector::write::transaction::PAGE_ENTRIES_MAX;
 use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
@@ -45,6 +46,12 @@ const REQUEST_BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), ma
 
 /// A longer pause within a poll is shown and not only counted.
 const WORTH_SHOWING: Duration = Duration::from_secs(10);
+
+/// A longer window may be refused for its length.
+const LONG_WINDOW: Duration = Duration::from_secs(3600);
+
+/// A window that shows more rows than it has announced is taken for one of so many times as many.
+const GROWTH_GUESSED: u64 = 4;
 
 /// How many rows of an older period go into one transaction: then a poll that is due comes first.
 const OLD_ROWS_MAX: usize = 1_000;
@@ -141,6 +148,8 @@ pub(crate) struct WindowReader<S> {
     pub(crate) trouble: Arc<std::sync::Mutex<Repeated>>,
     /// Where pages of the unit could not be taken apart.
     pub(crate) torn: Arc<std::sync::Mutex<TornWindows>>,
+    /// How many rows the longest page has had, of all units.
+    pub(crate) longest_page: Arc<AtomicUsize>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -158,19 +167,28 @@ impl<S> Clone for WindowReader<S> {
             ahead: self.ahead.clone(),
             trouble: Arc::clone(&self.trouble),
             torn: Arc::clone(&self.torn),
+            longest_page: Arc::clone(&self.longest_page),
             stop: self.stop.clone(),
         }
     }
 }
 
-/// What is read, for whom, and what came of it so far.
-pub(crate) struct Pass<'a> {
+/// A read as it was planned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PlannedRead {
     pub(crate) piece: Piece,
     /// The unit's generation, and how far it was final, when the read was planned.
     pub(crate) generation: u32,
     pub(crate) final_to: UtcMillis,
     /// How far the unit is final at the most once the piece is read.
     pub(crate) makes_final_to: UtcMillis,
+    /// How far the unit was complete before the poll: what older legs of it are measured by.
+    pub(crate) looked_to: UtcMillis,
+}
+
+/// What is read page by page, and what came of it so far.
+pub(crate) struct Pass<'a> {
+    pub(crate) planned: PlannedRead,
     /// A window that announces more rows is not read.
     pub(crate) rows_max: Option<u64>,
     /// What became of the rows, summed up over all passes.
@@ -179,6 +197,46 @@ pub(crate) struct Pass<'a> {
     pub(crate) tally: WindowTally,
     /// How many pages were asked for, over all passes.
     pub(crate) requests: usize,
+}
+
+/// How much a window may have that is read whole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WholeMax {
+    pub(crate) rows: u64,
+    pub(crate) bytes: usize,
+    /// Whether room is taken for it.
+    pub(crate) takes_room: bool,
+}
+
+/// A window that was read whole and is not published yet.
+pub(crate) struct Collected {
+    pub(crate) planned: PlannedRead,
+    rows: WholeWindow,
+    /// The span of time that the query asked for, margins included.
+    asked: Window,
+    /// When the newest pass began.
+    begun_at: UtcMillis,
+    pub(crate) ended: Result<WindowEnd, SourceError>,
+    pub(crate) pages: PagesSeen,
+}
+
+/// Pages of a window, over all passes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PagesSeen {
+    /// How many were asked for.
+    pub(crate) requests: usize,
+    /// How many of them had rows.
+    pub(crate) with_rows: usize,
+    /// How many rows the longest had.
+    pub(crate) longest: usize,
+}
+
+/// Which windows a scroll gives up before it publishes anything of them.
+#[derive(Clone, Copy)]
+enum ScrollMax {
+    /// Of more announced rows.
+    Rows(Option<u64>),
+    Whole(WholeMax),
 }
 
 /// Which page of a window is asked for.
@@ -195,9 +253,11 @@ struct Scrolled {
     ended: WindowEnd,
     /// How many rows there should have been, as far as that is known.
     total: Option<u64>,
-    requests: usize,
+    pages: PagesSeen,
     /// Whether a page could not be taken apart.
     is_torn: bool,
+    /// For all its pages, where they were read whole.
+    room: Option<Room>,
 }
 
 impl<S: Source> WindowReader<S> {
@@ -206,29 +266,117 @@ impl<S: Source> WindowReader<S> {
         self.writer.progress(&self.unit)
     }
 
-    /// Reads a piece, once more if the first pass was not whole and the same window may end otherwise.
+    /// Reads a piece page by page, once more if the first pass was not whole and the same window may end otherwise.
     pub(crate) async fn read(&self, pass: &mut Pass<'_>) -> Result<WindowEnd, ReadError> {
-        let window = pass.piece.window;
-        let bounds = query_bounds(window, self.pace.time_zone).ok_or_else(|| {
-            SourceError::refused(format!("window {window} is outside the calendar: check this machine's clock"))
-        })?;
-        match self.read_once(pass, &bounds).await {
-            Ok((WindowEnd::Broken(fault), _)) if fault.is_mended_by_halves() => return Ok(WindowEnd::Broken(fault)),
-            Ok((WindowEnd::Broken(fault), _)) => {
-                tracing::info!(unit = self.unit, %window, %fault, "reading the window again");
-            }
-            // Rows that move from page to page are seen twice, and may hide others that were not seen at all.
-            Ok((_, Some(total))) if (pass.tally.rows.len() as u64) < total => {
-                let rows = pass.tally.rows.len();
-                tracing::debug!(unit = self.unit, %window, rows, total, "the API gave rows twice: reading the window again");
-            }
-            Err(ReadError::Source(error)) if error.recovery == Recovery::Reread => {
-                tracing::info!(unit = self.unit, %window, %error, "reading the window again");
-            }
-            ended => return ended.map(|(ended, _)| ended),
+        let window = pass.planned.piece.window;
+        let bounds = self.bounds(window)?;
+        let first = self.read_once(pass, &bounds).await;
+        if !self.is_read_again(window, &first, pass.tally.rows.len() as u64) {
+            return first.map(|(ended, _)| ended);
         }
         // Where a row comes twice once more, the API has it twice.
         self.read_once(pass, &bounds).await.map(|(ended, _)| ended)
+    }
+
+    /// Reads a piece whole, with the same second pass, and publishes nothing yet. A read that breaks off keeps its rows.
+    ///
+    /// # Errors
+    /// Only such as leave nothing to publish.
+    pub(crate) async fn collect(&self, planned: PlannedRead, max: WholeMax) -> Result<Collected, ReadError> {
+        let window = planned.piece.window;
+        let bounds = self.bounds(window)?;
+        let mut collected = Collected {
+            planned,
+            rows: WholeWindow::default(),
+            asked: bounds.asked,
+            begun_at: self.clock.now(),
+            ended: Ok(WindowEnd::Whole),
+            pages: PagesSeen::default(),
+        };
+        for is_second in [false, true] {
+            let ended = self.collect_once(&mut collected, &bounds, max).await;
+            let is_read_again = !is_second && self.is_read_again(window, &ended, collected.rows.rows_of_pass());
+            collected.ended = match ended {
+                Ok((ended, _)) => Ok(ended),
+                Err(ReadError::Source(error)) => Err(error),
+                Err(error) => return Err(error),
+            };
+            if !is_read_again {
+                break;
+            }
+        }
+        collected.rows.sort();
+        Ok(collected)
+    }
+
+    fn bounds(&self, window: Window) -> Result<QueryBounds, SourceError> {
+        query_bounds(window, self.pace.time_zone).ok_or_else(|| {
+            SourceError::refused(format!("window {window} is outside the calendar: check this machine's clock"))
+        })
+    }
+
+    /// Whether a second pass over a window may end better than the first, of so many distinct rows.
+    fn is_read_again(&self, window: Window, first: &Result<(WindowEnd, Option<u64>), ReadError>, rows: u64) -> bool {
+        match first {
+            Ok((WindowEnd::Broken(fault), _)) if fault.is_mended_by_halves() => false,
+            Ok((WindowEnd::Broken(fault), _)) => {
+                tracing::info!(unit = self.unit, %window, %fault, "reading the window again");
+                true
+            }
+            // Rows that move from page to page are seen twice, and may hide others that were not seen at all.
+            &Ok((_, Some(total))) if rows < total => {
+                tracing::debug!(unit = self.unit, %window, rows, total, "the API gave rows twice: reading the window again");
+                true
+            }
+            Err(ReadError::Source(error)) if error.recovery == Recovery::Reread => {
+                tracing::info!(unit = self.unit, %window, %error, "reading the window again");
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// One pass over a window's pages, all of which are kept.
+    async fn collect_once(
+        &self,
+        collected: &mut Collected,
+        bounds: &QueryBounds,
+        max: WholeMax,
+    ) -> Result<(WindowEnd, Option<u64>), ReadError> {
+        let PlannedRead { piece, generation, final_to, .. } = collected.planned;
+        let (pages, mut received) = Ahead::channel();
+        let origin = Arc::new(Origin { unit: self.unit.clone(), piece, generation, final_to });
+        let Collected { rows, begun_at, .. } = collected;
+        *begun_at = self.clock.now();
+        rows.begin_pass();
+        // It has room from the first pass.
+        let max = WholeMax { takes_room: max.takes_room && rows.room.is_none(), ..max };
+        let keeping = async {
+            while let Some(page) = received.recv().await {
+                rows.add(page.ready().await?);
+            }
+            Ok::<(), Fault>(())
+        };
+        let (scrolled, kept) = tokio::join!(self.scroll(bounds, pages, &origin, ScrollMax::Whole(max)), keeping);
+        kept?;
+        let Scrolled { ended, total, pages, is_torn, room } = scrolled?;
+        rows.room = rows.room.take().or(room);
+        collected.pages.add(pages);
+        self.torn().note(piece.window, is_torn);
+        Ok((ended, total))
+    }
+
+    /// Publishes a window that was read whole; gives what became of its rows.
+    pub(crate) async fn publish_whole(self, collected: Collected) -> Result<(Counts, WindowTally), ReadError> {
+        let Collected { planned, rows: mut window, asked, begun_at, .. } = collected;
+        let (mut counts, mut tally) = (Counts::default(), WindowTally::default());
+        while let Some(rows) = window.take_chunk(PAGE_ENTRIES_MAX) {
+            let rows = self.unit_rows(planned, asked, begun_at, rows, tally);
+            let published = self.publish(Lane::Live, rows).await?;
+            counts += published.0;
+            tally = published.1;
+        }
+        Ok((counts, tally))
     }
 
     /// One pass over a window's pages; gives how it ended, and how many rows there should have been.
@@ -239,18 +387,18 @@ impl<S: Source> WindowReader<S> {
     ) -> Result<(WindowEnd, Option<u64>), ReadError> {
         pass.tally = WindowTally::default();
         let (pages, received) = Ahead::channel();
-        let Pass { piece, generation, final_to, rows_max, .. } = *pass;
-        let begun_at = self.clock.now();
+        let PlannedRead { piece, generation, final_to, .. } = pass.planned;
+        let (begun_at, max) = (self.clock.now(), ScrollMax::Rows(pass.rows_max));
         let scrolling = {
             let (reader, bounds) = (self.clone(), bounds.clone());
             let origin = Arc::new(Origin { unit: self.unit.clone(), piece, generation, final_to });
-            let scrolling = async move { reader.scroll(&bounds, pages, &origin, rows_max).await };
+            let scrolling = async move { reader.scroll(&bounds, pages, &origin, max).await };
             // A task of its own, so that neither waits while the other computes.
             AbortOnDropHandle::new(tokio::spawn(scrolling.in_current_span()))
         };
         self.publish_pages(pass, bounds.asked, begun_at, received).await?;
-        let Scrolled { ended, total, requests, is_torn } = scrolling.await.map_err(Fault::from)??;
-        pass.requests += requests;
+        let Scrolled { ended, total, pages, is_torn, .. } = scrolling.await.map_err(Fault::from)??;
+        pass.requests += pages.requests;
         self.torn().note(piece.window, is_torn);
         Ok((ended, total))
     }
@@ -261,19 +409,20 @@ impl<S: Source> WindowReader<S> {
         bounds: &QueryBounds,
         pages: mpsc::Sender<Underway>,
         origin: &Arc<Origin>,
-        rows_max: Option<u64>,
+        max: ScrollMax,
     ) -> Result<Scrolled, ReadError> {
-        let how = origin.piece.how;
         let (mut scroll, mut size) = (Scroll::default(), PageSize::default());
-        let (mut cursor, mut requests, mut is_torn) = (None, 0, false);
+        let (mut cursor, mut seen, mut is_torn, mut room) = (None, PagesSeen::default(), false, None);
+        let (mut rows, mut bytes) = (0, 0);
         let is_narrow = self.torn().is_narrow(origin.piece.window);
         let ended = loop {
-            let asked = PageAsked { cursor: cursor.as_deref(), rows: size.rows(), is_live: how.is_live() };
+            let asked = PageAsked { cursor: cursor.as_deref(), rows: size.rows(), is_live: origin.piece.how.is_live() };
             let mut page = self.fetch(bounds, asked).await?;
-            requests += 1;
+            seen.note(page.len());
             tracing::debug!(unit = self.unit, rows = page.len(), total = page.total, "page");
-            if cursor.is_none() && rows_max.is_some_and(|max| page.total.is_some_and(|total| total > max)) {
-                break WindowEnd::TooManyRows;
+            (rows, bytes) = (rows + page.len() as u64, bytes + page.size_bytes());
+            if let Some(rows) = max.exceeded(cursor.is_none().then_some(page.total).flatten(), rows, bytes) {
+                break WindowEnd::TooManyRows(rows);
             }
             // In a longer window the rows before are used, and its halves have the others.
             let torn = page.rest().map(|rest| if is_narrow { size.on_torn(page.len(), rest) } else { Torn::GiveUp });
@@ -284,6 +433,7 @@ impl<S: Source> WindowReader<S> {
                 Some(Torn::GiveUp) | None => {}
             }
             size.on_used();
+            let longest = self.longest_page.fetch_max(page.len(), Ordering::Relaxed);
             let step = match torn {
                 Some(Torn::GiveUp) => Step::Broken(ScrollFault::Torn),
                 _ => scroll.on_page(PageMeta {
@@ -291,10 +441,22 @@ impl<S: Source> WindowReader<S> {
                     total: page.total,
                     cursor: page.cursor.as_deref(),
                     is_torn: torn.is_some(),
+                    is_short: page.len() < longest,
                 }),
             };
             if !page.is_empty() {
-                let underway = self.until_stopped(self.ahead.begin(page, self.clock.now(), origin)).await??;
+                if let ScrollMax::Whole(WholeMax { takes_room: true, .. }) = max
+                    && room.is_none()
+                {
+                    let wanted = in_all(page.total, rows, bytes);
+                    room = Some(self.until_stopped(self.ahead.room(wanted, true)).await??);
+                }
+                let underway = match max {
+                    ScrollMax::Whole(_) => self.ahead.begin_within(page, self.clock.now(), origin),
+                    ScrollMax::Rows(_) => {
+                        self.until_stopped(self.ahead.begin(page, self.clock.now(), origin)).await??
+                    }
+                };
                 // Where the publishing side has given up, it says why.
                 pages.send(underway).await.map_err(|_| Fault::Stopped)?;
             }
@@ -304,8 +466,8 @@ impl<S: Source> WindowReader<S> {
                 Step::Broken(fault) => break WindowEnd::Broken(fault),
             }
         };
-        let total = scroll.total().filter(|_| !matches!(ended, WindowEnd::TooManyRows));
-        Ok(Scrolled { ended, total, requests, is_torn })
+        let total = scroll.total().filter(|_| !matches!(ended, WindowEnd::TooManyRows(_)));
+        Ok(Scrolled { ended, total, pages: seen, is_torn, room })
     }
 
     async fn publish_pages(
@@ -315,25 +477,43 @@ impl<S: Source> WindowReader<S> {
         begun_at: UtcMillis,
         mut pages: mpsc::Receiver<Underway>,
     ) -> Result<(), ReadError> {
-        let Pass { piece, generation, makes_final_to, .. } = *pass;
-        let is_live = piece.how.is_live();
+        let planned = pass.planned;
+        let is_live = planned.piece.how.is_live();
         let (lane, rows_max) = if is_live { (Lane::Live, PAGE_ENTRIES_MAX) } else { (Lane::Old, OLD_ROWS_MAX) };
         let mut queue = Queue::default();
         while queue.fill(&mut pages, rows_max).await? {
             let rows = queue.chunk(rows_max);
-            let taken = rows.iter().map(|rows| rows.until - rows.from).sum();
-            let (unit, tally) = (self.unit.clone(), std::mem::take(&mut pass.tally));
-            let rows = UnitRows { unit, generation, piece, asked, begun_at, makes_final_to, rows, tally };
-            let outcomes =
-                self.writer.ask(lane, |reply| Request::Publish(vec![RowsRequest { units: vec![rows], reply }])).await?;
-            let Some(RowsOutcome::Done { counts, tally }) = outcomes.into_iter().next() else {
-                return Err(ReadError::Replaced);
-            };
+            let taken = rows.places.len();
+            let rows = self.unit_rows(planned, asked, begun_at, rows, std::mem::take(&mut pass.tally));
+            let (counts, tally) = self.publish(lane, rows).await?;
             *pass.counts += counts;
             pass.tally = tally;
             queue.drop_first(taken);
         }
         Ok(())
+    }
+
+    fn unit_rows(
+        &self,
+        planned: PlannedRead,
+        asked: Window,
+        begun_at: UtcMillis,
+        rows: Rows,
+        tally: WindowTally,
+    ) -> UnitRows {
+        let PlannedRead { piece, generation, makes_final_to, looked_to, .. } = planned;
+        let unit = self.unit.clone();
+        UnitRows { unit, generation, piece, asked, begun_at, makes_final_to, looked_to, rows, tally }
+    }
+
+    /// Has rows published in one transaction; gives what became of them, and what the pass has seen with them.
+    async fn publish(&self, lane: Lane, rows: UnitRows) -> Result<(Counts, WindowTally), ReadError> {
+        let outcomes =
+            self.writer.ask(lane, |reply| Request::Publish(vec![RowsRequest { units: vec![rows], reply }])).await?;
+        match outcomes.into_iter().next() {
+            Some(RowsOutcome::Done { counts, tally }) => Ok((counts, tally)),
+            Some(RowsOutcome::Replaced) | None => Err(ReadError::Replaced),
+        }
     }
 
     /// One page, however often it has to be asked for within reason.
@@ -375,6 +555,28 @@ impl<S: Source> WindowReader<S> {
             .ok_or_else(|| SourceError::refused("the present is outside the calendar: check this machine's clock"))?;
         let newest = PageAsked { cursor: None, rows: None, is_live: true };
         self.fetch(&bounds, newest).await.map(|_| ())
+    }
+
+    /// Whether a window was refused for its length: then the source answers for its last hour. Asks once, without patience.
+    ///
+    /// # Errors
+    /// When the source does not answer for that either.
+    pub(crate) async fn is_for_the_length(&self, error: &SourceError, window: Window) -> Result<bool, ReadError> {
+        if !error.may_be_for_the_window || window.length() <= LONG_WINDOW {
+            return Ok(false);
+        }
+        let bounds = self.bounds(Window::new(window.end.minus(LONG_WINDOW), window.end))?;
+        let sent = Instant::now();
+        let answer = self.until_stopped(self.source.fetch(&self.unit, &bounds, None, None)).await?;
+        self.note_request(answer.as_ref().map_or_else(|error| error.failure.as_str(), |_| "ok"), sent);
+        answer?;
+        let length = humantime::format_duration(window.length());
+        let unit = &self.unit;
+        tracing::info!(
+            unit,
+            "the source refuses a window of {length} and takes one of an hour, so shorter ones are read: {error}"
+        );
+        Ok(true)
     }
 
     /// A token, however often it has to be asked for within reason.
@@ -485,6 +687,50 @@ impl<S: Source> WindowReader<S> {
             .get_or_create(&UnitLabel { unit: self.unit.clone() })
             .observe(sent.elapsed().as_secs_f64());
     }
+}
+
+impl PagesSeen {
+    fn note(&mut self, rows: usize) {
+        self.add(Self { requests: 1, with_rows: usize::from(rows > 0), longest: rows });
+    }
+
+    pub(crate) fn add(&mut self, more: Self) {
+        let Self { requests, with_rows, longest } = more;
+        self.requests += requests;
+        self.with_rows += with_rows;
+        self.longest = self.longest.max(longest);
+    }
+}
+
+impl ScrollMax {
+    /// How many rows a window has that is given up: at least so many, by what its first page announces or by what has come.
+    fn exceeded(self, announced: Option<u64>, rows: u64, bytes: usize) -> Option<u64> {
+        match self {
+            Self::Rows(max) => announced.filter(|announced| max.is_some_and(|max| *announced > max)),
+            Self::Whole(WholeMax { rows: max, bytes: bytes_max, .. }) => {
+                let in_all = in_all(announced, rows, bytes);
+                // What has come exceeds what was announced: nobody knows by how much.
+                let is_untrue = announced.is_none() && (rows > max + max / 4 || bytes > bytes_max + bytes_max / 4);
+                let by_bytes = (in_all > bytes_max).then(|| scaled(max, in_all, bytes_max));
+                match announced {
+                    Some(announced) => Some(announced).filter(|announced| *announced > max).max(by_bytes),
+                    None => is_untrue.then(|| rows.max(max).saturating_mul(GROWTH_GUESSED)),
+                }
+            }
+        }
+    }
+}
+
+/// How many bytes so many announced rows are, as those are that have come.
+fn in_all(announced: Option<u64>, rows: u64, bytes: usize) -> usize {
+    announced
+        .map_or(bytes, |announced| scaled(bytes as u64, announced as usize, rows.max(1) as usize) as usize)
+        .max(bytes)
+}
+
+fn scaled(value: u64, by: usize, of: usize) -> u64 {
+    let scaled = u128::from(value) * by as u128 / of.max(1) as u128;
+    u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
 /// What a failure makes of a unit.

@@ -167,9 +167,9 @@ impl Preparer {
 }
 
 impl Prepared {
-    /// The rows from `first` on.
-    pub(crate) fn rows_from(&self, first: usize) -> impl Iterator<Item = ReadyRow<'_>> {
-        (first..self.rows.len()).map(|index| ReadyRow { page: self, index })
+    /// A row.
+    pub(crate) const fn row(&self, index: usize) -> ReadyRow<'_> {
+        ReadyRow { page: self, index }
     }
 
     /// How many rows it has.
@@ -204,6 +204,22 @@ impl<'a> ReadyRow<'a> {
         let contradictions = &self.page.contradictions;
         let found = contradictions.binary_search_by_key(&self.index, |(index, _)| *index).ok()?;
         contradictions.get(found).map(|(_, contradiction)| *contradiction)
+    }
+
+    /// What an order by time goes by, oldest first; what is no leg comes last.
+    pub(crate) fn time(self) -> UtcMillis {
+        match &self.ready().what {
+            What::Leg(leg, _) => leg.disconnected,
+            What::Dead(_) | What::Unfinished => UtcMillis::new(i64::MAX),
+        }
+    }
+
+    /// The leg's call ID and leg ID, by which legs of the same instant are ordered.
+    pub(crate) fn ids(self) -> (String, String) {
+        match wire::row(self.raw()) {
+            Row::Leg(leg) => (leg.call_id().to_owned(), leg.leg_id().to_owned()),
+            Row::Dead(_) | Row::Unfinished => Default::default(),
+        }
     }
 
     /// The leg's message, where it has one and its unit is as the message says: of this generation and final so far.
@@ -334,7 +350,7 @@ pub(crate) mod tests {
         ];
         let first = preparer.prepare(page(&rows), UtcMillis::new(1), &origin).await;
         let again = preparer.prepare(page(&rows), UtcMillis::new(2), &origin).await;
-        for (first, again) in first.rows_from(0).zip(again.rows_from(0)) {
+        for (first, again) in (0..first.len()).map(|index| (first.row(index), again.row(index))) {
             assert_eq!((first.raw(), first.ready().key), (again.raw(), again.ready().key));
             match (&first.ready().what, &again.ready().what) {
                 (What::Leg(found, Some(_)), What::Leg(known, None)) => assert_eq!(found, known),
@@ -357,7 +373,7 @@ pub(crate) mod tests {
     async fn a_new_leg_s_message_is_used_only_while_it_says_what_is_so() {
         let (origin, seen_at) = (origin_of_polls(), UtcMillis::new(5));
         let prepared = Preparer::new(terms()).prepare(page(&[row(1, ""), row(2, "")]), seen_at, &origin).await;
-        let second = prepared.rows_from(1).next().unwrap();
+        let second = prepared.row(1);
         let message = second.new_leg(3, origin.final_to).unwrap();
 
         let Row::Leg(leg) = wire::row(second.raw()) else { panic!("a leg") };
@@ -384,7 +400,7 @@ pub(crate) mod tests {
         let origin = origin_of_polls();
         for _ in 0..2 {
             let prepared = preparer.prepare(page(&[row(1, ""), row(2, "")]), UtcMillis::new(1), &origin).await;
-            assert!(prepared.rows_from(0).all(|row| row.contradiction().is_some()));
+            assert!((0..2).all(|index| prepared.row(index).contradiction().is_some()));
         }
     }
 

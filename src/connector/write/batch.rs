@@ -134,8 +134,8 @@ impl<C: Cluster, V: View> Writer<C, V> {
     fn context<'a>(&self, read: Read<'a>, making: &Making<'_>, progress: &'a Progress) -> ChunkContext<'a> {
         let RecordTerms { time_basis, delays, apart_max, revisions, .. } = self.terms;
         let policy = ChunkPolicy { time_basis, revisions, settle: delays.settle, apart_max };
-        let Read { unit, piece, asked, makes_final_to, .. } = read;
-        ChunkContext { unit, generation: making.generation, progress, piece, asked, makes_final_to, policy }
+        let Read { unit, piece, asked, makes_final_to, looked_to, .. } = read;
+        ChunkContext { unit, generation: making.generation, progress, piece, asked, makes_final_to, looked_to, policy }
     }
 
     /// What is remembered of a plan's dead rows.

@@ -55,7 +55,7 @@ struct Refusal {
 impl<'a> Part<'a> {
     fn new(index: usize, rows: &'a UnitRows, tally: WindowTally) -> Self {
         let (unburied, counts) = (BTreeSet::new(), Counts::default());
-        Self { index, read: rows.read(), rows: rows.rows(), unburied, tally, counts }
+        Self { index, read: rows.read(), rows: rows.rows.iter().collect(), unburied, tally, counts }
     }
 }
 

@@ -128,7 +128,9 @@ pub(crate) struct UnitRows {
     pub(crate) begun_at: UtcMillis,
     /// How far the unit is final at the most once the window is read.
     pub(crate) makes_final_to: UtcMillis,
-    pub(crate) rows: Vec<PageRows>,
+    /// How far the unit was complete before the poll: what older legs of it are measured by.
+    pub(crate) looked_to: UtcMillis,
+    pub(crate) rows: Rows,
     /// What the pass has seen before these rows.
     pub(crate) tally: WindowTally,
 }
@@ -146,13 +148,22 @@ pub(crate) struct Read<'a> {
     pub(crate) begun_at: UtcMillis,
     /// How far the unit is final at the most once the window is read: a call "In Progress" is awaited behind it.
     pub(crate) makes_final_to: UtcMillis,
+    /// How far the unit was complete before the poll: what older legs of it are measured by.
+    pub(crate) looked_to: UtcMillis,
 }
 
-/// Some rows of a page.
-pub(crate) struct PageRows {
-    pub(crate) page: Arc<Prepared>,
-    pub(crate) from: usize,
-    pub(crate) until: usize,
+/// Rows of pages, in the order in which they are published.
+#[derive(Clone, Default)]
+pub(crate) struct Rows {
+    pub(crate) pages: Vec<Arc<Prepared>>,
+    pub(crate) places: Vec<RowPlace>,
+}
+
+/// A row's place: which of the pages, and which of its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RowPlace {
+    pub(crate) page: u32,
+    pub(crate) row: u32,
 }
 
 /// What became of a unit's rows.
@@ -171,7 +182,7 @@ pub(crate) enum RowsOutcome {
 impl RowsRequest {
     /// How many rows it has.
     fn len(&self) -> usize {
-        self.units.iter().flat_map(|unit| &unit.rows).map(|rows| rows.until - rows.from).sum()
+        self.units.iter().map(|unit| unit.rows.places.len()).sum()
     }
 
     fn has(&self, unit: &str) -> bool {
@@ -182,20 +193,15 @@ impl RowsRequest {
 impl UnitRows {
     /// In what context the rows were read.
     pub(crate) fn read(&self) -> Read<'_> {
-        let Self { unit, piece, asked, begun_at, makes_final_to, .. } = self;
-        Read { unit, piece: *piece, asked: *asked, begun_at: *begun_at, makes_final_to: *makes_final_to }
-    }
-
-    /// The rows themselves.
-    pub(crate) fn rows(&self) -> Vec<ReadyRow<'_>> {
-        self.rows.iter().flat_map(PageRows::rows).collect()
+        let &Self { ref unit, piece, asked, begun_at, makes_final_to, looked_to, .. } = self;
+        Read { unit, piece, asked, begun_at, makes_final_to, looked_to }
     }
 }
 
-impl PageRows {
+impl Rows {
     /// The rows themselves.
-    pub(crate) fn rows(&self) -> impl Iterator<Item = ReadyRow<'_>> {
-        self.page.rows_from(self.from).take(self.until - self.from)
+    pub(crate) fn iter(&self) -> impl Iterator<Item = ReadyRow<'_>> {
+        self.places.iter().map(|place| self.pages[place.page as usize].row(place.row as usize))
     }
 }
 
@@ -387,7 +393,8 @@ mod tests {
             asked: origin.piece.window,
             begun_at: UtcMillis::new(1),
             makes_final_to: UtcMillis::new(1),
-            rows: vec![PageRows { page: Arc::new(page), from: 0, until: rows }],
+            looked_to: UtcMillis::new(1),
+            rows: Rows { pages: vec![Arc::new(page)], places: vec![RowPlace { page: 0, row: 0 }; rows] },
             tally: WindowTally::default(),
         };
         let (reply, answer) = oneshot::channel();

@@ -1,0 +1,78 @@
+//! A window that was read whole: its rows, each once, and their order.
+//!
+//! Legs go by the time at which they were disconnected, then by their call IDs and leg IDs; what is no leg comes last. In
+//! this order chunks survive kills: what was published is the beginning of it.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashSet;
+
+use super::ahead::{Room, chunk_len};
+use crate::connector::rows::prepare::{Prepared, What};
+use crate::connector::write::request::{RowPlace, Rows};
+
+/// The rows of a window, of one pass over its pages or of two.
+#[derive(Default)]
+pub(crate) struct WholeWindow {
+    pages: Vec<Arc<Prepared>>,
+    places: Vec<RowPlace>,
+    /// Each row that is there: its key, and of a leg its content.
+    rows: FxHashSet<(u64, u64)>,
+    /// Every row of the newest pass, by the halves of their keys.
+    pass: FxHashSet<u64>,
+    /// Kept until all of it is published.
+    pub(crate) room: Option<Room>,
+}
+
+impl WholeWindow {
+    /// Begins a pass over the window's pages.
+    pub(crate) fn begin_pass(&mut self) {
+        self.pass.clear();
+    }
+
+    /// Takes in a page, but for the rows that are there already.
+    pub(crate) fn add(&mut self, page: Prepared) {
+        let (number, before) = (self.pages.len(), self.places.len());
+        for index in 0..page.len() {
+            let ready = page.row(index).ready();
+            let content = match &ready.what {
+                What::Leg(leg, _) => leg.fingerprint.bits(),
+                What::Dead(_) | What::Unfinished => 0,
+            };
+            self.pass.insert(ready.key.half());
+            if self.rows.insert((ready.key.half(), content))
+                && let (Ok(page), Ok(row)) = (u32::try_from(number), u32::try_from(index))
+            {
+                self.places.push(RowPlace { page, row });
+            }
+        }
+        if self.places.len() > before {
+            self.pages.push(Arc::new(page));
+        }
+    }
+
+    /// How many distinct rows the newest pass has seen.
+    pub(crate) fn rows_of_pass(&self) -> u64 {
+        self.pass.len() as u64
+    }
+
+    /// Puts the rows into the order in which they are published.
+    pub(crate) fn sort(&mut self) {
+        let row = |place: &RowPlace| self.pages[place.page as usize].row(place.row as usize);
+        self.places.sort_by_cached_key(|place| row(place).time());
+        for same in self.places.chunk_by_mut(|a, b| row(a).time() == row(b).time()) {
+            if same.len() > 1 {
+                same.sort_by_cached_key(|place| row(place).ids());
+            }
+        }
+    }
+
+    /// The rows of the next transaction, at most `rows_max`; they are gone then.
+    pub(crate) fn take_chunk(&mut self, rows_max: usize) -> Option<Rows> {
+        if self.places.is_empty() {
+            return None;
+        }
+        let places: Vec<RowPlace> = self.places.drain(..chunk_len(&self.pages, &self.places, rows_max)).collect();
+        Some(Rows { pages: self.pages.clone(), places })
+    }
+}
