@@ -212,12 +212,15 @@ async fn connector(
         status_framing: framings.status,
     };
     let delays = Delays { settle: config.poll.settle, overlap: config.poll.overlap, horizon: config.state.horizon };
+    let is_in_order = config.source.time_basis == TimeBasis::Disconnect;
+    let behind_max = is_in_order.then(|| delays.behind_max(config.poll.interval));
     let records = RecordTerms {
         framing: framings.legs,
         timestamp: config.kafka.timestamp,
         time_basis: config.source.time_basis,
         delays,
         apart_max: config.poll.interval * 3,
+        behind_max,
         revisions: config.policy.revisions,
         dead_ratio_max: config.dead_letter.max_ratio,
     };
@@ -231,6 +234,8 @@ async fn connector(
         pace: Pace {
             interval: config.poll.interval,
             window_max: config.poll.max_window,
+            behind_max,
+            request_every: Duration::from_secs(60) / config.source.requests_per_minute.max(1),
             window_rows: planner::WINDOW_ROWS,
             page_rows: usize::try_from(config.source.page_size).unwrap_or(usize::MAX),
             clock_tolerance: config.poll.clock_tolerance,

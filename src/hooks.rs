@@ -21,6 +21,18 @@ pub enum Mutant {
     ExpiryByWallClock,
     /// Identities expire by the floor alone, covered or not.
     ExpiryByFloorAlone,
+    /// Legs are published as the API shows them, newest first.
+    AsItComes,
+    /// A unit that is behind reads from where live polls do, and the overlap after that.
+    FromCompleteTo,
+    /// Units that catch up are published each by itself.
+    UnitAfterUnit,
+    /// Late is what lies below what is final, and nothing else.
+    LateBelowFinalOnly,
+    /// What was read once, when it was new, counts as final.
+    FirstReadIsFinal,
+    /// A window that waited for others counts as read when it is published.
+    BegunWhenPublished,
 }
 
 /// Dies here, as by kill -9, if `CALL_LEGS_DIE_AT` names this point (`name` or `name:<n>` for the n-th time).

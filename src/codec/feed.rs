@@ -59,6 +59,7 @@ impl Serialize for Status<'_> {
             feed.delivery.as_str(),
             &feed.version,
             &Some(Lateness(feed)),
+            &feed.behind_max.map(millis),
         )
     }
 }
@@ -119,6 +120,7 @@ mod tests {
             since: UtcMillis::new(1_643_890_000_001),
             last_poll_ok: Some(UtcMillis::new(1_643_898_479_999)),
             at: UtcMillis::new(1_643_898_480_000),
+            behind_max: Some(Duration::from_secs(2_100)),
             next_beat_ms: 10_000,
             counts: Counts {
                 published: 70,
@@ -212,6 +214,7 @@ mod tests {
             )| {
                 let [complete_to, final_to, since, at] = instants.map(UtcMillis::new);
                 UnitFeed {
+                    behind_max: None,
                     unit,
                     generation: numbers[0],
                     complete_to,

@@ -49,6 +49,7 @@ pub use write::writer::RecordTerms;
 
 use crate::clock::Clock;
 use crate::config::StartFrom;
+use crate::core::time::UtcMillis;
 use crate::sink::Cluster;
 use crate::source::Source;
 use crate::store::View;
@@ -57,6 +58,7 @@ use crate::telemetry::{Metrics, Role, StatusBoard};
 use fault::Fault;
 use read::ahead::Ahead;
 use read::backfiller::Backfiller;
+use read::merger::Merger;
 use read::poller::Poller;
 use rows::leg_message::LegWriter;
 use rows::prepare::{PageTerms, Preparer};
@@ -210,14 +212,19 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
     async fn work(&mut self, writer: &mut Writer<C, V>, stop: &CancellationToken) -> Result<(), Fault> {
         let (shared, queues) = self.shared(writer);
         let mut serving = Serving::begin(queues, shared.writer.clone(), writer, stop);
+        let (merger, merge) = Merger::new(shared.writer.clone(), self.pace.request_every, serving.stop.clone());
+        serving.workers.spawn(merger.run());
         for unit in &self.terms.units {
             let reader = self.reader(unit, &shared, &serving.stop);
             let sweeper = Sweeper { reader: reader.clone(), sweeps: self.pace.sweeps.clone() };
             serving.workers.spawn(Backfiller { reader: reader.clone() }.run());
-            serving.workers.spawn(Poller { reader, start_from: self.start_from }.run());
+            let from = writer.progress(unit).filter(|unit| unit.is_started()).map(|unit| unit.progress.final_to);
+            let membership = Some(merge.join(unit, from.unwrap_or(UtcMillis::new(i64::MIN))));
+            let (merge, start_from) = (merge.clone(), self.start_from);
+            serving.workers.spawn(Poller { reader, merge, membership, start_from }.run());
             serving.workers.spawn(sweeper.run());
         }
-        drop(shared);
+        drop((shared, merge));
         serving.run(writer, &mut self.orders, std::future::pending::<()>()).await.map(|_| ())
     }
 

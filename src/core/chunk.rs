@@ -106,6 +106,8 @@ pub struct ChunkContext<'a> {
     pub generation: u32,
     /// How far the unit has come.
     pub progress: &'a Progress,
+    /// A leg from before it is marked late.
+    pub late_before: UtcMillis,
     /// The window and the kind of read.
     pub piece: Piece,
     /// The span of time that the query asked for, margins included.
@@ -370,7 +372,7 @@ impl Planner<'_> {
     /// Counts a new leg, and how late and how odd it was.
     fn note_new(&mut self, leg: LegFacts, seen_at: UtcMillis) {
         self.plan.counts.published += 1;
-        self.plan.counts.late += u64::from(leg.at < self.context.progress.final_to);
+        self.plan.counts.late += u64::from(leg.at < self.context.late_before);
         self.plan.slips += u64::from(matches!(leg.texts, Texts::Slip | Texts::Contradict));
         if leg.is_in_progress {
             // It was awaited on purpose, so it says nothing of how late legs are.
@@ -501,6 +503,7 @@ mod tests {
             unit: "acme",
             generation: 1,
             progress,
+            late_before: progress.final_to,
             piece: Piece { window, how: How::Poll },
             asked: Window::new(at(7_999), at(10_001)),
             makes_final_to: at(8_500),

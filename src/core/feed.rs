@@ -9,6 +9,8 @@
 //!
 //! No state speaks of a degraded sink: a status takes the same way as the legs, so that silence says it.
 
+use std::time::Duration;
+
 use super::dedupe::Counts;
 use super::journal::{Delivery, Nonce, OutOffsets};
 use super::lateness::{Lateness, Recommendation};
@@ -36,6 +38,8 @@ pub struct UnitFeed {
     pub last_poll_ok: Option<UtcMillis>,
     /// When this was written, by the owner's clock.
     pub at: UtcMillis,
+    /// How far a leg lies behind the newest one at the most, unless it is marked late; `None` where no order is promised.
+    pub behind_max: Option<Duration>,
     /// In how many milliseconds the next status comes at the latest.
     pub next_beat_ms: u32,
     /// What became of all rows since the unit's first start.

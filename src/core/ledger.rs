@@ -10,6 +10,7 @@
 //! generation; [`Ledger::is_live`] says whether such an entry still counts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -132,9 +133,17 @@ pub struct Ledger {
     pub head: Head,
     /// The pages that are still needed, oldest first.
     pub pages: BTreeMap<PageId, PageMeta>,
+    /// The time of the newest leg that was published, as far as pages tell.
+    pub newest: Option<UtcMillis>,
 }
 
 impl Ledger {
+    /// What this head and these pages add up to.
+    pub fn of(head: Head, pages: BTreeMap<PageId, PageMeta>) -> Self {
+        let newest = pages.values().filter(|page| page.published > 0).map(|page| page.last).max();
+        Self { head, pages, newest }
+    }
+
     /// How many legs of a window were published for a unit, and can be expected to be shown still: of pages that lie in it
     /// whole, and since an operator has accepted other settings of the source.
     pub fn published_within(&self, unit: &str, window: Window) -> u64 {
@@ -145,6 +154,18 @@ impl Ledger {
             page.unit == unit && page.generation == known.generation && from <= page.first && page.last < window.end
         };
         self.pages.values().filter(is_within).map(|page| u64::from(page.published)).sum()
+    }
+
+    /// Before which time a unit's leg is marked late: below what is final, or further behind the newest published leg of all
+    /// units than `behind_max`.
+    pub fn late_before(&self, unit: &str, behind_max: Option<Duration>) -> UtcMillis {
+        let final_to = self.head.units.get(unit).map(|unit| unit.progress.final_to);
+        let behind_max = behind_max.filter(|_| !hooks::is_mutant(Mutant::LateBelowFinalOnly));
+        // Of what was forgotten, the floors tell.
+        let floors = self.head.units.values().filter(|unit| unit.is_started()).map(|unit| unit.progress.floor);
+        let newest = self.newest.max(floors.max());
+        let behind = newest.zip(behind_max).map(|(newest, behind_max)| newest.minus(behind_max));
+        final_to.max(behind).unwrap_or(UtcMillis::new(i64::MIN))
     }
 
     /// Takes in the record at `offset`. Records must come in the journal's order.
@@ -206,6 +227,9 @@ impl Ledger {
         self.head.chain = page.chain();
         if !page.hours.0.is_empty() {
             self.head.hours.entry(page.unit.clone()).or_default().take_page(page.generation, &page.hours);
+        }
+        if !page.legs.is_empty() {
+            self.newest = self.newest.max(Some(page.last));
         }
         self.pages.insert((page.seq, page.writer), PageMeta::of(page));
         Ok(())

@@ -15,6 +15,7 @@ pub mod journal;
 pub mod lateness;
 pub mod ledger;
 pub mod leg;
+pub mod merge;
 pub mod page_draft;
 pub mod pagination;
 pub mod parts;

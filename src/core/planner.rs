@@ -18,6 +18,7 @@ use super::leg::How;
 use super::parts::SPAN_MIN;
 use super::time::{UtcMillis, Window};
 use super::watermark::{Delays, Progress};
+use crate::hooks::{self, Mutant};
 
 /// One window of a poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct WindowLength {
     max: Duration,
     /// The longest that is ever asked for.
     longest: Duration,
+    /// The newest window that had too many rows, and how many.
+    cut: Option<(Window, u64)>,
     /// How many windows were read since the source has refused one for its length.
     good: u32,
 }
@@ -52,7 +55,7 @@ const GROWTH_MAX: u32 = 4;
 impl WindowLength {
     /// Begins with the longest window that is asked for.
     pub const fn new(longest: Duration) -> Self {
-        Self { next: longest, max: longest, longest, good: 0 }
+        Self { next: longest, max: longest, longest, cut: None, good: 0 }
     }
 
     /// The length of the next window.
@@ -60,9 +63,23 @@ impl WindowLength {
         self.next
     }
 
-    /// Takes note of a window that has more rows than it is to have, so that it is read in shorter ones.
-    pub fn on_too_many(&mut self, window: Window, rows: u64, rows_wanted: u64) {
+    /// Takes note of a window that has more rows than it is to have, so that it is read in shorter ones; `false` where
+    /// that is of no use: one of half the length has hardly fewer.
+    pub fn on_too_many(&mut self, window: Window, rows: u64, rows_wanted: u64) -> bool {
+        let longer = self.cut.replace((window, rows)).filter(|(longer, _)| longer.start == window.start);
+        let is_useless = |(longer, before): (Window, u64)| {
+            window.length() * 2 <= longer.length() && rows.saturating_mul(4) > before.saturating_mul(3)
+        };
+        if longer.is_some_and(is_useless) {
+            return false;
+        }
         self.next = in_proportion(window, rows, rows_wanted).min(window.length() / 2).max(SPAN_MIN);
+        true
+    }
+
+    /// Takes note of a window that is to be read in halves.
+    pub fn halve(&mut self, window: Window) {
+        self.next = (window.length() / 2).max(SPAN_MIN);
     }
 
     /// Takes note of a window that was read, with so many rows.
@@ -118,6 +135,9 @@ impl Cycle {
     /// Plans a poll of a unit that is behind: everything from the final watermark on, oldest first.
     pub fn behind(progress: &Progress, bound: UtcMillis, delays: &Delays, length: WindowLength) -> Self {
         // A page of the journal that spans it would say nothing of how many legs the overlap is known to have.
+        if hooks::is_mutant(Mutant::FromCompleteTo) {
+            return Self::live(progress, bound, false, length);
+        }
         let final_to = progress.final_to;
         let edge = bound.minus(delays.settle).minus(delays.overlap).max(final_to);
         let spans = [Window::new(final_to, edge), Window::new(edge, bound)];
@@ -291,6 +311,15 @@ mod tests {
         assert_eq!(first, Window::new(at(0), at(14_400)));
         cycle.length().on_read(first, 10, 5_000);
         assert_eq!(cycle.next().unwrap().window, Window::new(at(14_400), at(14_400 * 5)));
+    }
+
+    #[test]
+    fn a_window_that_has_hardly_fewer_rows_when_it_is_short_is_not_cut_again() {
+        let mut length = WindowLength::new(HOUR);
+        let window = |length: &WindowLength| Window::new(at(0), at(0).plus(length.next()));
+        assert!(length.on_too_many(window(&length), 10_000, 5_000));
+        assert!(!length.on_too_many(window(&length), 9_000, 5_000), "the source does not look at the bounds");
+        assert!(length.on_too_many(Window::new(at(9), at(99)), 9_000, 5_000), "another window");
     }
 
     #[test]

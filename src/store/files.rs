@@ -235,7 +235,7 @@ impl Files {
         let Some(record) = &self.record else { return Ok(None) };
         let pages = self.head.pages((record.kept.oldest, None), &record.kept.units);
         let pages = pages.map(|page| page.map(|(id, meta, _)| (id, meta))).collect::<Result<_>>()?;
-        Ok(Some(Ledger { head: record.head.clone(), pages }))
+        Ok(Some(Ledger::of(record.head.clone(), pages)))
     }
 
     /// What is remembered of each key, on pages that are not forgotten.

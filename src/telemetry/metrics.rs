@@ -217,7 +217,7 @@ impl Metrics {
         c.plain("dead_letters", &[UNIT], "dead letters written, each once, however often its row is read", &self.dead_letters);
         c.plain("text_slips", &[UNIT], "published legs with a text of a time that is another instant than the milliseconds beside it, or has another offset than `source.time_zone`. The milliseconds count; where more than a tenth of a window's rows contradict the zone, the state says so", &self.text_slips);
         c.plain("published_in_progress", &[UNIT], "published legs whose status was still `In Progress` when their time became final: published as they were, awaited no longer", &self.published_in_progress);
-        c.plain("unordered_windows", &[UNIT], "seconds with more rows than are held in memory: their legs were published page by page, not in the order of their times", &self.unordered_windows);
+        c.plain("unordered_windows", &[UNIT], "windows with more rows than are held in memory, however short: their legs were published page by page, not in the order of their times", &self.unordered_windows);
         c.plain("polls", &[UNIT, of("result", &POLL_RESULTS)], "polls by how they ended", &self.polls);
         c.plain("source_requests", &[UNIT, of("result", &REQUEST_RESULTS)], "report requests by how they ended", &self.source_requests);
         c.seconds("source_request_duration", &[UNIT], "of a report request, with its wait for the request budget and a due login", &self.source_request_duration);

@@ -62,7 +62,10 @@ async fn the_vendors_sample_arrives_with_every_field() {
         let expected: String = identity("acmecorppbx", call_id, "1").iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(message["headers"]["call-legs-identity"]["hex"], expected);
         let ingest = &message["value"]["ingest"];
-        assert_eq!((&ingest["how"], &ingest["late"], &ingest["revision"]), (&json!("poll"), &json!(false), &json!(0)));
+        assert_eq!(
+            (&ingest["how"], &ingest["late"], &ingest["revision"]),
+            (&json!("catch-up"), &json!(false), &json!(0))
+        );
         let disconnected = row["disconnectedTimeUTC"].as_i64().unwrap();
         assert!(
             ingest["windowStart"].as_i64().unwrap() <= disconnected

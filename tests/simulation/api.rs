@@ -156,6 +156,8 @@ pub(crate) struct Setting {
     pub(crate) after: Duration,
     /// Mean time between a unit's legs.
     pub(crate) between_legs: Duration,
+    /// Each unit has so many times fewer legs than the one before.
+    pub(crate) sparser: u32,
     /// The overlap that the connector is given: what is later than this is late.
     pub(crate) overlap: Duration,
     /// The zone that bounds are in.
@@ -365,7 +367,7 @@ fn call_id(sort: Sort, number: u64) -> String {
 
 fn legs(dice: &mut Dice, setting: &Setting, epoch: UtcMillis) -> Vec<TrueLeg> {
     let mut legs = Vec::new();
-    let between_ms = setting.between_legs.as_millis() as i64;
+    let mut between_ms = setting.between_legs.as_millis() as i64;
     let overlap_ms = setting.overlap.as_millis() as i64;
     for unit in &setting.units {
         let mut at = epoch.minus(setting.before);
@@ -380,6 +382,7 @@ fn legs(dice: &mut Dice, setting: &Setting, epoch: UtcMillis) -> Vec<TrueLeg> {
             }
             legs.push(leg);
         }
+        between_ms *= i64::from(setting.sparser);
     }
     legs
 }
@@ -565,12 +568,12 @@ impl Source for SimSource {
                 let (body, place) = api.body(unit, bounds, cursor, rows).ok_or_else(refused)?;
                 let odd = api.run.is_faulty(api.setting.odd_meta);
                 let odd = odd.then(|| api.run.throw(|dice| *dice.pick(&ODD_METAS)));
+                // Nobody can tell then that these are the last rows.
+                let place = if odd.is_some() && place == Place::LastRows { Place::Within } else { place };
                 Ok((odd.map_or(body.clone(), |meta| with_meta(&body, meta)), place))
             })
             .await?;
-        if place != Place::Within {
-            self.pass_may_end(unit, bounds);
-        }
+
         self.api.run.note(format_args!(
             "life {}: page of {unit} {}..{} at {cursor:?}: {} bytes",
             self.life.number,
@@ -578,7 +581,12 @@ impl Source for SimSource {
             bounds.end,
             body.len()
         ));
-        page(body.into_bytes()).map_err(|error| SourceError::unreachable(error.to_string()))
+        let page = page(body.into_bytes()).map_err(|error| SourceError::unreachable(error.to_string()))?;
+        // Behind a row without an end nobody sees any.
+        if place == Place::Closing || (place == Place::LastRows && page.rest().is_none()) {
+            self.pass_may_end(unit, bounds);
+        }
+        Ok(page)
     }
 
     fn skew(&self) -> Option<Skew> {

@@ -57,6 +57,7 @@ async fn run(parts: Parts) -> Result<(), String> {
             time_basis: TimeBasis::Disconnect,
             delays: plan.delays,
             apart_max: plan.interval * 3,
+            behind_max: Some(plan.delays.behind_max(plan.interval)),
             revisions: plan.revisions,
             // A third of the rows may be rubbish where there are few.
             dead_ratio_max: 1.0,
@@ -65,6 +66,8 @@ async fn run(parts: Parts) -> Result<(), String> {
             interval: plan.interval,
             window_max: plan.window_max,
             page_rows: 1_000,
+            request_every: std::time::Duration::from_secs(1),
+            behind_max: Some(plan.delays.behind_max(plan.interval)),
             window_rows: plan.window_rows,
             clock_tolerance: plan.clock_tolerance,
             time_zone: plan.zone,

@@ -140,7 +140,7 @@ impl View for SimView {
             let applied = |seq: Seq| oldest <= seq && seq <= head.last_seq;
             let pages = files.pages.iter().filter(|((seq, _), _)| applied(*seq));
             let pages = pages.map(|(id, page)| (*id, page.clone())).collect();
-            Some(Ledger { head, pages })
+            Some(Ledger::of(head, pages))
         })
         .await
     }

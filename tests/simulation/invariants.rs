@@ -169,6 +169,7 @@ impl<C: Codec> Checker<C> {
         seen.check_complete(&mut wrong);
         seen.check_promises(&mut wrong);
         seen.check_late(&self.codec, &mut wrong);
+        seen.check_order(&self.codec, &mut wrong);
         seen.check_watermarks(&mut wrong);
         seen.check_pages(&mut wrong);
         seen.check_hours(&mut wrong);
@@ -227,6 +228,15 @@ impl<C: Codec> Checker<C> {
                 wrong.push(format!("I2: {pass:?} has read {leg:?}, and it was never published"));
             }
         }
+        wrong
+    }
+
+    /// What was there when a process began, at this event and instant, was published in the order of time.
+    pub(crate) fn check_in_order(&mut self, world: &World, began: (Event, UtcMillis)) -> Vec<String> {
+        let broker = world.kafka.broker();
+        self.decode(&broker);
+        let mut wrong = Vec::new();
+        self.seen(world, &broker).check_caught_up_in_order(&self.codec, began, &mut wrong);
         wrong
     }
 
@@ -646,15 +656,87 @@ impl<'a> Seen<'a> {
             if !is_final || out.trace.seen.revision > 0 {
                 continue;
             }
-            let stored = self.broker.partitions[&(Destination::Legs, out.partition)].record(out.offset);
-            let payload = stored.and_then(|stored| stored.message.payload.as_deref()).unwrap_or_default();
-            match codec.is_late(payload) {
+            match self.is_late(codec, out) {
                 Ok(Some(false)) => {
                     wrong.push(format!("I4: final to {}, then not late: {out:?}", known.progress.final_to));
                 }
                 Ok(Some(true) | None) => {}
                 Err(error) => wrong.push(format!("I4: {out:?}: {error}")),
             }
+        }
+    }
+
+    /// I15: what lies far behind the newest leg says that it is late.
+    fn check_order(&self, codec: &impl Codec, wrong: &mut Vec<String>) {
+        // Without fencing what was in flight may arrive after a newer owner has gone on.
+        if !self.is_exact {
+            return;
+        }
+        let behind_max = self.world.plan.delays.behind_max(self.world.plan.interval);
+        let page = |entry: &&'_ Journalled| match &entry.record {
+            Record::Page(page) if !page.legs.is_empty() => Some((entry.event, page.last)),
+            _ => None,
+        };
+        let mut pages = self.journal.iter().filter_map(page).peekable();
+        let (mut newest, mut newest_of) = (UtcMillis::new(0), BTreeMap::<i32, UtcMillis>::new());
+        for out in self.out.iter().filter(|out| out.topic == OutTopic::Legs) {
+            // Partitions of one transaction have no order; the page of an earlier one lies before its legs.
+            while let Some((_, last)) = pages.next_if(|(event, _)| *event < out.event) {
+                newest = newest.max(last);
+            }
+            let of_partition = newest_of.entry(out.partition).or_insert(newest);
+            let before = newest.max(*of_partition);
+            *of_partition = before.max(out.trace.at);
+            if before.since(out.trace.at) <= behind_max {
+                continue;
+            }
+            match self.is_late(codec, out) {
+                Ok(Some(false)) => wrong
+                    .push(format!("I15: {before} before it, further behind than {behind_max:?}, not late: {out:?}")),
+                Ok(Some(true) | None) => {}
+                Err(error) => wrong.push(format!("I15: {out:?}: {error}")),
+            }
+        }
+    }
+
+    fn is_late(&self, codec: &impl Codec, out: &Out) -> Result<Option<bool>, String> {
+        let stored = self.broker.partitions[&(Destination::Legs, out.partition)].record(out.offset);
+        codec.is_late(stored.and_then(|stored| stored.message.payload.as_deref()).unwrap_or_default())
+    }
+
+    /// I15, without faults: what was there when a process began comes in the order of time, and says that it is late only
+    /// where the API had shown it late.
+    fn check_caught_up_in_order(&self, codec: &impl Codec, began: (Event, UtcMillis), wrong: &mut Vec<String>) {
+        let delays = self.world.plan.delays;
+        let legs: BTreeMap<KeyHash, &TrueLeg> = self.world.api.legs().iter().map(|leg| (leg.key, leg)).collect();
+        let was_there = |out: &&&Out| {
+            let leg = legs.get(&out.key);
+            let is_wanted = |leg: &&TrueLeg| leg.sort == Sort::Leg && !leg.is_in_progress && leg.visible < began.1;
+            out.topic == OutTopic::Legs
+                && out.event > began.0
+                && out.trace.seen.revision == 0
+                && leg.is_some_and(is_wanted)
+        };
+        let mut newest_of: BTreeMap<i32, UtcMillis> = BTreeMap::new();
+        let mut count = 0;
+        for out in self.out.iter().filter(was_there) {
+            let Some(leg) = legs.get(&out.key) else { continue };
+            let newest = newest_of.entry(out.partition).or_default();
+            let is_shown_late = leg.visible.since(leg.disconnected) > delays.overlap + delays.settle;
+            if is_shown_late {
+                continue;
+            }
+            count += 1;
+            if leg.disconnected < *newest {
+                wrong.push(format!("I15: out of order after {newest}: {out:?}"));
+            }
+            if self.is_late(codec, out) == Ok(Some(true)) {
+                wrong.push(format!("I15: late, and the API had shown it in time: {leg:?}"));
+            }
+            *newest = leg.disconnected.max(*newest);
+        }
+        if count < 10 {
+            wrong.push(format!("only {count} legs were there"));
         }
     }
 
@@ -705,8 +787,15 @@ impl<'a> Seen<'a> {
                 }
             }
         }
+        // Without fencing a write may still arrive when a newer owner has begun, which cannot know of it.
+        let is_newer_claim = |entry: &Journalled, out: &Out| {
+            matches!(entry.record, Record::Claim(_))
+                && entry.writer.producer > out.writer.producer
+                && entry.event < out.event
+        };
+        let is_orphan = |out: &Out| !self.is_exact && self.journal.iter().any(|entry| is_newer_claim(entry, out));
         for (entry, progress) in self.progress().filter(|(entry, _)| entry.event >= self.since) {
-            for out in self.out.iter().take_while(|out| out.event < entry.event) {
+            for out in self.out.iter().take_while(|out| out.event < entry.event).filter(|out| !is_orphan(out)) {
                 let is_accounted_for =
                     progress.out_offsets.0.get(&(out.topic, out.partition)).is_some_and(|end| out.offset < *end);
                 let name = (out.key, out.trace.seen.revision);

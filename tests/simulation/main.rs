@@ -77,7 +77,9 @@ use call_legs::core::planner::Sweep;
 use call_legs::hooks::Mutant;
 
 use broker::Flavor;
-use scenario::{Outcome, Play, all_kinds, another_version, one_by_one, simulate, some_vanish, stopped_while_waiting};
+use scenario::{
+    Outcome, Play, all_kinds, another_version, caught_up, one_by_one, simulate, some_vanish, stopped_while_waiting,
+};
 use world::Plan;
 
 /// How many seeds a plain `cargo test` runs.
@@ -178,6 +180,22 @@ fn a_row_without_a_time_is_buried_once() {
     });
 }
 
+/// Dense and sparse units that catch up.
+fn catching_up(plan: &mut Plan) {
+    plan.units = (0..3).map(|number| format!("pbx{number}")).collect();
+    plan.processes = 1;
+    plan.endless = 0.0;
+    plan.has_clock_jumps = false;
+    plan.start_ago = Duration::from_secs(4 * 3600);
+    plan.sparser = 10;
+}
+
+/// Units that catch up are published together, in the order of time, however many legs each of them has.
+#[test]
+fn units_that_catch_up_are_published_in_the_order_of_time() {
+    holds(SEEDS / 5, caught_up, catching_up);
+}
+
 /// An hour with fewer legs than were published is read twice, said once, and forgotten when they are back.
 #[test]
 fn an_hour_that_differs_is_read_again_and_told() {
@@ -200,6 +218,9 @@ fn another_version_of_the_fingerprint_revises_nothing() {
         plan.processes = 1;
         plan.has_clock_jumps = false;
         plan.revisions = Revisions::Publish;
+        // There are legs in what is read again.
+        plan.delays.overlap = plan.delays.overlap.max(Duration::from_secs(600));
+        plan.sparser = 1;
     });
 }
 
@@ -221,8 +242,13 @@ fn doubtful_weather(plan: &mut Plan) {
 
 /// Shows that a mutant of the design would not pass: some seed notices it. Gives what was noticed.
 fn caught(mutant: Mutant, change: impl Fn(&mut Plan) + Sync) -> Vec<String> {
+    caught_in(mutant, all_kinds, change)
+}
+
+/// The same in another play.
+fn caught_in(mutant: Mutant, play: Play, change: impl Fn(&mut Plan) + Sync) -> Vec<String> {
     let seeds = number("CALL_LEGS_SEEDS").unwrap_or(MUTANT_SEEDS);
-    match first_failure(0..seeds, Some(mutant), all_kinds, change) {
+    match first_failure(0..seeds, Some(mutant), play, change) {
         Some((seed, outcome)) => {
             eprintln!("{mutant:?} is caught by seed {seed}: {}", outcome.wrong.join("; "));
             outcome.wrong
@@ -264,6 +290,36 @@ fn mutant_progress_first() {
 #[test]
 fn mutant_page_before_its_legs() {
     caught(Mutant::PageBeforeLegs, doubtful_weather);
+}
+
+#[test]
+fn mutant_as_it_comes() {
+    caught_in(Mutant::AsItComes, caught_up, catching_up);
+}
+
+#[test]
+fn mutant_catching_up_from_complete_to() {
+    caught_in(Mutant::FromCompleteTo, caught_up, catching_up);
+}
+
+#[test]
+fn mutant_unit_after_unit() {
+    caught_in(Mutant::UnitAfterUnit, caught_up, catching_up);
+}
+
+#[test]
+fn mutant_late_below_what_is_final_only() {
+    caught(Mutant::LateBelowFinalOnly, |plan| plan.sparser = 10);
+}
+
+#[test]
+fn mutant_first_read_is_final() {
+    caught(Mutant::FirstReadIsFinal, |_| {});
+}
+
+#[test]
+fn mutant_begun_when_published() {
+    caught(Mutant::BegunWhenPublished, catching_up);
 }
 
 #[test]

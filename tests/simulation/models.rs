@@ -500,6 +500,7 @@ fn setting() -> Setting {
         before: Duration::from_secs(3600),
         after: Duration::from_secs(4 * 3600),
         between_legs: Duration::from_secs(20),
+        sparser: 1,
         overlap: Duration::from_secs(600),
         zone: chrono_tz::America::Denver,
         unreachable: 0.0,

@@ -83,6 +83,14 @@ pub(crate) fn stopped_while_waiting<'a>(
     Box::pin(play_stopped_while_waiting(world, checker))
 }
 
+/// Units catch up, at a first start and after a kill and some hours without any process: in which order their legs come.
+pub(crate) fn caught_up<'a>(
+    world: &'a mut World,
+    checker: &'a mut Checker<AvroCodec>,
+) -> Pin<Box<dyn Future<Output = Vec<String>> + 'a>> {
+    Box::pin(play_caught_up(world, checker))
+}
+
 /// Legs vanish from the API and come back: what the hours say, and how often they are read for it.
 pub(crate) fn some_vanish<'a>(
     world: &'a mut World,
@@ -174,6 +182,22 @@ async fn play_stopped_while_waiting(world: &mut World, checker: &mut Checker<Avr
     sleep(soon).await;
     wrong.extend(checker.check(world));
     wrong.extend(checker.check_healed(world));
+    wrong
+}
+
+async fn play_caught_up(world: &mut World, checker: &mut Checker<AvroCodec>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    world.run.heal(true);
+    for _ in 0..2 {
+        let began = (world.kafka.broker().events(), world.run.now());
+        world.start(0, None);
+        sleep(Duration::from_secs(1_800)).await;
+        wrong.extend(checker.check(world));
+        wrong.extend(checker.check_healed(world));
+        wrong.extend(checker.check_in_order(world, began));
+        world.kill(0).await;
+        sleep(Duration::from_secs(3 * 3600)).await;
+    }
     wrong
 }
 

@@ -50,6 +50,8 @@ pub(crate) struct Plan {
     pub(crate) window_max: Duration,
     /// How many rows a window has at most that is read whole.
     pub(crate) window_rows: u64,
+    /// Each unit has so many times fewer legs than the one before.
+    pub(crate) sparser: u32,
     /// The owner writes something at least this often.
     pub(crate) beat: Duration,
     /// Slower re-reads.
@@ -98,7 +100,8 @@ impl Plan {
             revisions: *dice.pick(&[Revisions::Ignore, Revisions::Publish]),
             interval: second * dice.between(10, 60) as u32,
             window_max: second * dice.between(300, window_max_s) as u32,
-            window_rows: *dice.pick(&[5_000, 40, 12]),
+            window_rows: *dice.pick(&[5_000, 100, 40]),
+            sparser: *dice.pick(&[1, 1, 10]),
             beat: second * 10,
             sweeps: (0..dice.between(0, 3))
                 .map(|rung| Sweep {
@@ -226,6 +229,7 @@ impl World {
             after: LEGS_FOR,
             between_legs: Duration::from_secs(run.throw(|dice| dice.between(20, 120).unsigned_abs())),
             overlap: plan.delays.overlap,
+            sparser: plan.sparser,
             zone: plan.zone,
             unreachable: run.throw(|dice| *dice.pick(rates)),
             rate_limited: run.throw(|dice| *dice.pick(rates)),

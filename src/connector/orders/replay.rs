@@ -339,7 +339,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
                     ReplayOutcome::Published
                 }
             };
-            revival.note(outcome, candidate, unit);
+            revival.note(outcome, candidate, self.late_before(&candidate.unit));
             revival.notes.push(Record::Replayed(Replayed {
                 partition: place.0,
                 offset: place.1,
@@ -368,12 +368,12 @@ impl<C: Cluster, V: View> Writer<C, V> {
 }
 
 impl Revival {
-    fn note(&mut self, outcome: ReplayOutcome, candidate: &Candidate, unit: &UnitProgress) {
+    fn note(&mut self, outcome: ReplayOutcome, candidate: &Candidate, late_before: UtcMillis) {
         let counts = self.counts.entry(candidate.unit.clone()).or_default();
         match outcome {
             ReplayOutcome::Published => {
                 counts.published += 1;
-                counts.late += u64::from(candidate.at < unit.progress.final_to);
+                counts.late += u64::from(candidate.at < late_before);
                 self.fates.push(Fate::Published);
             }
             ReplayOutcome::Known => {

@@ -33,10 +33,10 @@ const OLDER_KIB: u32 = 4 << 10;
 
 /// How many bytes of pages of all catch-ups may be in memory: two windows of each unit, so that one is read while the
 /// other is published.
-const CATCH_UP_BYTES: usize = 14 << 20;
+pub(crate) const CATCH_UP_BYTES: usize = 14 << 20;
 
 /// How many bytes of rows go into one transaction at most; as Avro they are less.
-const CHUNK_BYTES_MAX: usize = 8 << 20;
+pub(crate) const CHUNK_BYTES_MAX: usize = 8 << 20;
 
 /// More pages than there is ever room for.
 const PAGES_MAX: usize = 1 << 10;
@@ -47,18 +47,6 @@ pub(crate) struct Ahead {
     preparer: Arc<Preparer>,
     live: Arc<Semaphore>,
     older: Arc<Semaphore>,
-    /// Each unit that catches up has one.
-    catching_up: Arc<()>,
-}
-
-/// A unit that catches up, until it is dropped.
-pub(crate) struct CatchUp(Arc<()>);
-
-impl CatchUp {
-    /// How many bytes of pages a window may have: half of the unit's equal share.
-    pub(crate) fn bytes_of_a_window(&self) -> usize {
-        CATCH_UP_BYTES / 2 / Arc::strong_count(&self.0).saturating_sub(1).max(1)
-    }
 }
 
 /// A page on its way.
@@ -73,17 +61,12 @@ pub(crate) type Room = OwnedSemaphorePermit;
 impl Ahead {
     pub(crate) fn new(preparer: Preparer) -> Self {
         let room = |kib: u32| Arc::new(Semaphore::new(kib as usize));
-        Self { preparer: Arc::new(preparer), live: room(LIVE_KIB), older: room(OLDER_KIB), catching_up: Arc::default() }
+        Self { preparer: Arc::new(preparer), live: room(LIVE_KIB), older: room(OLDER_KIB) }
     }
 
     /// A way for the pages of one read.
     pub(crate) fn channel() -> (mpsc::Sender<Underway>, mpsc::Receiver<Underway>) {
         mpsc::channel(PAGES_MAX)
-    }
-
-    /// A unit begins to catch up.
-    pub(crate) fn begin_catch_up(&self) -> CatchUp {
-        CatchUp(Arc::clone(&self.catching_up))
     }
 
     /// Waits until there is room for a page, and begins to make it ready.

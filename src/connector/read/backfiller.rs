@@ -147,7 +147,7 @@ impl<S: Source> Backfiller<S> {
                 return Ok(());
             }
             WindowEnd::Broken(fault) if fault.is_mended_by_halves() && window.length() > SPAN_MIN => {
-                course.length.on_too_many(window, ROWS_MAX, ROWS_MAX);
+                course.length.halve(window);
                 tracing::debug!(unit = self.reader.unit, %window, "a window of a backfill is halved");
                 return Ok(());
             }

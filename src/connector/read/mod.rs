@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `poller` | one unit's polls |
+//! | `merger` | the windows of units that catch up, published in the order of time over all of them |
 //! | `sweeper`, `backfiller` | its slower re-reads, and the past periods that an operator asked for |
 //! | `window` | one window read to its last page |
 //! | `whole` | the rows of a window that is published whole, and their order |
@@ -10,6 +11,7 @@
 
 pub(crate) mod ahead;
 pub(crate) mod backfiller;
+pub(crate) mod merger;
 pub(crate) mod poller;
 pub(crate) mod sweeper;
 pub(crate) mod whole;
@@ -30,6 +32,10 @@ pub struct Pace {
     pub interval: Duration,
     /// The longest window read at once.
     pub window_max: Duration,
+    /// How far a leg lies behind the newest at the most, unless it is marked late; `None` where no order is promised.
+    pub behind_max: Option<Duration>,
+    /// From one request to the next, as the budget of requests has it.
+    pub request_every: Duration,
     /// How many rows a page is asked for.
     pub page_rows: usize,
     /// How many rows a window has at most that is read whole.

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 use super::Pace;
-use super::ahead::{CatchUp, LIVE_BYTES};
+use super::ahead::{CATCH_UP_BYTES, LIVE_BYTES};
+use super::merger::{Membership, MergeHandle, Published as Ended};
 use super::window::{Collected, PagesSeen, Pass, PlannedRead, ReadError, WholeMax, WindowReader, state_of};
 use crate::config::StartFrom;
 use crate::connector::fault::Fault;
@@ -24,6 +26,7 @@ use crate::core::planner::{Cycle, Piece, WindowLength, bound};
 use crate::core::poll::{Hold, Outcome, Poll, WindowEnd, WindowRead, WindowTally};
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::{Delays, Progress};
+use crate::hooks::{self, Mutant};
 use crate::source::{Recovery, Source, SourceError};
 use crate::telemetry::Streak;
 use crate::telemetry::labels::{UnitLabel, UnitResultLabels};
@@ -39,6 +42,9 @@ const WINDOW_ROWS_MAX: u64 = 250_000;
 /// Polls one unit.
 pub(crate) struct Poller<S> {
     pub(crate) reader: WindowReader<S>,
+    pub(crate) merge: MergeHandle,
+    /// From the beginning: until it is clear that the unit is not behind, the others wait for it.
+    pub(crate) membership: Option<Membership>,
     pub(crate) start_from: Option<StartFrom>,
 }
 
@@ -49,6 +55,8 @@ struct Pacing {
     is_one_page: bool,
     /// How many rows a page may have, as far as that is known.
     page_rows: usize,
+    /// While the unit is behind.
+    membership: Option<Membership>,
 }
 
 impl Pacing {
@@ -92,8 +100,6 @@ struct Reads<'a> {
     poll: Poll<Cycle>,
     counts: &'a mut Counts,
     whole_max: WholeMax,
-    /// While the unit is behind.
-    _catching_up: Option<CatchUp>,
     failed: Option<SourceError>,
     is_anything_read: bool,
     told: Option<Instant>,
@@ -136,7 +142,14 @@ struct Read {
 /// A window that was read whole and is being published.
 struct Publishing {
     read: Read,
-    rows: AbortOnDropHandle<Result<(Counts, WindowTally), ReadError>>,
+    rows: Rows,
+}
+
+/// How its rows are published.
+enum Rows {
+    /// In the order of all units that catch up.
+    Merged(oneshot::Receiver<Ended>),
+    Alone(AbortOnDropHandle<Ended>),
 }
 
 /// A window that was read whole and is published.
@@ -149,7 +162,10 @@ impl Publishing {
     /// Waits for the end of what is being published; for ever where nothing is.
     async fn ended(publishing: &mut Option<Self>) -> Result<Published, ReadError> {
         let Some(Self { rows, .. }) = publishing else { return std::future::pending().await };
-        let ended = rows.await.map_err(Fault::from)?;
+        let ended = match rows {
+            Rows::Merged(rows) => rows.await.map_err(|_| Fault::Stopped)?,
+            Rows::Alone(rows) => rows.await.map_err(Fault::from)?,
+        };
         let Some(Self { read, .. }) = publishing.take() else { return std::future::pending().await };
         let (counts, tally) = ended?;
         Ok(Published { read: Read { tally, ..read }, counts })
@@ -187,10 +203,15 @@ impl PollEnd {
 
 impl<S: Source> Poller<S> {
     /// Polls until told to stop.
-    pub(crate) async fn run(self) -> Result<(), Fault> {
+    pub(crate) async fn run(mut self) -> Result<(), Fault> {
         let mut failures = 0;
         let Pace { window_max, page_rows, .. } = self.reader.pace;
-        let mut pacing = Pacing { length: WindowLength::new(window_max), is_one_page: false, page_rows };
+        let mut pacing = Pacing {
+            length: WindowLength::new(window_max),
+            is_one_page: false,
+            page_rows,
+            membership: self.membership.take(),
+        };
         loop {
             let started = Instant::now();
             let mut counts = Counts::default();
@@ -207,10 +228,18 @@ impl<S: Source> Poller<S> {
                     self.reader.pace.interval.saturating_sub(started.elapsed())
                 }
                 Err(ReadError::Source(error)) => {
+                    if let Some(membership) = pacing.membership.as_ref().filter(|_| error.recovery == Recovery::Refused)
+                    {
+                        membership.note_refused();
+                    }
                     failures += 1;
                     self.report_failure(&error, failures, counts, started.elapsed())
                 }
-                Err(ReadError::Replaced) => Duration::ZERO,
+                Err(ReadError::Replaced) => {
+                    // It is read from elsewhere.
+                    pacing.membership = None;
+                    Duration::ZERO
+                }
                 Err(ReadError::Fault(Fault::Stopped)) => return Ok(()),
                 Err(ReadError::Fault(fault)) => return Err(fault),
             };
@@ -239,7 +268,7 @@ impl<S: Source> Poller<S> {
             let planned = reads.planned(piece, begun, &self.reader);
             if !reads.poll.windows().is_read_whole(piece.window) {
                 self.settle(&mut publishing, &mut reads).await?;
-                self.read_by_pages(planned, begun, &mut reads).await?;
+                self.read_by_pages(planned, begun, &mut reads, pacing.membership.as_ref()).await?;
                 continue;
             }
             let collecting = self.reader.collect(planned, reads.whole_max);
@@ -257,12 +286,20 @@ impl<S: Source> Poller<S> {
             match self.is_to_be_shorter(&collected, &mut reads).await? {
                 Shorter::No => {
                     self.settle(&mut publishing, &mut reads).await?;
-                    publishing = Some(self.begin_publishing(collected, begun));
+                    match collected.ended {
+                        // There is nothing to publish, and nothing that the other units should wait for.
+                        Err(error) if collected.pages.with_rows == 0 => {
+                            let (begun, tally) = (begun.of_read(&self.reader), WindowTally::default());
+                            let read = Read { piece, ended: Err(error), tally, begun, clocks_differ: false };
+                            self.note(read, &mut reads).await?;
+                        }
+                        _ => publishing = Some(self.begin_publishing(collected, begun, pacing.membership.as_ref())),
+                    }
                 }
                 Shorter::Yes => {}
                 Shorter::Impossible => {
                     self.settle(&mut publishing, &mut reads).await?;
-                    self.read_by_pages(planned, begun, &mut reads).await?;
+                    self.read_by_pages(planned, begun, &mut reads, pacing.membership.as_ref()).await?;
                 }
             }
             if !is_whole {
@@ -274,7 +311,13 @@ impl<S: Source> Poller<S> {
         self.end(reads, pacing).await
     }
 
-    fn plan<'a>(&self, started: &UnitProgress, bound: UtcMillis, counts: &'a mut Counts, pacing: &Pacing) -> Reads<'a> {
+    fn plan<'a>(
+        &self,
+        started: &UnitProgress,
+        bound: UtcMillis,
+        counts: &'a mut Counts,
+        pacing: &mut Pacing,
+    ) -> Reads<'a> {
         let (progress, pace) = (started.progress.clone(), &self.reader.pace);
         let is_behind = pace.is_behind(&progress, bound);
         let cycle = stage!("plan", unit = self.reader.unit, from = %progress.final_to, to = %bound).in_scope(|| {
@@ -284,8 +327,15 @@ impl<S: Source> Poller<S> {
                 Cycle::live(&progress, bound, pacing.is_one_page, pacing.length)
             }
         });
-        let catching_up = is_behind.then(|| self.reader.ahead.begin_catch_up());
-        let bytes = catching_up.as_ref().map_or(LIVE_BYTES, CatchUp::bytes_of_a_window);
+        if is_behind && !hooks::is_mutant(Mutant::UnitAfterUnit) {
+            let join = || self.merge.join(&self.reader.unit, progress.final_to);
+            pacing.membership.get_or_insert_with(join);
+        } else {
+            pacing.membership = None;
+        }
+        // Two windows of each unit are in memory: one is read while the other is published.
+        let share = |membership: &Membership| CATCH_UP_BYTES / 2 / membership.members();
+        let bytes = pacing.membership.as_ref().map_or(LIVE_BYTES, share);
         Reads {
             generation: started.generation,
             looked_to: (!is_behind).then_some(progress.complete_to),
@@ -294,7 +344,6 @@ impl<S: Source> Poller<S> {
             poll: Poll::new(cycle),
             counts,
             whole_max: WholeMax { rows: pace.window_rows, bytes, takes_room: !is_behind },
-            _catching_up: catching_up,
             failed: None,
             is_anything_read: false,
             told: None,
@@ -310,20 +359,17 @@ impl<S: Source> Poller<S> {
         match &collected.ended {
             Ok(WindowEnd::TooManyRows(rows)) if window.length() > SPAN_MIN => {
                 tracing::debug!(unit, %window, rows, "a window has too many rows and is read in shorter ones");
-                match reads.poll.recut() {
-                    Some(cycle) => {
-                        cycle.take_back(window);
-                        cycle.length().on_too_many(window, *rows, self.reader.pace.window_rows);
-                    }
-                    None => reads.poll.halve(collected.planned.piece),
+                let Some(cycle) = reads.poll.recut() else {
+                    reads.poll.halve(collected.planned.piece);
+                    return Ok(Shorter::Yes);
+                };
+                if cycle.length().on_too_many(window, *rows, self.reader.pace.window_rows) {
+                    cycle.take_back(window);
+                    return Ok(Shorter::Yes);
                 }
-                Ok(Shorter::Yes)
+                Ok(self.out_of_order(window))
             }
-            Ok(WindowEnd::TooManyRows(rows)) => {
-                tracing::debug!(unit, %window, rows, "a second has too many rows: it is published page by page, out of order");
-                self.reader.metrics.unordered_windows.get_or_create(&UnitLabel { unit: unit.clone() }).inc();
-                Ok(Shorter::Impossible)
-            }
+            Ok(WindowEnd::TooManyRows(_)) => Ok(self.out_of_order(window)),
             Err(error) if collected.pages.with_rows == 0 && self.reader.is_for_the_length(error, window).await? => {
                 let Some(cycle) = reads.poll.recut() else { return Ok(Shorter::No) };
                 cycle.take_back(window);
@@ -334,14 +380,28 @@ impl<S: Source> Poller<S> {
         }
     }
 
+    /// Counts a window that is published page by page although its rows should come in order.
+    fn out_of_order(&self, window: Window) -> Shorter {
+        let unit = &self.reader.unit;
+        tracing::debug!(unit, %window, "a window has too many rows, however short: it is published page by page, out of order");
+        self.reader.metrics.unordered_windows.get_or_create(&UnitLabel { unit: unit.clone() }).inc();
+        Shorter::Impossible
+    }
+
     /// Begins to publish a window that was read whole, beside the read of the next one.
-    fn begin_publishing(&self, collected: Collected, begun: Begun) -> Publishing {
+    fn begin_publishing(&self, collected: Collected, begun: Begun, membership: Option<&Membership>) -> Publishing {
         let (piece, ended) = (collected.planned.piece, collected.ended.clone());
         let begun = begun.of_read(&self.reader);
         let clocks_differ = ended == Ok(WindowEnd::Whole) && self.reader.clocks_differ();
-        let publishing = self.reader.clone().publish_whole(collected).in_current_span();
         let read = Read { piece, ended, tally: WindowTally::default(), begun, clocks_differ };
-        Publishing { read, rows: AbortOnDropHandle::new(tokio::spawn(publishing)) }
+        let rows = match membership {
+            Some(membership) => Rows::Merged(membership.offer(collected)),
+            None => {
+                let publishing = self.reader.clone().publish_whole(collected).in_current_span();
+                Rows::Alone(AbortOnDropHandle::new(tokio::spawn(publishing)))
+            }
+        };
+        Publishing { read, rows }
     }
 
     /// Waits until the window that is being published is, and takes note of it.
@@ -354,7 +414,13 @@ impl<S: Source> Poller<S> {
     }
 
     /// Reads a window and publishes it page by page.
-    async fn read_by_pages(&self, planned: PlannedRead, begun: Begun, reads: &mut Reads<'_>) -> Result<(), ReadError> {
+    async fn read_by_pages(
+        &self,
+        planned: PlannedRead,
+        begun: Begun,
+        reads: &mut Reads<'_>,
+        membership: Option<&Membership>,
+    ) -> Result<(), ReadError> {
         let piece = planned.piece;
         let rows_max = (piece.window.length() > SPAN_MIN).then_some(WINDOW_ROWS_MAX);
         let (counts, tally) = (&mut *reads.counts, WindowTally::default());
@@ -368,12 +434,18 @@ impl<S: Source> Poller<S> {
         reads.poll.note_requests(requests);
         let begun = begun.of_read(&self.reader);
         let clocks_differ = ended == Ok(WindowEnd::Whole) && self.reader.clocks_differ();
+        if let Some(membership) = membership {
+            membership.note_read(piece.window);
+        }
         self.note(Read { piece, ended, tally, begun, clocks_differ }, reads).await
     }
 
     /// Takes note of a window that was published whole.
     async fn note_published(&self, published: Published, reads: &mut Reads<'_>) -> Result<(), ReadError> {
-        let Published { read, counts } = published;
+        let Published { mut read, counts } = published;
+        if hooks::is_mutant(Mutant::BegunWhenPublished) {
+            read.begun = self.reader.clock.now().floor_second();
+        }
         *reads.counts += counts;
         let rows = read.tally.rows.len() as u64;
         if read.ended == Ok(WindowEnd::Whole) {

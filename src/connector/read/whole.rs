@@ -10,12 +10,16 @@ use rustc_hash::FxHashSet;
 use super::ahead::{Room, chunk_len};
 use crate::connector::rows::prepare::{Prepared, What};
 use crate::connector::write::request::{RowPlace, Rows};
+use crate::core::time::UtcMillis;
+use crate::hooks::{self, Mutant};
 
 /// The rows of a window, of one pass over its pages or of two.
 #[derive(Default)]
 pub(crate) struct WholeWindow {
     pages: Vec<Arc<Prepared>>,
     places: Vec<RowPlace>,
+    /// How many of the rows, once they are in order, were taken for transactions.
+    taken: usize,
     /// Each row that is there: its key, and of a leg its content.
     rows: FxHashSet<(u64, u64)>,
     /// Every row of the newest pass, by the halves of their keys.
@@ -58,6 +62,9 @@ impl WholeWindow {
 
     /// Puts the rows into the order in which they are published.
     pub(crate) fn sort(&mut self) {
+        if hooks::is_mutant(Mutant::AsItComes) {
+            return;
+        }
         let row = |place: &RowPlace| self.pages[place.page as usize].row(place.row as usize);
         self.places.sort_by_cached_key(|place| row(place).time());
         for same in self.places.chunk_by_mut(|a, b| row(a).time() == row(b).time()) {
@@ -69,10 +76,39 @@ impl WholeWindow {
 
     /// The rows of the next transaction, at most `rows_max`; they are gone then.
     pub(crate) fn take_chunk(&mut self, rows_max: usize) -> Option<Rows> {
-        if self.places.is_empty() {
-            return None;
+        let count = chunk_len(&self.pages, &self.places[self.taken..], rows_max);
+        (count > 0).then(|| self.take(count))
+    }
+
+    /// So many of the first rows; they are gone then.
+    pub(crate) fn take(&mut self, count: usize) -> Rows {
+        let end = self.places.len().min(self.taken + count);
+        let places = self.places[self.taken..end].to_vec();
+        self.taken = end;
+        Rows { pages: self.pages.clone(), places }
+    }
+
+    /// The time of the first row; `None` when none is left.
+    pub(crate) fn first_time(&self) -> Option<UtcMillis> {
+        self.places.get(self.taken).map(|place| self.time(*place))
+    }
+
+    /// How many of the first rows, up to `max`, lie before `end`; before the end of time lie all.
+    pub(crate) fn count_before(&self, end: UtcMillis, max: usize) -> usize {
+        let left = &self.places[self.taken..];
+        if end == UtcMillis::new(i64::MAX) {
+            return left.len().min(max);
         }
-        let places: Vec<RowPlace> = self.places.drain(..chunk_len(&self.pages, &self.places, rows_max)).collect();
-        Some(Rows { pages: self.pages.clone(), places })
+        left.partition_point(|place| self.time(*place) < end).min(max)
+    }
+
+    /// How many bytes so many of the first rows have.
+    pub(crate) fn bytes(&self, count: usize) -> usize {
+        let row_bytes = |place: &RowPlace| self.pages[place.page as usize].row(place.row as usize).raw_bytes();
+        self.places[self.taken..].iter().take(count).map(row_bytes).sum()
+    }
+
+    fn time(&self, place: RowPlace) -> UtcMillis {
+        self.pages[place.page as usize].row(place.row as usize).time()
     }
 }

@@ -343,9 +343,8 @@ impl<S: Source> WindowReader<S> {
         bounds: &QueryBounds,
         max: WholeMax,
     ) -> Result<(WindowEnd, Option<u64>), ReadError> {
-        let PlannedRead { piece, generation, final_to, .. } = collected.planned;
+        let (piece, origin) = (collected.planned.piece, self.origin(collected.planned));
         let (pages, mut received) = Ahead::channel();
-        let origin = Arc::new(Origin { unit: self.unit.clone(), piece, generation, final_to });
         let Collected { rows, begun_at, .. } = collected;
         *begun_at = self.clock.now();
         rows.begin_pass();
@@ -366,12 +365,12 @@ impl<S: Source> WindowReader<S> {
         Ok((ended, total))
     }
 
-    /// Publishes a window that was read whole; gives what became of its rows.
+    /// Publishes a window that was read whole, by itself; gives what became of its rows.
     pub(crate) async fn publish_whole(self, collected: Collected) -> Result<(Counts, WindowTally), ReadError> {
         let Collected { planned, rows: mut window, asked, begun_at, .. } = collected;
         let (mut counts, mut tally) = (Counts::default(), WindowTally::default());
         while let Some(rows) = window.take_chunk(PAGE_ENTRIES_MAX) {
-            let rows = self.unit_rows(planned, asked, begun_at, rows, tally);
+            let rows = planned.unit_rows(&self.unit, asked, begun_at, rows, tally);
             let published = self.publish(Lane::Live, rows).await?;
             counts += published.0;
             tally = published.1;
@@ -387,11 +386,10 @@ impl<S: Source> WindowReader<S> {
     ) -> Result<(WindowEnd, Option<u64>), ReadError> {
         pass.tally = WindowTally::default();
         let (pages, received) = Ahead::channel();
-        let PlannedRead { piece, generation, final_to, .. } = pass.planned;
+        let (piece, origin) = (pass.planned.piece, self.origin(pass.planned));
         let (begun_at, max) = (self.clock.now(), ScrollMax::Rows(pass.rows_max));
         let scrolling = {
             let (reader, bounds) = (self.clone(), bounds.clone());
-            let origin = Arc::new(Origin { unit: self.unit.clone(), piece, generation, final_to });
             let scrolling = async move { reader.scroll(&bounds, pages, &origin, max).await };
             // A task of its own, so that neither waits while the other computes.
             AbortOnDropHandle::new(tokio::spawn(scrolling.in_current_span()))
@@ -484,7 +482,7 @@ impl<S: Source> WindowReader<S> {
         while queue.fill(&mut pages, rows_max).await? {
             let rows = queue.chunk(rows_max);
             let taken = rows.places.len();
-            let rows = self.unit_rows(planned, asked, begun_at, rows, std::mem::take(&mut pass.tally));
+            let rows = planned.unit_rows(&self.unit, asked, begun_at, rows, std::mem::take(&mut pass.tally));
             let (counts, tally) = self.publish(lane, rows).await?;
             *pass.counts += counts;
             pass.tally = tally;
@@ -493,17 +491,12 @@ impl<S: Source> WindowReader<S> {
         Ok(())
     }
 
-    fn unit_rows(
-        &self,
-        planned: PlannedRead,
-        asked: Window,
-        begun_at: UtcMillis,
-        rows: Rows,
-        tally: WindowTally,
-    ) -> UnitRows {
-        let PlannedRead { piece, generation, makes_final_to, looked_to, .. } = planned;
-        let unit = self.unit.clone();
-        UnitRows { unit, generation, piece, asked, begun_at, makes_final_to, looked_to, rows, tally }
+    /// What the messages of a read's legs say.
+    fn origin(&self, planned: PlannedRead) -> Arc<Origin> {
+        let PlannedRead { piece, generation, final_to, .. } = planned;
+        let behind = self.writer.newest().zip(self.pace.behind_max).map(|(newest, max)| newest.minus(max));
+        let late_before = behind.map_or(final_to, |behind| behind.max(final_to));
+        Arc::new(Origin { unit: self.unit.clone(), piece, generation, late_before })
     }
 
     /// Has rows published in one transaction; gives what became of them, and what the pass has seen with them.
@@ -689,6 +682,41 @@ impl<S: Source> WindowReader<S> {
     }
 }
 
+impl PlannedRead {
+    fn unit_rows(self, unit: &str, asked: Window, begun_at: UtcMillis, rows: Rows, tally: WindowTally) -> UnitRows {
+        let Self { piece, generation, makes_final_to, looked_to, .. } = self;
+        UnitRows { unit: unit.to_owned(), generation, piece, asked, begun_at, makes_final_to, looked_to, rows, tally }
+    }
+}
+
+impl Collected {
+    /// A window without a row.
+    #[cfg(test)]
+    pub(crate) fn empty(piece: Piece) -> Self {
+        let start = piece.window.start;
+        let planned = PlannedRead { piece, generation: 0, final_to: start, makes_final_to: start, looked_to: start };
+        Self {
+            planned,
+            rows: WholeWindow::default(),
+            asked: piece.window,
+            begun_at: start,
+            ended: Ok(WindowEnd::Whole),
+            pages: PagesSeen::default(),
+        }
+    }
+
+    /// The rows that are still to be published.
+    pub(crate) const fn rows(&self) -> &WholeWindow {
+        &self.rows
+    }
+
+    /// So many of the first rows, for a transaction.
+    pub(crate) fn take_unit_rows(&mut self, unit: &str, count: usize, tally: WindowTally) -> UnitRows {
+        let rows = self.rows.take(count);
+        self.planned.unit_rows(unit, self.asked, self.begun_at, rows, tally)
+    }
+}
+
 impl PagesSeen {
     fn note(&mut self, rows: usize) {
         self.add(Self { requests: 1, with_rows: usize::from(rows > 0), longest: rows });
@@ -713,6 +741,8 @@ impl ScrollMax {
                 let is_untrue = announced.is_none() && (rows > max + max / 4 || bytes > bytes_max + bytes_max / 4);
                 let by_bytes = (in_all > bytes_max).then(|| scaled(max, in_all, bytes_max));
                 match announced {
+                    // All of it is here.
+                    Some(announced) if announced <= rows => None,
                     Some(announced) => Some(announced).filter(|announced| *announced > max).max(by_bytes),
                     None => is_untrue.then(|| rows.max(max).saturating_mul(GROWTH_GUESSED)),
                 }

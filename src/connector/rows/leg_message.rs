@@ -28,9 +28,10 @@ pub(crate) struct LegWriter {
 pub(crate) struct Origin {
     pub(crate) unit: String,
     pub(crate) piece: Piece,
-    /// The unit's, and how far it was final, when the read was planned.
+    /// The unit's when the read was planned.
     pub(crate) generation: u32,
-    pub(crate) final_to: UtcMillis,
+    /// A leg from before it is marked late.
+    pub(crate) late_before: UtcMillis,
 }
 
 /// The two times of a row.
@@ -75,13 +76,13 @@ impl LegWriter {
         origin: &Origin,
         out: &mut Vec<u8>,
     ) -> Result<Written, EncodeError> {
-        let Origin { unit, piece: Piece { window, how }, generation, final_to } = origin;
+        let Origin { unit, piece: Piece { window, how }, generation, late_before } = origin;
         let RowTimes { at, seen_at } = times;
         let start = out.len();
         out.extend_from_slice(leg.call_id().as_bytes());
         let key_end = out.len();
         self.framing.write_header(out);
-        let (late, revision) = (at < *final_to, entry.seen.revision);
+        let (late, revision) = (at < *late_before, entry.seen.revision);
         let ingest = Ingest { first_seen: seen_at, how: *how, late, revision, window: *window };
         if let Err(error) = self.encoder.encode(leg, &ingest, out) {
             out.truncate(start);

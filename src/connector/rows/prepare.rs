@@ -63,7 +63,7 @@ pub(crate) struct Prepared {
     /// What goes into messages, one leg after the other.
     messages: Bytes,
     generation: u32,
-    final_to: UtcMillis,
+    late_before: UtcMillis,
     /// The rows that contradict our idea of the zone, by their places on the page.
     contradictions: Vec<(usize, Contradiction)>,
 }
@@ -136,8 +136,8 @@ impl Preparer {
         }
         drop(spare);
         self.known().learn(learnt);
-        let Origin { generation, final_to, .. } = *origin;
-        Prepared { page, seen_at, rows, messages: messages.into(), generation, final_to, contradictions }
+        let Origin { generation, late_before, .. } = *origin;
+        Prepared { page, seen_at, rows, messages: messages.into(), generation, late_before, contradictions }
     }
 
     /// What a leg says, and how its texts contradict our idea of the zone, if they do.
@@ -223,10 +223,10 @@ impl<'a> ReadyRow<'a> {
     }
 
     /// The leg's message, where it has one and its unit is as the message says: of this generation and final so far.
-    pub(crate) fn new_leg(self, generation: u32, final_to: UtcMillis) -> Option<Parts> {
+    pub(crate) fn new_leg(self, generation: u32, late_before: UtcMillis) -> Option<Parts> {
         let What::Leg(found, Some(written)) = &self.ready().what else { return None };
-        let is_late = |final_to| found.at < final_to;
-        if self.page.generation != generation || is_late(self.page.final_to) != is_late(final_to) {
+        let is_late = |late_before| found.at < late_before;
+        if self.page.generation != generation || is_late(self.page.late_before) != is_late(late_before) {
             return None;
         }
         Some(written.parts(&self.page.messages))
@@ -298,8 +298,8 @@ pub(crate) mod tests {
     /// Of a read in the middle of which [`row`]'s legs are, all of them late.
     pub(crate) fn origin_of_polls() -> Origin {
         let window = Window::new(UtcMillis::new(1_643_898_000_000), UtcMillis::new(1_643_899_000_000));
-        let final_to = UtcMillis::new(1_643_898_472_254);
-        Origin { unit: "u".to_owned(), piece: Piece { window, how: How::Poll }, generation: 3, final_to }
+        let late_before = UtcMillis::new(1_643_898_472_254);
+        Origin { unit: "u".to_owned(), piece: Piece { window, how: How::Poll }, generation: 3, late_before }
     }
 
     #[test]
@@ -374,7 +374,7 @@ pub(crate) mod tests {
         let (origin, seen_at) = (origin_of_polls(), UtcMillis::new(5));
         let prepared = Preparer::new(terms()).prepare(page(&[row(1, ""), row(2, "")]), seen_at, &origin).await;
         let second = prepared.row(1);
-        let message = second.new_leg(3, origin.final_to).unwrap();
+        let message = second.new_leg(3, origin.late_before).unwrap();
 
         let Row::Leg(leg) = wire::row(second.raw()) else { panic!("a leg") };
         let Origin { piece: Piece { window, how }, .. } = origin;
@@ -388,10 +388,10 @@ pub(crate) mod tests {
         let identity = Bytes::copy_from_slice(&KeyHash::of_leg(&leg).0);
         assert_eq!(message.headers, [(KeyHash::HEADER, identity), (Trace::HEADER, trace.into())]);
 
-        let later = origin.final_to.plus(std::time::Duration::from_secs(1));
+        let later = origin.late_before.plus(std::time::Duration::from_secs(1));
         assert!(second.new_leg(3, later).is_some(), "it stays late");
         assert!(second.new_leg(3, leg.disconnected).is_none(), "it is no longer late");
-        assert!(second.new_leg(4, origin.final_to).is_none(), "the unit was rewound");
+        assert!(second.new_leg(4, origin.late_before).is_none(), "the unit was rewound");
     }
 
     #[tokio::test]

@@ -32,7 +32,7 @@ use crate::store::{Remembered, View};
 pub(crate) struct Making<'a> {
     read: Read<'a>,
     pub(crate) generation: u32,
-    final_to: UtcMillis,
+    late_before: UtcMillis,
     journal: [u8; 4],
     now: UtcMillis,
 }
@@ -135,7 +135,17 @@ impl<C: Cluster, V: View> Writer<C, V> {
         let RecordTerms { time_basis, delays, apart_max, revisions, .. } = self.terms;
         let policy = ChunkPolicy { time_basis, revisions, settle: delays.settle, apart_max };
         let Read { unit, piece, asked, makes_final_to, looked_to, .. } = read;
-        ChunkContext { unit, generation: making.generation, progress, piece, asked, makes_final_to, looked_to, policy }
+        ChunkContext {
+            unit,
+            generation: making.generation,
+            progress,
+            late_before: making.late_before,
+            piece,
+            asked,
+            makes_final_to,
+            looked_to,
+            policy,
+        }
     }
 
     /// What is remembered of a plan's dead rows.
@@ -191,7 +201,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
         Making {
             read,
             generation: unit.map_or(0, |unit| unit.generation),
-            final_to: unit.map_or(UtcMillis::new(i64::MIN), |unit| unit.progress.final_to),
+            late_before: self.late_before(read.unit),
             journal: Trace::journal_tag(&self.owner.terms.journal),
             now: self.clock.now(),
         }
@@ -206,7 +216,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
         making: &Making<'_>,
     ) -> Result<Message, Reason> {
         let is_first = entry.seen.revision == 0;
-        if let Some(new) = row.new_leg(making.generation, making.final_to).filter(|_| is_first) {
+        if let Some(new) = row.new_leg(making.generation, making.late_before).filter(|_| is_first) {
             return self.message(new, found, making);
         }
         // A revision; or known by its bytes and new all the same, as after a rewind; or the unit has come further since
@@ -226,8 +236,8 @@ impl<C: Cluster, V: View> Writer<C, V> {
         entry: Entry,
         making: &Making<'_>,
     ) -> Result<Message, Reason> {
-        let Making { read: Read { unit, piece, .. }, generation, final_to, .. } = *making;
-        let origin = Origin { unit: unit.to_owned(), piece, generation, final_to };
+        let Making { read: Read { unit, piece, .. }, generation, late_before, .. } = *making;
+        let origin = Origin { unit: unit.to_owned(), piece, generation, late_before };
         let mut memory = Vec::with_capacity(1024);
         let written = self
             .leg_writer

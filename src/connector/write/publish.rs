@@ -1,6 +1,6 @@
 //! Rows published: planned, committed, and planned anew from the same rows until it is known what became of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter::zip;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::core::feed::UnitFeed;
 use crate::core::identity::KeyHash;
 use crate::core::journal::UnitProgress;
 use crate::core::poll::WindowTally;
+use crate::hooks::{self, Mutant};
 use crate::sink::{Cluster, Destination, Message, Packing};
 use crate::store::View;
 
@@ -44,10 +45,16 @@ struct Part<'a> {
     counts: Counts,
 }
 
-/// A message that the brokers refuse for its content.
+/// Where a message comes from: which part, and which of its rows.
+#[derive(Clone, Copy)]
+struct FromRow {
+    part: usize,
+    row: usize,
+}
+
+/// A row whose message the brokers refuse for its content.
 struct Refusal {
-    /// Its position among the messages of all parts.
-    position: usize,
+    from: FromRow,
     destination: Destination,
     reason: Reason,
 }
@@ -94,7 +101,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
                     continue;
                 }
             };
-            let messages = take_messages(&mut batches);
+            let (messages, from_rows) = take_messages(parts, &mut batches);
             if batches.iter().all(Batch::is_empty) {
                 self.note_done(parts, &batches, started);
                 return Ok(());
@@ -123,14 +130,11 @@ impl<C: Cluster, V: View> Writer<C, V> {
                 }
                 Err(CommitError::Content(positions)) => {
                     let refusal = |(position, reason): (usize, Reason)| {
-                        messages.get(position).map(|&Message { destination, .. }| Refusal {
-                            position,
-                            destination,
-                            reason,
-                        })
+                        let (message, from) = (messages.get(position)?, *from_rows.get(position)?);
+                        Some(Refusal { from, destination: message.destination, reason })
                     };
                     for refusal in positions.into_iter().filter_map(refusal) {
-                        self.note_refusal(parts, &batches, refusal);
+                        self.note_refusal(parts, &refusal);
                     }
                     if parts.iter().map(|part| part.rows.len()).sum::<usize>() > ALONE_MAX {
                         return self.publish_by_few(parts).await;
@@ -156,18 +160,24 @@ impl<C: Cluster, V: View> Writer<C, V> {
         }
     }
 
-    /// Publishes rows a few at a time: one acknowledgement a record must fit into a transaction's time.
+    /// Publishes rows a few at a time, in the order of their times: one acknowledgement a record must fit into a
+    /// transaction's time.
     async fn publish_by_few(&mut self, parts: &mut [Part<'_>]) -> Result<(), Fault> {
-        for part in parts {
-            for rows in part.rows.clone().chunks(ALONE_MAX) {
-                let tally = std::mem::take(&mut part.tally);
-                let few =
-                    Part { rows: rows.to_vec(), tally, counts: Counts::default(), unburied: BTreeSet::new(), ..*part };
-                let mut few = [few];
-                Box::pin(self.publish_until_known(&mut few)).await?;
-                let [Part { tally, counts, .. }] = few;
-                part.tally = tally;
-                part.counts += counts;
+        let rows = |(part, of): (usize, &Part<'_>)| (0..of.rows.len()).map(move |row| FromRow { part, row });
+        let mut in_order: Vec<FromRow> = parts.iter().enumerate().flat_map(rows).collect();
+        in_order.sort_by_key(|from| parts[from.part].rows[from.row].time());
+        for few in in_order.chunks(ALONE_MAX) {
+            let mut of_parts: BTreeMap<usize, Vec<ReadyRow<'_>>> = BTreeMap::new();
+            few.iter().for_each(|from| of_parts.entry(from.part).or_default().push(parts[from.part].rows[from.row]));
+            let some = |(part, rows): (&usize, &Vec<_>)| {
+                let tally = std::mem::take(&mut parts[*part].tally);
+                Part { rows: rows.clone(), tally, counts: Counts::default(), unburied: BTreeSet::new(), ..parts[*part] }
+            };
+            let mut few: Vec<Part<'_>> = of_parts.iter().map(some).collect();
+            Box::pin(self.publish_until_known(&mut few)).await?;
+            for (part, Part { tally, counts, .. }) in zip(of_parts.keys(), few) {
+                parts[*part].tally = tally;
+                parts[*part].counts += counts;
             }
         }
         Ok(())
@@ -218,39 +228,39 @@ impl<C: Cluster, V: View> Writer<C, V> {
         }
     }
 
-    /// Takes note of a message that the brokers refuse.
-    fn note_refusal(&mut self, parts: &mut [Part<'_>], batches: &[Batch], refusal: Refusal) {
-        let Refusal { position: mut within, destination, reason } = refusal;
-        for (part, batch) in zip(parts, batches) {
-            let Some(&row) = batch.rows.get(within) else {
-                within -= batch.rows.len();
-                continue;
-            };
-            if destination == Destination::Legs {
-                if self.refused.len() >= REFUSED_KEPT_MAX {
-                    self.refused.clear();
-                }
-                self.refused.insert(KeyHash::of_dead_row(part.rows[row].raw()), (reason, Instant::now()));
-            } else {
-                let (unit, code) = (part.read.unit, reason.code());
-                tracing::warn!(unit, code, "the dead-letter topic refuses a row: check its max.message.bytes");
-                part.unburied.insert(row);
+    /// Takes note of a row whose message the brokers refuse.
+    fn note_refusal(&mut self, parts: &mut [Part<'_>], refusal: &Refusal) {
+        let Refusal { from: FromRow { part, row }, destination, reason } = *refusal;
+        let part = &mut parts[part];
+        if destination == Destination::Legs {
+            if self.refused.len() >= REFUSED_KEPT_MAX {
+                self.refused.clear();
             }
-            return;
+            self.refused.insert(KeyHash::of_dead_row(part.rows[row].raw()), (reason, Instant::now()));
+        } else {
+            let (unit, code) = (part.read.unit, reason.code());
+            tracing::warn!(unit, code, "the dead-letter topic refuses a row: check its max.message.bytes");
+            part.unburied.insert(row);
         }
     }
 }
 
-/// The messages of all batches, in their order.
-fn take_messages(batches: &mut [Batch]) -> Vec<Message> {
-    let mut all = Vec::new();
-    for batch in batches {
-        let mut messages = std::mem::take(&mut batch.messages);
-        if all.is_empty() {
-            all = messages;
+/// The messages of all batches in the order of their times, and where they come from.
+fn take_messages(parts: &[Part<'_>], batches: &mut [Batch]) -> (Vec<Message>, Vec<FromRow>) {
+    let (mut messages, mut from_rows) = (Vec::new(), Vec::new());
+    for (part, batch) in batches.iter_mut().enumerate() {
+        from_rows.extend(batch.rows.iter().map(|&row| FromRow { part, row }));
+        if messages.is_empty() {
+            messages = std::mem::take(&mut batch.messages);
         } else {
-            all.append(&mut messages);
+            messages.append(&mut batch.messages);
         }
     }
-    all
+    let time = |from: &FromRow| parts[from.part].rows[from.row].time();
+    if !from_rows.is_sorted_by_key(time) && !hooks::is_mutant(Mutant::AsItComes) {
+        let mut in_order: Vec<(FromRow, Message)> = zip(from_rows, messages).collect();
+        in_order.sort_by_key(|(from, _)| time(from));
+        (from_rows, messages) = in_order.into_iter().unzip();
+    }
+    (messages, from_rows)
 }

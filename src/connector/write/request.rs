@@ -250,6 +250,8 @@ pub(crate) struct Shown {
     pub(crate) units: BTreeMap<String, Arc<UnitProgress>>,
     /// How often the view was emptied.
     pub(crate) wipes: u64,
+    /// The time of the newest leg that was published.
+    pub(crate) newest: Option<UtcMillis>,
 }
 
 /// Both ends of new queues; `interval` is that of polls.
@@ -330,6 +332,11 @@ impl WriterHandle {
     /// A unit's progress, as of the writer's last step.
     pub(crate) fn progress(&self, unit: &str) -> Option<Arc<UnitProgress>> {
         self.shown.borrow().units.get(unit).cloned()
+    }
+
+    /// The time of the newest leg that was published, as of the writer's last step.
+    pub(crate) fn newest(&self) -> Option<UtcMillis> {
+        self.shown.borrow().newest
     }
 
     /// How often the view was emptied.

@@ -30,7 +30,10 @@ impl<C: Cluster, V: View> Writer<C, V> {
             // Without transactions some of it may come through and some not: each unit by itself.
             Request::Publish(requests) if self.is_at_least_once() => {
                 for RowsRequest { units, reply } in requests {
-                    let outcomes = self.publish(units).await?;
+                    let mut outcomes = Vec::with_capacity(units.len());
+                    for rows in units {
+                        outcomes.append(&mut self.publish(vec![rows]).await?);
+                    }
                     self.answer(reply, outcomes);
                 }
             }

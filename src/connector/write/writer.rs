@@ -57,6 +57,8 @@ pub struct RecordTerms {
     pub delays: Delays,
     /// A leg between whose two bounds of lateness there is more was found after a pause, and is no measure.
     pub apart_max: Duration,
+    /// How far a leg lies behind the newest at the most, unless it is marked late; `None` where no order is promised.
+    pub behind_max: Option<Duration>,
     /// What becomes of a leg whose content changed after it was published.
     pub revisions: Revisions,
     /// The share of a unit's newest rows that may be dead.
@@ -147,12 +149,13 @@ impl<C: Cluster, V: View> Writer<C, V> {
 
     /// Shows every unit's progress as it is.
     pub(crate) fn show(&self) {
-        let (units, wipes) = (&self.ledger().head.units, self.owner.follower.wipes);
+        let Ledger { head, newest, .. } = self.ledger();
+        let (units, newest, wipes) = (&head.units, *newest, self.owner.follower.wipes);
         self.shown.send_if_modified(|shown| {
-            let known = (shown.wipes, shown.units.len());
+            let known = (shown.wipes, shown.newest, shown.units.len());
             shown.units.retain(|name, _| units.contains_key(name));
-            let mut is_modified = known != (wipes, shown.units.len());
-            shown.wipes = wipes;
+            (shown.wipes, shown.newest) = (wipes, newest);
+            let mut is_modified = known != (wipes, newest, shown.units.len());
             for (name, unit) in units {
                 if shown.units.get(name).is_none_or(|known| **known != *unit) {
                     shown.units.insert(name.clone(), Arc::new(unit.clone()));
@@ -216,6 +219,11 @@ impl<C: Cluster, V: View> Writer<C, V> {
     /// What the journal adds up to.
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.owner.follower.ledger
+    }
+
+    /// Before which time a unit's leg is marked late.
+    pub(crate) fn late_before(&self, unit: &str) -> UtcMillis {
+        self.ledger().late_before(unit, self.terms.behind_max)
     }
 
     /// Writes every unit's progress and status, so that readers see that the connector lives.
@@ -426,6 +434,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
             generation: unit.generation,
             complete_to: unit.progress.complete_to,
             final_to: unit.progress.final_to,
+            behind_max: self.terms.behind_max,
             state: state.to_owned(),
             since,
             last_poll_ok: status.units.get(&unit.unit).and_then(|status| status.last_poll_ok),
