@@ -106,6 +106,7 @@ pub async fn run(
         version: VERSION.to_owned(),
         started_at: SystemClock.now(),
         beat: config.kafka.beat,
+        behind_max: behind_max(&config),
         targets,
         settings: config.settings().to_vec(),
     };
@@ -211,9 +212,8 @@ async fn connector(
         source: source_fingerprint(&config.source),
         status_framing: framings.status,
     };
-    let delays = Delays { settle: config.poll.settle, overlap: config.poll.overlap, horizon: config.state.horizon };
-    let is_in_order = config.source.time_basis == TimeBasis::Disconnect;
-    let behind_max = is_in_order.then(|| delays.behind_max(config.poll.interval));
+    let delays = delays(config);
+    let behind_max = behind_max(config);
     let records = RecordTerms {
         framing: framings.legs,
         timestamp: config.kafka.timestamp,
@@ -431,6 +431,16 @@ pub fn retention_warning(legs: &Topic, config: &Config) -> Option<String> {
             humantime::format_duration(Duration::from_secs(age.as_secs())),
         )
     })
+}
+
+fn delays(config: &Config) -> Delays {
+    Delays { settle: config.poll.settle, overlap: config.poll.overlap, horizon: config.state.horizon }
+}
+
+/// How far a leg lies behind the newest one at the most, unless it is marked late; `None` where no order is promised.
+fn behind_max(config: &Config) -> Option<Duration> {
+    let is_in_order = config.source.time_basis == TimeBasis::Disconnect;
+    is_in_order.then(|| delays(config).behind_max(config.poll.interval))
 }
 
 #[cfg(test)]

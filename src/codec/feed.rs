@@ -191,6 +191,7 @@ mod tests {
                 "recommendedOverlapMs": feed.recommended.map(|recommended| millis(recommended.overlap)),
                 "confidence": feed.recommended.map(|recommended| recommended.confidence),
             },
+            "orderWithinMs": feed.behind_max.map(millis),
         })
     }
 

@@ -291,7 +291,7 @@ mod tests {
     fn fingerprints_agree_with_other_implementations() {
         let expected = [
             ("a5398b31349c41f2b3e1c729f65f25790facb9ee94767c802413fce876e8018d", "5d068d90f4f44fa2"),
-            ("ee698b7cf9f609b0fb080e321dcdf9307f18ab68e7a8cfd792a1ed70f28ef313", "ea289c7376db4947"),
+            ("1e82755c929abd597a2934b6ba2d6d3682a3acd04a1118c55b242ad5c90073fb", "bd79629db732eb7a"),
             ("2020e57ce5861e74745ab70110833c230ede028a99c7bb02084792802ae39152", "159ccbc232338bbb"),
             ("aef95fccb9680d138de805c9d5068eded1fe3c7fd38aaa73897ca3d54e10fdcd", "2d846de6184323b2"),
             ("93d8eceefb2fc76657113837dfdf4841b2e633b2899b5e6e051fb5d9b3ac4cfc", "a7ff1e3b867d7f85"),

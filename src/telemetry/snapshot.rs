@@ -35,6 +35,8 @@ pub struct Process {
     pub started_at: UtcMillis,
     /// How often at the latest every unit's status is written.
     pub beat: Duration,
+    /// How far a leg lies behind the newest one at the most, unless it is marked late.
+    pub behind_max: Option<Duration>,
     /// What the measurements are held against.
     pub targets: Targets,
     /// The effective configuration, without secrets and personal data.
@@ -88,6 +90,9 @@ pub struct Snapshot {
     pub delivery: Option<String>,
     /// How often at the latest every unit's status is written, in milliseconds.
     pub next_beat_ms: u64,
+    /// How far a leg lies behind the newest one at the most, unless it is marked late, in milliseconds.
+    #[serde(default)]
+    pub order_within_ms: Option<u64>,
     /// Whether `/readyz` says ready.
     pub ready: bool,
     /// Why not, a line each.
@@ -236,6 +241,7 @@ impl Snapshot {
             publisher,
             delivery: status.delivery.map(|delivery| delivery.as_str().to_owned()),
             next_beat_ms: millis(process.beat),
+            order_within_ms: process.behind_max.map(millis),
             ready: reasons.is_empty(),
             reasons,
             stuck,
@@ -346,6 +352,8 @@ pub(crate) mod tests {
             version: "0.1.0".to_owned(),
             started_at: NOON_AND_A_BIT.minus(Duration::from_secs(7_200)),
             beat: Duration::from_secs(10),
+
+            behind_max: Some(Duration::from_secs(2_100)),
             targets: Targets::default(),
             settings: vec![Setting {
                 key: "source.password".to_owned(),

@@ -56,6 +56,7 @@ async fn beside_live_legs_it_is_followed_cancelled_and_refused_where_kafka_would
     let keys = [
         "poll.start_from = \"now-1h\"",
         "source.page_size = 100",
+        "poll.max_window = \"30m\"",
         "source.requests_per_minute = 600",
         "kafka.topic_config.\"retention.ms\" = 7200000",
     ];
@@ -71,7 +72,7 @@ async fn beside_live_legs_it_is_followed_cancelled_and_refused_where_kafka_would
     assert!(rig.whole_polls_of_all().await > before, "polls go on meanwhile");
     assert!(!is_read(&rig), "it takes longer than that");
     let cancelled = rig.run(&["backfill", "--cancel"]);
-    assert!(String::from_utf8_lossy(&cancelled.stdout).contains("backfills are cancelled"), "{cancelled:?}");
+    assert!(String::from_utf8_lossy(&cancelled.stdout).contains("3 backfills are cancelled"), "{cancelled:?}");
     let (exit, said) = backfill(&rig, &["--unit", "nonesuch", "--force"]);
     assert!(exit == 2 && said.contains("nonesuch is not read"), "{said}");
     let (exit, said) = backfill(&rig, &["--unit", "acme-labs", "--force"]);

@@ -220,7 +220,7 @@ async fn records_that_the_brokers_refuse_are_dead_letters_and_repeat_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_rubbish_is_held_back_until_it_is_allowed() {
     let faults = "garbage=60%".parse().unwrap();
-    let settings = Settings { faults, ..sandbox_settings(300, Duration::from_secs(3600)) };
+    let settings = Settings { faults, ..sandbox_settings(3_000, Duration::from_secs(3600)) };
     let mut rig = Rig::new(Sandbox::start(settings).await.unwrap(), kafka().bootstrap(), &[]);
     let daemon = rig.start();
     rig.until("rows held back", async || rig.metric("call_legs_polls_total", "result=\"invalid\"").await >= 6.0).await;

@@ -55,7 +55,8 @@ async fn each_state_is_named_by_the_page_by_status_and_by_the_log() {
     let broker = Kafka::start_private();
     let mut settings = sandbox_settings(3_000, HOUR * 24);
     settings.dataset = DatasetSettings { rate: 5.0, late: Duration::from_secs(10), ..settings.dataset };
-    let rig = Rig::new(Sandbox::start(settings).await.unwrap(), broker.bootstrap(), &["source.page_size = 200"]);
+    let keys = ["source.page_size = 200", "poll.max_window = \"10m\""];
+    let rig = Rig::new(Sandbox::start(settings).await.unwrap(), broker.bootstrap(), &keys);
     rig.sandbox.faults().set_mix("slow=100%".parse().unwrap());
     let daemon = rig.start();
     rig.shows(&Expected { name: "catching-up", sentence: "Catching up, ", exit: 0, logged: "catching up" }).await;
@@ -71,7 +72,7 @@ async fn each_state_is_named_by_the_page_by_status_and_by_the_log() {
         .await;
     drop(standby);
 
-    let settings = Settings { faults: "garbage=60%".parse().unwrap(), ..sandbox_settings(300, HOUR) };
+    let settings = Settings { faults: "garbage=60%".parse().unwrap(), ..sandbox_settings(3_000, HOUR) };
     let flooded = Rig::new(Sandbox::start(settings).await.unwrap(), broker.bootstrap(), &[]);
     let flood = flooded.start();
     let sentence = "Too many rows of the 8x8 API cannot be legs";

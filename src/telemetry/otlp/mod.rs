@@ -131,6 +131,8 @@ mod tests {
             version: "1.2.3".to_owned(),
             started_at: UtcMillis::new(1),
             beat: Duration::from_secs(10),
+
+            behind_max: Some(Duration::from_secs(2_100)),
             targets: Targets::default(),
             settings: Vec::new(),
         }
