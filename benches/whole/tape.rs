@@ -162,7 +162,7 @@ struct Shared {
     /// How many have asked to.
     asked: watch::Sender<usize>,
     /// The start of the oldest window asked for: with it a poll begins.
-    first_start: Mutex<Option<i64>>,
+    first_start: Mutex<Option<(i64, i64)>>,
     /// How many of the tape's rows are shown, the oldest first.
     shown: AtomicUsize,
     /// When a page was handed out that holds the newest of them.
@@ -262,7 +262,7 @@ async fn answer(shared: &Shared, request: hyper::Request<Incoming>) -> Response<
     let (from, to) = (millis("startTime"), millis("endTime") + 999);
     let cursor = value("scrollId").and_then(|cursor| cursor.parse().ok());
     if cursor.is_none() {
-        wait_at_gate(shared, from).await;
+        wait_at_gate(shared, from, to).await;
     }
     let page_size = value("pageSize").and_then(|size| size.parse().ok()).unwrap_or(50);
     let shown = shared.shown.load(Ordering::SeqCst);
@@ -273,10 +273,14 @@ async fn answer(shared: &Shared, request: hyper::Request<Incoming>) -> Response<
     json(page)
 }
 
-async fn wait_at_gate(shared: &Shared, from: i64) {
+/// A poll begins with the longest window from the first instant on; a shorter one is a part of it.
+async fn wait_at_gate(shared: &Shared, from: i64, to: i64) {
     let is_poll = {
         let mut first = lock(&shared.first_start);
-        *first.get_or_insert(from) == from
+        let (first_from, longest_to) = first.get_or_insert((from, to));
+        let is_poll = *first_from == from && *longest_to <= to;
+        *longest_to = to.max(*longest_to);
+        is_poll
     };
     if is_poll {
         let mut number = 0;
