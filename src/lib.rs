@@ -55,14 +55,16 @@
 //!
 //! # A leg's way
 //!
-//! The poller of its unit plans a poll: from the final watermark to now, cut into pieces
-//! ([`core::planner`]). A piece becomes a query ([`core::query`]), whose pages are fetched
-//! ([`source`]) until the scroll ends ([`core::pagination`]). Each page is made ready while those
-//! before it are published (`connector::rows::prepare`): its rows are parsed ([`source::wire`]), hashed
-//! ([`core::identity`]) and encoded ([`codec`]). The reader sends them to the writer (`connector::write::request`), which asks the view what it knows
+//! The poller of its unit plans a poll: what is new, then the overlap; or everything from the final watermark on, where
+//! the unit is behind ([`core::planner`]). A window becomes a query ([`core::query`]), whose pages are fetched
+//! ([`source`]) until the scroll ends ([`core::pagination`]). Each page is made ready in a task of its own
+//! (`connector::rows::prepare`): its rows are parsed ([`source::wire`]), hashed ([`core::identity`]) and encoded
+//! ([`codec`]). A window that was read whole is put into the order of time (`connector::read::whole`); those of units that
+//! catch up are merged ([`core::merge`], `connector::read::merger`). The rows go to the writer
+//! (`connector::write::request`), which asks the view what it knows
 //! ([`store`]), decides ([`core::chunk`]), and commits what is new with the identities, the unit's
 //! progress and its status in one transaction ([`sink`]); then the view is told. At the end of the
-//! piece [`core::poll`] says what counts as read, and the watermarks move ([`core::watermark`]), which is a
+//! window [`core::poll`] says what counts as read, and the watermarks move ([`core::watermark`]), which is a
 //! transaction too.
 //!
 //! # A crash's way

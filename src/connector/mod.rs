@@ -4,7 +4,8 @@
 //!   read/                                      write/
 //!   poller ─┐                                  writer, the only one that writes: one step after the other
 //!   sweeper ├─ window ─▶ rows/ made ready ────▶  look up ─▶ core::chunk decides ─▶ messages ─▶ transaction ─▶ view
-//!   backfiller ┘                    requests     StandingBy ─▶ TakingOver ─▶ Owning
+//!   backfiller ┘           └▶ merger, where units catch up: their windows in the order of time
+//!                                   requests     StandingBy ─▶ TakingOver ─▶ Owning
 //!   orders/  what an operator asks ───────────▶
 //! ```
 //!

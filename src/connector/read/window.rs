@@ -737,8 +737,8 @@ impl ScrollMax {
             Self::Rows(max) => announced.filter(|announced| max.is_some_and(|max| *announced > max)),
             Self::Whole(WholeMax { rows: max, bytes: bytes_max, .. }) => {
                 let in_all = in_all(announced, rows, bytes);
-                // What has come exceeds what was announced: nobody knows by how much.
-                let is_untrue = announced.is_none() && (rows > max + max / 4 || bytes > bytes_max + bytes_max / 4);
+                // Later pages announce nothing here: what has come exceeds it, and nobody knows by how much.
+                let is_untrue = rows > max + max / 4 || bytes > bytes_max + bytes_max / 4;
                 let by_bytes = (in_all > bytes_max).then(|| scaled(max, in_all, bytes_max));
                 match announced {
                     // All of it is here.
