@@ -24,6 +24,7 @@ use crate::connector::{
 use crate::core::journal::Nonce;
 use crate::core::leg::TimeBasis;
 use crate::core::planner;
+use crate::core::poll::Belief;
 use crate::core::retry::Backoff;
 use crate::core::watermark::Delays;
 use crate::error::{Ended, Exit, OrExit};
@@ -242,6 +243,7 @@ async fn connector(
             sweeps: config.sweeps.clone(),
             time_zone: config.source.time_zone,
             delays,
+            belief: Belief { ratio_max: config.dead_letter.max_ratio, time_basis: config.source.time_basis },
         },
         start_from: config.poll.start_from,
         status: status.clone(),

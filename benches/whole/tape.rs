@@ -155,14 +155,21 @@ pub(crate) struct Server {
     accepting: JoinHandle<()>,
 }
 
+/// A window as it was asked for, in milliseconds.
+#[derive(Clone, Copy)]
+struct Asked {
+    from: i64,
+    to: i64,
+}
+
 struct Shared {
     tape: Arc<Tape>,
     /// How many polls may begin.
     allowed: watch::Sender<usize>,
     /// How many have asked to.
     asked: watch::Sender<usize>,
-    /// The start of the oldest window asked for: with it a poll begins.
-    first_start: Mutex<Option<(i64, i64)>>,
+    /// The first window that was asked for, and the newest one.
+    windows: Mutex<Option<(Asked, Asked)>>,
     /// How many of the tape's rows are shown, the oldest first.
     shown: AtomicUsize,
     /// When a page was handed out that holds the newest of them.
@@ -177,7 +184,7 @@ impl Server {
             tape,
             allowed: watch::Sender::new(0),
             asked: watch::Sender::new(0),
-            first_start: Mutex::new(None),
+            windows: Mutex::new(None),
             shown: AtomicUsize::new(usize::MAX),
             first_shown: Mutex::new(None),
         });
@@ -262,7 +269,7 @@ async fn answer(shared: &Shared, request: hyper::Request<Incoming>) -> Response<
     let (from, to) = (millis("startTime"), millis("endTime") + 999);
     let cursor = value("scrollId").and_then(|cursor| cursor.parse().ok());
     if cursor.is_none() {
-        wait_at_gate(shared, from, to).await;
+        wait_at_gate(shared, Asked { from, to }).await;
     }
     let page_size = value("pageSize").and_then(|size| size.parse().ok()).unwrap_or(50);
     let shown = shared.shown.load(Ordering::SeqCst);
@@ -273,14 +280,15 @@ async fn answer(shared: &Shared, request: hyper::Request<Incoming>) -> Response<
     json(page)
 }
 
-/// A poll begins with the longest window from the first instant on; a shorter one is a part of it.
-async fn wait_at_gate(shared: &Shared, from: i64, to: i64) {
+/// A poll begins with a window from the first instant on. A shorter one, right behind such a one, is a part of it.
+async fn wait_at_gate(shared: &Shared, asked: Asked) {
     let is_poll = {
-        let mut first = lock(&shared.first_start);
-        let (first_from, longest_to) = first.get_or_insert((from, to));
-        let is_poll = *first_from == from && *longest_to <= to;
-        *longest_to = to.max(*longest_to);
-        is_poll
+        let mut windows = lock(&shared.windows);
+        let is_first = windows.is_none();
+        let (first, newest) = windows.get_or_insert((asked, asked));
+        let is_part = newest.from == asked.from && asked.to < newest.to;
+        *newest = asked;
+        is_first || (asked.from == first.from && !is_part)
     };
     if is_poll {
         let mut number = 0;

@@ -58,7 +58,7 @@ enum StateCommand {
         #[arg(long)]
         yes: bool,
     },
-    /// Go on although the source's filters have changed, or the topic of legs was truncated
+    /// Go on although the source's filters have changed or the topic of legs was truncated, and end what is held
     Accept {
         #[command(flatten)]
         place: Place,

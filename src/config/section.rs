@@ -83,7 +83,7 @@ pub struct Freshness {
 /// `[dead_letter]`: rows that cannot be legs.
 #[derive(Clone, Copy, Debug)]
 pub struct DeadLetter {
-    /// The share of the last 1,000 rows that may be dead before they are held back, 0 to 1.
+    /// The share of a window's rows that may be dead, or of another time, before it is not believed; 0 to 1.
     pub max_ratio: f64,
 }
 

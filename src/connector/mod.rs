@@ -179,6 +179,7 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
             trouble: Arc::default(),
             torn: Arc::default(),
             longest_page: Arc::clone(&shared.longest_page),
+            good_polls: Arc::default(),
             stop: stop.clone(),
         }
     }

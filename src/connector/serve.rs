@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::fault::{Fault, OrderError};
-use super::orders::order::{Answer, Answers, Order, OrderRequest};
+use super::orders::order::{AcceptedUnit, Answer, Answers, Order, OrderRequest};
 use super::orders::replay::{Replay, ReplayStep};
 use super::orders::survey::ReplayTerms;
 use super::orders::verify::verify_beside;
@@ -28,7 +28,11 @@ use super::write::writer::Writer;
 use crate::core::dead_letter::Reason;
 use crate::sink::Cluster;
 use crate::store::View;
+use crate::telemetry::status::Status;
 use crate::telemetry::{Role, StatusBoard};
+
+/// For so long an order to accept waits for the polls that follow from it.
+const FOLLOWED_MAX: Duration = Duration::from_secs(60);
 
 /// How many orders that read for long wait for the one before.
 const LONG_ORDERS_MAX: usize = 4;
@@ -159,8 +163,30 @@ impl Serving {
         let Some((order, pending)) = self.once.begin(request) else { return };
         let answer = writer.carry_out(order).await;
         writer.show();
-        self.once.answer(pending, answer);
+        let accepted = std::mem::take(&mut writer.accepted);
+        match answer {
+            Ok(said) if !accepted.is_empty() => {
+                let (once, status) = (self.once.clone(), writer.status.clone());
+                self.workers.spawn(async move {
+                    let followed = what_followed(accepted, &status).await;
+                    once.answer(pending, Ok([vec![said], followed].concat().join("\n")));
+                    Ok(())
+                });
+            }
+            answer => self.once.answer(pending, answer),
+        }
     }
+}
+
+/// What polls have made of what was accepted, a line a unit, once they have read it again.
+async fn what_followed(accepted: Vec<AcceptedUnit>, status: &StatusBoard) -> Vec<String> {
+    let mut changes = status.watch();
+    let is_polled = |status: &Status| {
+        accepted.iter().all(|known| status.units.get(&known.unit).is_some_and(|unit| unit.polled >= known.at))
+    };
+    let is_in_time = tokio::time::timeout(FOLLOWED_MAX, changes.wait_for(is_polled)).await.is_ok();
+    let status = status.read();
+    accepted.iter().map(|known| known.describe(status.units.get(&known.unit), is_in_time)).collect()
 }
 
 impl<C: Cluster, V: View> LongOrders<C, V> {

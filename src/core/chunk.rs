@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::dead_letter::{Budget, Reason};
+use super::dead_letter::{DeadRows, Reason};
 use super::dedupe::{Counts, Revisions, Seen, Verdict, classify};
 use super::identity::{Fingerprint, KeyHash};
 use super::journal::Entry;
@@ -168,8 +168,10 @@ pub struct ChunkPlan {
     pub held_for: Option<Reason>,
     /// Every row's key.
     pub keys: Vec<KeyHash>,
-    /// How many dead rows the unit may have after these.
-    pub budget: Budget,
+    /// Rows that are no legs.
+    pub no_legs: Vec<KeyHash>,
+    /// Legs whose time lies outside the span that the query asked for, margins included.
+    pub astray: Vec<KeyHash>,
     /// Of a sweep, the unit's own legs: published now or before.
     pub swept: Vec<KeyHash>,
     /// What the rows say of the zone.
@@ -211,19 +213,12 @@ impl InFlight {
     }
 }
 
-/// Decides about rows in their order; `known` is what is remembered of each row's key, `budget` what the unit may have.
+/// Decides about rows in their order; `known` is what is remembered of each row's key.
 ///
 /// # Panics
 /// When `known` is shorter than `rows`.
-pub fn plan(
-    rows: &[ChunkRow],
-    known: &[Option<KnownLeg>],
-    context: &ChunkContext<'_>,
-    mut budget: Budget,
-) -> ChunkPlan {
+pub fn plan(rows: &[ChunkRow], known: &[Option<KnownLeg>], context: &ChunkContext<'_>) -> ChunkPlan {
     let is_maybe_forgotten = context.is_row_maybe_forgotten();
-    let is_dead = |kind| matches!(kind, RowKind::Dead(reason) if reason.is_the_rows()) && !is_maybe_forgotten;
-    rows.iter().for_each(|row| budget.note(is_dead(row.kind)));
     let mut planner = Planner {
         context,
         in_chunk: FxHashMap::default(),
@@ -237,7 +232,8 @@ pub fn plan(
             buried: Vec::new(),
             held_for: None,
             keys: rows.iter().map(|row| row.key).collect(),
-            budget,
+            no_legs: Vec::new(),
+            astray: Vec::new(),
             swept: Vec::new(),
             zone: ZoneTally::default(),
             slips: 0,
@@ -248,9 +244,13 @@ pub fn plan(
     for (index, row) in rows.iter().enumerate() {
         match row.kind {
             RowKind::Leg(leg) => planner.sort_out(index, row, leg, known[index]),
-            RowKind::Dead(_) if is_maybe_forgotten => planner.plan.counts.beyond_horizon += 1,
             RowKind::Dead(reason) => {
-                planner.plan.dead.push(DeadRow { row: index, reason, at: context.asked.last() });
+                planner.plan.no_legs.push(row.key);
+                if is_maybe_forgotten {
+                    planner.plan.counts.beyond_horizon += 1;
+                } else {
+                    planner.plan.dead.push(DeadRow { row: index, reason, at: context.asked.last() });
+                }
             }
             RowKind::Unfinished => planner.plan.counts.unfinished += 1,
         }
@@ -283,6 +283,9 @@ impl Planner<'_> {
         let ChunkContext { progress, piece, asked, makes_final_to, policy, .. } = *self.context;
         // A leg in the margins is as telling: where it is found is what the API makes of the bounds.
         self.plan.zone.note(leg.texts, || row.contradiction);
+        if is_astray(leg.at, leg.disconnected, asked, policy.time_basis) {
+            self.plan.astray.push(row.key);
+        }
         let is_in_margin = asked.contains(leg.at) && !piece.window.contains(leg.at);
         // Of a window of another time: one row dated 2099 would end every reader's event time for good.
         if is_in_margin || is_after(leg.at, leg.disconnected, asked.end, policy.time_basis) {
@@ -406,16 +409,16 @@ impl Planner<'_> {
 }
 
 impl ChunkPlan {
-    /// Decides about the dead rows: which become dead letters, which are there already, and which are held because there
-    /// are too many. `row_keys` is what is remembered of each; `unburied` are rows that not even that topic takes.
+    /// Decides about the dead rows: which become dead letters, which are there already, and which are held because their
+    /// window is not believed. `row_keys` is what is remembered of each; `unburied` are rows that not even that topic takes.
     ///
     /// # Panics
     /// When `row_keys` is shorter than the dead rows.
-    pub fn bury(&mut self, row_keys: &[RowKey], unburied: &BTreeSet<usize>) -> Vec<Letter> {
+    pub fn bury(&mut self, row_keys: &[RowKey], unburied: &BTreeSet<usize>, dead_rows: DeadRows) -> Vec<Letter> {
         let (mut letters, mut in_chunk) = (Vec::new(), BTreeSet::new());
         for (index, dead) in self.dead.iter().enumerate() {
             let RowKey { key, is_known } = row_keys[index];
-            if !is_known && dead.reason.is_the_rows() && self.budget.is_exceeded() {
+            if !is_known && dead.reason.is_the_rows() && dead_rows == DeadRows::Held {
                 self.counts.held += 1;
                 self.held_for.get_or_insert(dead.reason);
                 continue;
@@ -438,6 +441,11 @@ impl ChunkPlan {
 /// By which time the API finds a leg that was never connected, where windows are cut on connect times, nobody knows.
 pub fn is_after(at: UtcMillis, disconnected: UtcMillis, asked_to: UtcMillis, basis: TimeBasis) -> bool {
     at >= asked_to && (basis == TimeBasis::Disconnect || at != disconnected)
+}
+
+/// Whether a leg's time lies outside the span that a query asked for, as far as anybody knows by what it was found.
+pub fn is_astray(at: UtcMillis, disconnected: UtcMillis, asked: Window, basis: TimeBasis) -> bool {
+    !asked.contains(at) && (basis == TimeBasis::Disconnect || at != disconnected)
 }
 
 #[cfg(test)]
@@ -526,7 +534,7 @@ mod tests {
             let window = Window::new(at(second - 100), at(second + 100));
             let piece = Piece { window, how: How::Sweep };
             let context = ChunkContext { piece, asked: window, ..context(&progress) };
-            let plan = plan(&[refused(second)], &[ours(7, 0)], &context, Budget::new(1.0));
+            let plan = plan(&[refused(second)], &[ours(7, 0)], &context);
             assert_eq!((plan.dead.len() as u64, plan.counts.beyond_horizon), (buried, 1 - buried), "{second}");
             assert!(plan.publish.is_empty());
         }
@@ -535,15 +543,14 @@ mod tests {
     #[test]
     fn what_one_unit_has_in_flight_another_unit_knows_already() {
         let progress = progress();
-        let budget = || Budget::new(1.0);
         let rows = [leg(1, 7, 9_000), leg(2, 7, 9_001), row(key(9), RowKind::Dead(Reason::Unreadable))];
-        let mut first = plan(&rows, &[None; 3], &context(&progress), budget());
-        assert_eq!(first.bury(&[RowKey { key: key(9), is_known: false }], &BTreeSet::new()).len(), 1);
+        let mut first = plan(&rows, &[None; 3], &context(&progress));
+        assert_eq!(first.bury(&[RowKey { key: key(9), is_known: false }], &BTreeSet::new(), DeadRows::Buried).len(), 1);
         let in_flight = InFlight::of([&first].into_iter());
 
         let rows = [leg(1, 7, 9_000), leg(2, 8, 9_001), leg(3, 7, 9_002)];
         let known: Vec<Option<KnownLeg>> = rows.iter().map(|row| in_flight.leg(row.key)).collect();
-        let second = plan(&rows, &known, &ChunkContext { unit: "other", ..context(&progress) }, budget());
+        let second = plan(&rows, &known, &ChunkContext { unit: "other", ..context(&progress) });
         let Counts { published, duplicate, revised, .. } = second.counts;
         assert_eq!((published, duplicate, revised), (1, 1, 1));
         let entries: Vec<Entry> = second.publish.iter().map(|publication| publication.entry).collect();
@@ -556,7 +563,7 @@ mod tests {
     }
 
     fn planned(rows: &[ChunkRow], known: &[Option<KnownLeg>], context: &ChunkContext<'_>) -> ChunkPlan {
-        plan(rows, known, context, Budget::new(1.0))
+        plan(rows, known, context)
     }
 
     fn published(plan: &ChunkPlan) -> Vec<(usize, u8)> {
@@ -692,7 +699,7 @@ mod tests {
         assert_eq!(published(&plan), [(1, 0)], "what follows is decided as if the first had not been there");
         assert_eq!(plan.dead, [DeadRow { row: 0, reason: Reason::TooLarge, at: at(9_000) }]);
         assert_eq!((plan.counts.published, plan.disconnected.len()), (1, 1));
-        let letters = plan.bury(&unknown(&plan.dead.clone()), &BTreeSet::new());
+        let letters = plan.bury(&unknown(&plan.dead.clone()), &BTreeSet::new(), DeadRows::Buried);
         assert_eq!((letters.len(), plan.counts.dead, plan.counts.fetched()), (1, 1, 3));
         rows[2].refused = Some(Reason::Timestamp);
         assert_eq!(planned(&rows, &[None, None, ours(7, 0)], &context(&progress)).counts.duplicate, 1, "it is there");
@@ -705,7 +712,11 @@ mod tests {
         let mut plan = planned(&rows, &[None; 4], &context(&progress));
         let one = |is_known| RowKey { key: key(9), is_known };
         let other = RowKey { key: key(8), is_known: true };
-        let letters = plan.bury(&[one(false), one(false), other, RowKey { key: key(7), is_known: false }], &[3].into());
+        let letters = plan.bury(
+            &[one(false), one(false), other, RowKey { key: key(7), is_known: false }],
+            &[3].into(),
+            DeadRows::Buried,
+        );
         assert_eq!(letters.iter().map(|letter| letter.dead.row).collect::<Vec<_>>(), [0]);
         let expected = Entry { key: key(9), seen: Seen { fingerprint: None, revision: 0 } };
         assert_eq!((letters[0].entry, letters[0].dead.at), (expected, UtcMillis::new(10_000_999)));
@@ -713,14 +724,14 @@ mod tests {
     }
 
     #[test]
-    fn too_many_dead_rows_are_held_but_for_those_that_are_buried_already_or_are_not_to_blame() {
+    fn dead_rows_are_held_but_for_those_that_are_buried_already_or_are_not_to_blame() {
         let progress = progress();
         let mut rows: Vec<ChunkRow> = (0..30).map(|number| row(key(number), RowKind::Dead(Reason::LegId))).collect();
         rows.push(ChunkRow { refused: Some(Reason::TooLarge), ..leg(50, 1, 9_000) });
-        let mut plan = plan(&rows, &[None; 31], &context(&progress), Budget::new(0.5));
+        let mut plan = plan(&rows, &[None; 31], &context(&progress));
         let mut keys = unknown(&plan.dead);
         keys[3].is_known = true;
-        let letters = plan.bury(&keys, &BTreeSet::new());
+        let letters = plan.bury(&keys, &BTreeSet::new(), DeadRows::Held);
         assert_eq!((plan.counts.held, plan.counts.dead, plan.held_for), (29, 2, Some(Reason::LegId)));
         assert_eq!(letters.iter().map(|letter| letter.dead.row).collect::<Vec<_>>(), [30]);
         assert_eq!(plan.counts.fetched(), 31);
@@ -782,7 +793,7 @@ mod tests {
                 RowKey { key, is_known: memory.contains_key(&key) }
             })
             .collect();
-        let letters = plan.bury(&row_keys, &BTreeSet::new());
+        let letters = plan.bury(&row_keys, &BTreeSet::new(), DeadRows::Buried);
         let entries = remembered(&plan).into_iter().chain(letters.iter().map(|letter| letter.entry));
         memory.extend(entries.map(|entry| (entry.key, KnownLeg { seen: entry.seen, is_ours: true })));
         (plan, letters)

@@ -3,42 +3,70 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-/// Over how many of the newest rows dead ones are counted.
-const ROWS: usize = 1_000;
+/// The share of dead rows is taken over at least so many rows, where there are so many.
+const ROWS: u64 = 1_000;
 
 /// Fewer dead rows than this are never too many.
-const DEAD_MIN: usize = 20;
+const DEAD_MIN: u64 = 20;
 
-/// How many of a unit's rows may be dead: beyond it the API is broken, and not some of its rows.
-#[derive(Clone, Debug)]
-pub struct Budget {
-    ratio_max: f64,
-    newest: VecDeque<bool>,
-    dead: usize,
+/// What becomes of a window's dead rows that are not among the dead letters yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeadRows {
+    /// They become dead letters.
+    Buried,
+    /// They wait, and the window is read again: the API is broken, and not some of its rows.
+    Held,
 }
 
-impl Budget {
-    /// Of the last 1,000 rows at most this share may be dead.
-    pub fn new(ratio_max: f64) -> Self {
-        Self { ratio_max, newest: VecDeque::with_capacity(ROWS), dead: 0 }
-    }
+/// A unit's newest rows that were published or buried, each counted once: whether it was dead.
+#[derive(Clone, Debug, Default)]
+pub struct Decided(VecDeque<bool>);
 
-    /// Takes note of the next row.
-    pub fn note(&mut self, is_dead: bool) {
-        if self.newest.len() == ROWS {
-            self.dead -= usize::from(self.newest.pop_front() == Some(true));
+impl Decided {
+    /// Takes note of rows that were committed.
+    pub fn note(&mut self, published: u64, buried: u64) {
+        let rows = (0..published.min(ROWS)).map(|_| false).chain((0..buried.min(ROWS)).map(|_| true));
+        for is_dead in rows {
+            if self.0.len() as u64 == ROWS {
+                self.0.pop_front();
+            }
+            self.0.push_back(is_dead);
         }
-        self.newest.push_back(is_dead);
-        self.dead += usize::from(is_dead);
     }
 
-    /// Whether there are too many dead rows.
-    pub fn is_exceeded(&self) -> bool {
-        #[expect(clippy::cast_precision_loss, reason = "a thousand at most")]
-        let allowed = self.ratio_max * self.newest.len() as f64;
-        #[expect(clippy::cast_precision_loss, reason = "a thousand at most")]
-        let dead = self.dead as f64;
-        self.dead >= DEAD_MIN && dead > allowed
+    /// How many there are of the newest `rows`, and how many of them are dead.
+    fn newest(&self, rows: u64) -> (u64, u64) {
+        let newest = self.0.iter().rev().take(usize::try_from(rows).unwrap_or(usize::MAX));
+        newest.fold((0, 0), |(rows, dead), is_dead| (rows + 1, dead + u64::from(*is_dead)))
+    }
+}
+
+/// A window's rows that were neither published nor buried before it was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Undecided {
+    /// Rows that are no legs.
+    pub dead: u64,
+    /// New legs that are still to be published.
+    pub legs: u64,
+    /// New legs that were published page by page, and are among the unit's decided rows already.
+    pub published: u64,
+}
+
+impl Undecided {
+    /// What becomes of the dead rows, of which a share of `ratio_max` is let pass. A small window is judged together with
+    /// the newest rows before it, so that neither order nor the cut of windows decides.
+    pub fn verdict(&self, decided: &Decided, ratio_max: f64) -> DeadRows {
+        let Self { dead, legs, published } = *self;
+        let of_window = dead + legs + published;
+        let (rows, dead) = if of_window >= ROWS {
+            (of_window, dead)
+        } else {
+            let (rows, dead_before) = decided.newest(ROWS.saturating_sub(dead + legs));
+            ((dead + legs + rows).max(of_window), dead + dead_before)
+        };
+        #[expect(clippy::cast_precision_loss, reason = "rows of a window")]
+        let is_share_exceeded = dead as f64 > ratio_max * rows as f64;
+        if self.dead > 0 && dead >= DEAD_MIN && is_share_exceeded { DeadRows::Held } else { DeadRows::Buried }
     }
 }
 
@@ -114,26 +142,62 @@ impl fmt::Display for Reason {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    fn after(rows: impl IntoIterator<Item = bool>) -> Budget {
-        let mut budget = Budget::new(0.05);
-        rows.into_iter().for_each(|is_dead| budget.note(is_dead));
-        budget
+    const RATIO: f64 = 0.05;
+
+    fn decided(published: u64, buried: u64) -> Decided {
+        let mut decided = Decided::default();
+        decided.note(published, buried);
+        decided
+    }
+
+    fn of_window(dead: u64, legs: u64) -> Undecided {
+        Undecided { dead, legs, published: 0 }
     }
 
     #[test]
     fn a_few_dead_rows_are_never_too_many() {
-        assert!(!after([true; 19]).is_exceeded());
-        assert!(after([true; 20]).is_exceeded());
+        for (dead, expected) in [(0, DeadRows::Buried), (19, DeadRows::Buried), (20, DeadRows::Held)] {
+            assert_eq!(of_window(dead, 0).verdict(&Decided::default(), RATIO), expected);
+        }
+        assert_eq!(of_window(10, 0).verdict(&decided(0, 10), RATIO), DeadRows::Held, "the ten before it count");
+        assert_eq!(of_window(0, 10).verdict(&decided(0, 500), RATIO), DeadRows::Buried, "there is nothing to hold");
     }
 
     #[test]
-    fn the_share_counts_over_the_newest_rows() {
-        let mixed = |good: usize, dead: usize| std::iter::repeat_n(false, good).chain(std::iter::repeat_n(true, dead));
-        assert!(!after(mixed(950, 50)).is_exceeded());
-        assert!(after(mixed(949, 51)).is_exceeded());
-        assert!(!after(mixed(0, 500).chain(mixed(1_000, 0))).is_exceeded(), "what was long ago is forgotten");
-        assert!(!Budget::new(1.0).is_exceeded());
+    fn the_share_is_that_of_the_window_and_of_what_was_decided_before_up_to_a_thousand_rows() {
+        let verdict = |dead, legs, published, buried| of_window(dead, legs).verdict(&decided(published, buried), RATIO);
+        assert_eq!(verdict(50, 0, 950, 0), DeadRows::Buried);
+        assert_eq!(verdict(51, 0, 949, 0), DeadRows::Held);
+        assert_eq!(verdict(51, 0, 9_000, 0), DeadRows::Held, "the newest thousand only");
+        assert_eq!(verdict(51, 1_000, 0, 900), DeadRows::Buried, "a large window speaks for itself");
+        assert_eq!(verdict(53, 1_000, 1_000, 0), DeadRows::Held);
+        assert_eq!(of_window(1_000, 0).verdict(&Decided::default(), 1.0), DeadRows::Buried);
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_not_matter_whether_the_legs_were_published_before_the_window_is_judged(
+            dead in 0u64..300, legs in 0u64..3_000, before in 0u64..1_500, buried in 0u64..100,
+        ) {
+            let mut decided = decided(before, buried);
+            let at_once = of_window(dead, legs).verdict(&decided, RATIO);
+            decided.note(legs, 0);
+            prop_assert_eq!(Undecided { dead, legs: 0, published: legs }.verdict(&decided, RATIO), at_once);
+        }
+
+        #[test]
+        fn what_is_held_stays_held_when_it_is_read_again(
+            dead in 0u64..300, legs in 0u64..3_000, before in 1_000u64..1_500, more in 0u64..3_000,
+        ) {
+            let mut decided = decided(before, 0);
+            let first = of_window(dead, legs).verdict(&decided, RATIO);
+            decided.note(legs + more, 0);
+            let again = of_window(dead, 0).verdict(&decided, RATIO);
+            prop_assert!(first == DeadRows::Buried || again == DeadRows::Held);
+        }
     }
 }

@@ -403,6 +403,11 @@ impl UnitProgress {
         self.sweeps.iter().filter(|swept| lookback <= swept.lookback).map(|swept| swept.at).max()
     }
 
+    /// When an operator has last accepted what is there, if nothing was ordered since.
+    pub fn accepted_at(&self) -> Option<UtcMillis> {
+        self.change.as_ref().filter(|change| change.what == ChangeKind::Accepted).map(|change| change.at)
+    }
+
     /// Whether it was ever read: a unit of a new journal is known before its start is.
     pub fn is_started(&self) -> bool {
         self.change.is_some()

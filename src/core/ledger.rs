@@ -157,8 +157,7 @@ impl Ledger {
     /// whole, and since an operator has accepted other settings of the source.
     pub fn published_within(&self, unit: &str, window: Window) -> u64 {
         let Some(known) = self.head.units.get(unit) else { return 0 };
-        let accepted = known.change.as_ref().filter(|change| change.what == ChangeKind::Accepted);
-        let from = accepted.map_or(window.start, |change| change.at.max(window.start));
+        let from = known.accepted_at().map_or(window.start, |at| at.max(window.start));
         let is_within = |page: &&PageMeta| {
             page.unit == unit && page.generation == known.generation && from <= page.first && page.last < window.end
         };

@@ -5,6 +5,7 @@
 
 pub mod budget;
 pub mod chunk;
+pub mod course;
 pub mod coverage;
 pub mod dead_letter;
 pub mod dedupe;

@@ -283,7 +283,7 @@ mod tests {
                 now += waited;
                 let mut ends_well = outcomes.into_iter().cycle();
                 let length = WindowLength::new(Duration::from_secs(window_max_s));
-                let mut parts = Parts::new(Cycle::behind(&progress, bound(at(now)), &delays, length));
+                let mut parts = Parts::new(Cycle::behind(progress.marks(), bound(at(now)), &delays, length));
                 while let Some(part) = parts.next(&TornWindows::default()) {
                     parts.note_requests(1);
                     if ends_well.next().unwrap() {

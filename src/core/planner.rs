@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::leg::How;
 use super::parts::SPAN_MIN;
 use super::time::{UtcMillis, Window};
-use super::watermark::{Delays, Progress};
+use super::watermark::{Delays, Marks, Progress};
 use crate::hooks::{self, Mutant};
 
 /// One window of a poll.
@@ -108,50 +108,68 @@ fn in_proportion(window: Window, rows: u64, rows_wanted: u64) -> Duration {
 
 /// A poll of one unit: which windows are left.
 ///
-/// A window that could not be read to its end leaves a hole; the windows behind it are still read and
-/// published, so that new legs keep flowing, but the watermarks stay in front of the hole
-/// (see [`Progress::advance`]).
+/// A window that is not believed is held, and the windows behind it are still read and published, so that new legs keep
+/// flowing (see [`super::course`]).
 #[derive(Clone, Debug)]
 pub struct Cycle {
     /// What is read, in this order, each from its beginning.
-    spans: VecDeque<Window>,
-    /// From here on windows are read whole before they are published.
-    whole_from: UtcMillis,
+    spans: VecDeque<Span>,
+    /// Whether the newest window is read whole.
+    is_whole: bool,
     length: WindowLength,
+}
+
+/// A span of time that is read in one window or more.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    left: Window,
+    /// Whether its windows are read whole before they are published; else they are published page by page.
+    is_whole: bool,
 }
 
 impl Cycle {
     /// Plans a live poll up to `bound`, the first instant that is not asked for: what is new, then the overlap; both at
     /// once where they are likely to be one page.
-    pub fn live(progress: &Progress, bound: UtcMillis, is_one_page: bool, length: WindowLength) -> Self {
-        let Progress { complete_to, final_to, .. } = *progress;
+    pub fn live(newest: Marks, bound: UtcMillis, is_one_page: bool, length: WindowLength) -> Self {
+        let Marks { complete_to, final_to } = newest;
         if is_one_page {
-            return Self::of([Window::new(final_to, bound)].into(), final_to, length);
+            return Self::of([(Window::new(final_to, bound), true)], length);
         }
-        let spans = [Window::new(complete_to, bound), Window::new(final_to, complete_to.min(bound))];
-        Self::of(spans.into(), complete_to, length)
+        Self::of(
+            [(Window::new(complete_to, bound), true), (Window::new(final_to, complete_to.min(bound)), false)],
+            length,
+        )
     }
 
     /// Plans a poll of a unit that is behind: everything from the final watermark on, oldest first.
-    pub fn behind(progress: &Progress, bound: UtcMillis, delays: &Delays, length: WindowLength) -> Self {
+    pub fn behind(newest: Marks, bound: UtcMillis, delays: &Delays, length: WindowLength) -> Self {
         // A page of the journal that spans it would say nothing of how many legs the overlap is known to have.
         if hooks::is_mutant(Mutant::FromCompleteTo) {
-            return Self::live(progress, bound, false, length);
+            return Self::live(newest, bound, false, length);
         }
-        let final_to = progress.final_to;
+        let final_to = newest.final_to;
         let edge = bound.minus(delays.settle).minus(delays.overlap).max(final_to);
-        let spans = [Window::new(final_to, edge), Window::new(edge, bound)];
-        Self::of(spans.into(), final_to, length)
+        Self::of([(Window::new(final_to, edge), true), (Window::new(edge, bound), true)], length)
     }
 
-    fn of(mut spans: VecDeque<Window>, whole_from: UtcMillis, length: WindowLength) -> Self {
-        spans.retain(|span| span.start < span.end);
-        Self { spans, whole_from, length }
+    /// The same poll, which then reads once more what is held, and what lies before a hold and is not final.
+    pub fn with_holds(mut self, due: Vec<Window>, before: Vec<Window>) -> Self {
+        let due = due.into_iter().map(|left| Span { left, is_whole: true });
+        let before = before.into_iter().map(|left| Span { left, is_whole: false });
+        let overlap = self.spans.iter().position(|span| !span.is_whole).unwrap_or(self.spans.len());
+        let overlap = self.spans.split_off(overlap);
+        self.spans.extend(due.chain(overlap).chain(before));
+        self
     }
 
-    /// Whether a window is read whole before its first row is published; else it is published page by page.
-    pub fn is_read_whole(&self, window: Window) -> bool {
-        window.start >= self.whole_from
+    fn of(spans: impl IntoIterator<Item = (Window, bool)>, length: WindowLength) -> Self {
+        let spans = spans.into_iter().filter(|(left, _)| left.start < left.end);
+        Self { spans: spans.map(|(left, is_whole)| Span { left, is_whole }).collect(), is_whole: true, length }
+    }
+
+    /// Whether the newest window is read whole before its first row is published; else it is published page by page.
+    pub const fn is_read_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// How long the next window is.
@@ -161,14 +179,14 @@ impl Cycle {
 
     /// Whether windows are left that are published page by page.
     pub fn has_overlap_left(&self) -> bool {
-        self.spans.iter().any(|span| !self.is_read_whole(*span))
+        self.spans.iter().any(|span| !span.is_whole)
     }
 
-    /// Takes back the newest window: it is read in shorter ones.
+    /// Takes back the newest window, which was to be read whole: it is read in shorter ones.
     pub fn take_back(&mut self, window: Window) {
-        match self.spans.front_mut().filter(|span| span.start == window.end) {
-            Some(span) => span.start = window.start,
-            None => self.spans.push_front(window),
+        match self.spans.front_mut().filter(|span| span.left.start == window.end && span.is_whole) {
+            Some(span) => span.left.start = window.start,
+            None => self.spans.push_front(Span { left: window, is_whole: true }),
         }
     }
 }
@@ -178,15 +196,16 @@ impl Iterator for Cycle {
 
     /// The next window to read, `None` when the poll is through.
     fn next(&mut self) -> Option<Piece> {
-        let span = self.spans.front_mut()?;
-        let length = if span.start >= self.whole_from { self.length.next() } else { self.length.max };
-        let window = Window::new(span.start, span.start.plus(length).min(span.end));
-        span.start = window.end;
-        if span.start >= span.end {
+        let Span { left, is_whole } = self.spans.front_mut()?;
+        let length = if *is_whole { self.length.next() } else { self.length.max };
+        let window = Window::new(left.start, left.start.plus(length).min(left.end));
+        self.is_whole = *is_whole;
+        left.start = window.end;
+        if left.start >= left.end {
             self.spans.pop_front();
         }
         // What is newer than this one is still to be read.
-        let is_behind = self.spans.iter().any(|left| window.end <= left.start);
+        let is_behind = self.spans.iter().any(|span| window.end <= span.left.start);
         Some(Piece { window, how: if is_behind { How::CatchUp } else { How::Poll } })
     }
 }
@@ -270,10 +289,19 @@ mod tests {
         cycle.map(|Piece { window, how }| (second(window.start), second(window.end), how)).collect()
     }
 
+    /// From which second on each window is, and whether it is read whole.
+    fn wholes(mut cycle: Cycle) -> Vec<(i64, bool)> {
+        let mut wholes = Vec::new();
+        while let Some(piece) = cycle.next() {
+            wholes.push((piece.window.start.as_millis() / 1_000, cycle.is_read_whole()));
+        }
+        wholes
+    }
+
     #[test]
     fn a_unit_that_is_behind_reads_everything_oldest_first_and_no_window_spans_the_beginning_of_the_overlap() {
         let progress = Progress::starting_at(at(0), &DELAYS);
-        let cycle = Cycle::behind(&progress, at(9000), &DELAYS, WindowLength::new(HOUR));
+        let cycle = Cycle::behind(progress.marks(), at(9000), &DELAYS, WindowLength::new(HOUR));
         let expected = [(0, 3600, How::CatchUp), (3600, 7140, How::CatchUp), (7140, 9000, How::Poll)];
         assert_eq!(seconds(cycle), expected);
     }
@@ -281,28 +309,36 @@ mod tests {
     #[test]
     fn a_live_poll_reads_what_is_new_first_and_whole() {
         let progress = Progress { complete_to: at(8000), ..Progress::starting_at(at(6200), &DELAYS) };
-        let cycle = Cycle::live(&progress, at(8120), false, WindowLength::new(HOUR));
-        assert!(cycle.is_read_whole(Window::new(at(8000), at(8120))));
-        assert!(!cycle.is_read_whole(Window::new(at(6200), at(8000))) && cycle.has_overlap_left());
-        assert_eq!(seconds(cycle), [(8000, 8120, How::Poll), (6200, 8000, How::Poll)]);
-        let mut cycle = Cycle::live(&progress, at(8120), true, WindowLength::new(HOUR));
-        assert!(cycle.is_read_whole(cycle.clone().next().unwrap().window) && !cycle.has_overlap_left());
-        assert_eq!(cycle.next(), Some(Piece { window: Window::new(at(6200), at(8120)), how: How::Poll }));
+        let live = |is_one_page| Cycle::live(progress.marks(), at(8120), is_one_page, WindowLength::new(HOUR));
+        assert_eq!(wholes(live(false)), [(8000, true), (6200, false)]);
+        assert_eq!(seconds(live(false)), [(8000, 8120, How::Poll), (6200, 8000, How::Poll)]);
+        assert!(live(false).has_overlap_left() && !live(true).has_overlap_left());
+        assert_eq!((wholes(live(true)), seconds(live(true))), (vec![(6200, true)], vec![(6200, 8120, How::Poll)]));
+    }
+
+    #[test]
+    fn what_is_held_is_read_again_behind_what_is_new_and_before_the_overlap() {
+        let newest = Marks { complete_to: at(8000), final_to: at(6200) };
+        let window = |from, to| Window::new(at(from), at(to));
+        let cycle = Cycle::live(newest, at(8120), false, WindowLength::new(HOUR))
+            .with_holds(vec![window(5000, 5100), window(3000, 3100)], vec![window(4900, 5000)]);
+        let expected = [(8000, true), (5000, true), (3000, true), (6200, false), (4900, false)];
+        assert_eq!(wholes(cycle), expected);
     }
 
     #[test]
     fn a_bound_behind_the_watermark_asks_for_nothing() {
         let progress = Progress::starting_at(at(100), &DELAYS);
         for bound in [at(100), at(50)] {
-            assert_eq!(Cycle::behind(&progress, bound, &DELAYS, WindowLength::new(HOUR)).next(), None);
-            assert_eq!(Cycle::live(&progress, bound, false, WindowLength::new(HOUR)).next(), None);
+            assert_eq!(Cycle::behind(progress.marks(), bound, &DELAYS, WindowLength::new(HOUR)).next(), None);
+            assert_eq!(Cycle::live(progress.marks(), bound, false, WindowLength::new(HOUR)).next(), None);
         }
     }
 
     #[test]
     fn a_window_of_too_many_rows_is_cut_in_proportion_and_a_sparse_one_followed_by_a_longer_one() {
         let progress = Progress::starting_at(at(0), &DELAYS);
-        let mut cycle = Cycle::behind(&progress, at(500_000), &DELAYS, WindowLength::new(HOUR * 100));
+        let mut cycle = Cycle::behind(progress.marks(), at(500_000), &DELAYS, WindowLength::new(HOUR * 100));
         let first = cycle.next().unwrap().window;
         assert_eq!(first, Window::new(at(0), at(360_000)));
         cycle.take_back(first);
@@ -405,9 +441,9 @@ mod tests {
                 let mut outcomes = outcomes.into_iter().cycle();
                 let length = WindowLength::new(Duration::from_secs(window_max_s));
                 let cycle = if outcomes.next().unwrap() {
-                    Cycle::behind(&progress, bound(at(now)), &DELAYS, length)
+                    Cycle::behind(progress.marks(), bound(at(now)), &DELAYS, length)
                 } else {
-                    Cycle::live(&progress, bound(at(now)), outcomes.next().unwrap(), length)
+                    Cycle::live(progress.marks(), bound(at(now)), outcomes.next().unwrap(), length)
                 };
                 for piece in cycle {
                     if outcomes.next().unwrap() {

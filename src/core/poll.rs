@@ -9,6 +9,7 @@ use rustc_hash::FxHashSet;
 use super::chunk::ChunkPlan;
 use super::dead_letter::Reason;
 use super::identity::KeyHash;
+use super::leg::TimeBasis;
 use super::pagination::Fault;
 use super::parts::{Parts, TornWindows};
 use super::planner::Piece;
@@ -16,13 +17,83 @@ use super::time::{UtcMillis, Window};
 use super::zone::{Contradiction, ZoneTally};
 
 /// A leg or two may have been taken back; that all of these were is less likely than that the API shows nothing.
-const TELLING_LEGS: u64 = 5;
+pub const TELLING_LEGS: u64 = 5;
+
+/// So many rows without a good one are not legs of that time.
+const NONE_GOOD_ROWS: u64 = 5;
+
+/// Fewer rows outside the span that was asked for are never too many.
+const ASTRAY_MIN: u64 = 20;
+
+/// When a window that was read whole is believed.
+#[derive(Clone, Copy, Debug)]
+pub struct Belief {
+    /// `dead_letter.max_ratio`: the share of rows that may be dead, or lie outside the span that was asked for.
+    pub ratio_max: f64,
+    /// On which of a leg's times the windows are cut.
+    pub time_basis: TimeBasis,
+}
+
+/// What kinds of rows a window has, each row counted once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// All of them.
+    pub rows: u64,
+    /// Rows that are no legs.
+    pub no_legs: u64,
+    /// Legs whose time lies outside the span that was asked for, margins included.
+    pub astray: u64,
+}
+
+/// Why a window is not believed although it was read whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// Too many of its rows are no legs: so many are held back, the first for this reason.
+    Dead(u64, Option<Reason>),
+    /// None of so many rows is a leg of the time that was asked for, or a call still going on.
+    NoneGood(u64),
+    /// Of so many rows too many are legs of another time than was asked for.
+    Astray {
+        /// Such legs.
+        astray: u64,
+        /// All rows.
+        rows: u64,
+    },
+}
+
+impl Shape {
+    /// How many rows are good: legs of the time that was asked for, or calls still going on.
+    pub const fn good(&self) -> u64 {
+        self.rows.saturating_sub(self.no_legs + self.astray)
+    }
+
+    /// The same where dead rows are let pass.
+    pub const fn without_dead_rows(&self) -> Self {
+        Self { rows: self.rows - self.no_legs, no_legs: 0, astray: self.astray }
+    }
+
+    /// Why a window with these rows is not believed, but for the share of dead ones.
+    pub fn doubt(&self, belief: &Belief) -> Option<Doubt> {
+        let Self { rows, astray, .. } = *self;
+        if rows >= NONE_GOOD_ROWS && self.good() == 0 {
+            return Some(Doubt::NoneGood(rows));
+        }
+        #[expect(clippy::cast_precision_loss, reason = "rows of a window")]
+        let is_share_exceeded = astray as f64 > belief.ratio_max * rows as f64;
+        let is_astray = astray >= ASTRAY_MIN && is_share_exceeded && belief.time_basis == TimeBasis::Disconnect;
+        is_astray.then_some(Doubt::Astray { astray, rows })
+    }
+}
 
 /// What a pass over a window's pages has seen.
 #[derive(Clone, Debug, Default)]
 pub struct WindowTally {
     /// Distinct rows, by the halves of their keys: a window has many.
     pub rows: FxHashSet<u64>,
+    /// Of them, rows that are no legs, and legs that lie outside the span that was asked for.
+    pub no_legs: FxHashSet<u64>,
+    /// As above.
+    pub astray: FxHashSet<u64>,
     /// Dead rows that were held back.
     pub held: u64,
     /// Why the first of them is dead.
@@ -37,10 +108,23 @@ impl WindowTally {
     /// Adds what became of a chunk.
     pub fn add(&mut self, chunk: &ChunkPlan) {
         self.rows.extend(chunk.keys.iter().map(KeyHash::half));
+        self.no_legs.extend(chunk.no_legs.iter().map(KeyHash::half));
+        self.astray.extend(chunk.astray.iter().map(KeyHash::half));
         self.held += chunk.counts.held;
         self.held_for = self.held_for.or(chunk.held_for);
         self.legs.extend(&chunk.swept);
         self.zone.add(chunk.zone);
+    }
+
+    /// What kinds of rows there were.
+    pub fn shape(&self) -> Shape {
+        let [rows, no_legs, astray] = [&self.rows, &self.no_legs, &self.astray].map(|rows| rows.len() as u64);
+        Shape { rows, no_legs, astray }
+    }
+
+    /// Why it is not believed, if dead rows were held back.
+    pub fn dead_doubt(&self) -> Option<Doubt> {
+        (self.held > 0).then_some(Doubt::Dead(self.held, self.held_for))
     }
 
     /// How the window contradicts our idea of the zone, if it does.
@@ -69,6 +153,8 @@ pub struct WindowRead<'a> {
     pub end: Option<WindowEnd>,
     /// What the newest pass has seen.
     pub tally: &'a WindowTally,
+    /// Why it is not believed, by its rows.
+    pub doubt: Option<Doubt>,
     /// When the read began, on the earlier of the two clocks.
     pub begun: UtcMillis,
     /// Whether the two clocks are further apart than is tolerated.
@@ -84,8 +170,10 @@ pub struct WindowRead<'a> {
 pub enum Outcome {
     /// It is read again in halves.
     Halved,
-    /// The watermarks wait before it.
+    /// It has no good row: what the other windows have says whether it counts as read.
     Waits,
+    /// It is not believed, and the watermarks wait before it; why, where it did not just fail.
+    Held(Option<Hold>),
     /// These windows count as read, each by a read that began then, oldest first.
     Advance(Vec<(Window, UtcMillis)>),
 }
@@ -95,13 +183,13 @@ pub enum Outcome {
 pub enum Hold {
     /// A window could not be read whole.
     Incomplete(Window, Fault),
-    /// So many of a window's rows are held back because too many are dead; the first for this reason.
-    Invalid(u64, Option<Reason>),
+    /// A window was read whole and is not believed.
+    Invalid(Window, Doubt),
     /// The two clocks are too far apart.
     ClockSkew,
     /// A window's rows contradict our idea of the zone.
     TimeZone(Window, Contradiction),
-    /// No window since then had a row, and so many legs of them were published.
+    /// No window since then had a good row, and so many legs of them were published.
     Empty(UtcMillis, u64),
 }
 
@@ -112,24 +200,29 @@ pub struct Poll<I> {
     hold: Option<Hold>,
     contradiction: Option<(Window, Contradiction)>,
     has_failed: bool,
-    /// Whether any window had a row, also one that was not read whole.
-    shows_rows: bool,
+    /// Whether any window had a good row, also one that was not read whole.
+    shows_legs: bool,
     /// Legs that were published of the empty windows.
     legs_known: u64,
-    /// Windows that were read whole and without any row, though legs were published of them or of those before: quiet
-    /// phones, or an API that shows nothing. A row in any window of the same poll tells them apart.
+    /// Windows that were read whole and without a good row, though legs were published of them or of those before: quiet
+    /// phones, or an API that shows nothing. A good row in any window of the same poll tells them apart.
     empty: Vec<(Window, UtcMillis)>,
 }
 
 impl<I: Iterator<Item = Piece>> Poll<I> {
     /// A poll of these pieces, in their order.
     pub fn new(pieces: I) -> Self {
+        Self::in_doubt(pieces, None)
+    }
+
+    /// The same, where an older window that is not read again has contradicted our idea of the zone.
+    pub fn in_doubt(pieces: I, contradiction: Option<(Window, Contradiction)>) -> Self {
         Self {
             parts: Parts::new(pieces),
             hold: None,
-            contradiction: None,
+            contradiction,
             has_failed: false,
-            shows_rows: false,
+            shows_legs: false,
             legs_known: 0,
             empty: Vec::new(),
         }
@@ -163,13 +256,13 @@ impl<I: Iterator<Item = Piece>> Poll<I> {
     /// Takes note of a read, and says what follows from it.
     pub fn note(&mut self, read: &WindowRead<'_>) -> Outcome {
         let WindowRead { piece, tally, .. } = *read;
-        self.shows_rows |= !tally.rows.is_empty();
+        self.shows_legs |= tally.shape().good() > 0;
         // What follows a window that contradicts is in doubt, too, whether or not its rows say so.
         self.contradiction = self.contradiction.or(tally.contradiction().map(|found| (piece.window, found)));
         match read.end {
             None => {
                 self.has_failed = true;
-                Outcome::Waits
+                Outcome::Held(None)
             }
             Some(WindowEnd::TooManyRows(_)) => {
                 self.parts.halve(piece);
@@ -180,11 +273,15 @@ impl<I: Iterator<Item = Piece>> Poll<I> {
                 Outcome::Halved
             }
             Some(WindowEnd::Broken(fault)) => self.wait(Hold::Incomplete(piece.window, fault)),
-            Some(WindowEnd::Whole) if tally.held > 0 => self.wait(Hold::Invalid(tally.held, tally.held_for)),
-            Some(WindowEnd::Whole) if read.clocks_differ => self.wait(Hold::ClockSkew),
-            Some(WindowEnd::Whole) => match self.contradiction {
-                Some((window, found)) => self.wait(Hold::TimeZone(window, found)),
-                None => self.take(read),
+            Some(WindowEnd::Whole) if read.clocks_differ => {
+                self.wait(Hold::ClockSkew);
+                Outcome::Held(None)
+            }
+            Some(WindowEnd::Whole) => match (self.contradiction, read.doubt) {
+                (_, Some(doubt @ Doubt::Dead(..))) => self.wait(Hold::Invalid(piece.window, doubt)),
+                (Some((window, found)), _) => self.wait(Hold::TimeZone(window, found)),
+                (None, Some(doubt)) => self.wait(Hold::Invalid(piece.window, doubt)),
+                (None, None) => self.take(read),
             },
         }
     }
@@ -192,13 +289,13 @@ impl<I: Iterator<Item = Piece>> Poll<I> {
     /// Takes note of why the watermarks wait; the first reason is told.
     fn wait(&mut self, hold: Hold) -> Outcome {
         self.hold.get_or_insert(hold);
-        Outcome::Waits
+        Outcome::Held(Some(hold))
     }
 
-    /// Takes a window for read, and the empty ones before it; unless it is empty like those.
+    /// Takes a window for read, and those without a good row before it; unless it has none either.
     fn take(&mut self, read: &WindowRead<'_>) -> Outcome {
         let taken = (read.piece.window, read.begun);
-        if !self.shows_rows {
+        if !self.shows_legs {
             self.legs_known += read.legs_known;
             if self.legs_known > 0 || read.is_before_overlap {
                 self.empty.push(taken);
@@ -211,9 +308,9 @@ impl<I: Iterator<Item = Piece>> Poll<I> {
         Outcome::Advance(windows)
     }
 
-    /// Whether no window had a row, so that it matters how many legs are known.
-    pub const fn shows_no_rows(&self) -> bool {
-        !self.shows_rows
+    /// Whether no window had a good row, so that it matters how many legs are known.
+    pub const fn shows_no_legs(&self) -> bool {
+        !self.shows_legs
     }
 
     /// Whether every window so far was read, and in one part.
@@ -225,7 +322,7 @@ impl<I: Iterator<Item = Piece>> Poll<I> {
     pub fn close(&mut self) -> Vec<(Window, UtcMillis)> {
         let mut windows = mem::take(&mut self.empty);
         windows.sort();
-        match windows.first().filter(|_| !self.shows_rows && self.legs_known >= TELLING_LEGS) {
+        match windows.first().filter(|_| !self.shows_legs && self.legs_known >= TELLING_LEGS) {
             Some((first, _)) => {
                 self.hold.get_or_insert(Hold::Empty(first.start, self.legs_known));
                 Vec::new()
@@ -286,6 +383,7 @@ mod tests {
             piece,
             end,
             tally,
+            doubt: tally.dead_doubt(),
             begun: at(300),
             clocks_differ: false,
             legs_known,
@@ -304,12 +402,13 @@ mod tests {
     #[test]
     fn a_window_that_fails_leaves_a_hole_and_the_newer_ones_are_read() {
         let (mut poll, shown) = (poll(3), tally(1));
-        assert_eq!(note(&mut poll, None, &tally(0), 0), Outcome::Waits);
+        assert_eq!(note(&mut poll, None, &tally(0), 0), Outcome::Held(None));
         assert!(!poll.is_smooth());
         assert_eq!(note(&mut poll, WHOLE, &shown, 0), Outcome::Advance(vec![(window(100, 200), at(300))]));
         let few = Fault::FewerRowsThanTotal { rows: 1, total: 2 };
-        assert_eq!(note(&mut poll, Some(WindowEnd::Broken(few)), &shown, 0), Outcome::Waits);
-        assert_eq!(poll.hold(), Some(Hold::Incomplete(window(200, 300), few)));
+        let incomplete = Some(Hold::Incomplete(window(200, 300), few));
+        assert_eq!(note(&mut poll, Some(WindowEnd::Broken(few)), &shown, 0), Outcome::Held(incomplete));
+        assert_eq!(poll.hold(), incomplete);
         assert!(poll.close().is_empty() && poll.next(&TornWindows::default()).is_none());
     }
 
@@ -337,7 +436,7 @@ mod tests {
         assert_eq!(note(&mut poll, WHOLE, &empty, 30), Outcome::Waits);
         let few = Fault::FewerRowsThanTotal { rows: 1, total: 2 };
         note(&mut poll, Some(WindowEnd::Broken(few)), &tally(1), 0);
-        assert!(!poll.shows_no_rows());
+        assert!(!poll.shows_no_legs());
         let both = vec![(window(0, 100), at(300)), (window(200, 300), at(300))];
         assert_eq!(note(&mut poll, WHOLE, &empty, 30), Outcome::Advance(both));
     }
@@ -345,33 +444,73 @@ mod tests {
     #[test]
     fn a_contradiction_holds_what_follows_and_the_first_reason_is_told() {
         let mut poll = poll(4);
-        assert_eq!(note(&mut poll, WHOLE, &contradicting(), 0), Outcome::Waits);
+        assert!(matches!(note(&mut poll, WHOLE, &contradicting(), 0), Outcome::Held(Some(Hold::TimeZone(..)))));
         let hold = poll.hold();
         assert!(matches!(hold, Some(Hold::TimeZone(first, _)) if first == window(0, 100)));
-        assert_eq!(note(&mut poll, WHOLE, &tally(1), 0), Outcome::Waits);
+        assert_eq!(note(&mut poll, WHOLE, &tally(1), 0), Outcome::Held(hold));
         let held = WindowTally { held: 3, held_for: Some(Reason::CallId), ..tally(3) };
-        assert_eq!(note(&mut poll, WHOLE, &held, 0), Outcome::Waits);
+        let doubt = Doubt::Dead(3, Some(Reason::CallId));
+        assert_eq!(note(&mut poll, WHOLE, &held, 0), Outcome::Held(Some(Hold::Invalid(window(200, 300), doubt))));
         assert_eq!(poll.hold(), hold);
+        let mut next = Poll::in_doubt(
+            [piece(300, 400)].into_iter(),
+            Some((window(0, 100), contradicting().contradiction().unwrap())),
+        );
+        assert_eq!(note(&mut next, WHOLE, &tally(1), 0), Outcome::Held(hold), "nor is what is newer believed later");
     }
 
     #[test]
-    fn held_rows_and_clocks_that_differ_hold() {
-        let held = WindowTally { held: 3, held_for: Some(Reason::CallId), ..tally(3) };
-        let mut dead = poll(1);
-        assert_eq!(note(&mut dead, WHOLE, &held, 0), Outcome::Waits);
-        assert_eq!(dead.hold(), Some(Hold::Invalid(3, Some(Reason::CallId))));
+    fn clocks_that_differ_hold_until_the_next_poll() {
         let mut skewed = poll(1);
         let (piece, tally) = (skewed.next(&TornWindows::default()).unwrap(), tally(1));
         let read = WindowRead {
             piece,
             end: WHOLE,
             tally: &tally,
+            doubt: None,
             begun: at(300),
             clocks_differ: true,
             legs_known: 0,
             is_before_overlap: false,
         };
-        assert_eq!((skewed.note(&read), skewed.hold()), (Outcome::Waits, Some(Hold::ClockSkew)));
+        assert_eq!((skewed.note(&read), skewed.hold()), (Outcome::Held(None), Some(Hold::ClockSkew)));
+    }
+
+    const BELIEF: Belief = Belief { ratio_max: 0.05, time_basis: TimeBasis::Disconnect };
+
+    fn shape(rows: u64, no_legs: u64, astray: u64) -> Shape {
+        Shape { rows, no_legs, astray }
+    }
+
+    #[test]
+    fn a_window_without_a_good_row_or_with_too_many_of_another_time_is_not_believed() {
+        for (shape, expected) in [
+            (shape(0, 0, 0), None),
+            (shape(4, 4, 0), None),
+            (shape(5, 5, 0), Some(Doubt::NoneGood(5))),
+            (shape(5, 4, 0), None),
+            (shape(5, 2, 3), Some(Doubt::NoneGood(5))),
+            (shape(400, 0, 20), None),
+            (shape(399, 0, 20), Some(Doubt::Astray { astray: 20, rows: 399 })),
+            (shape(30, 0, 19), None),
+        ] {
+            assert_eq!(shape.doubt(&BELIEF), expected, "{shape:?}");
+        }
+        let by_connect = Belief { time_basis: TimeBasis::Connect, ..BELIEF };
+        assert_eq!(shape(100, 0, 99).doubt(&by_connect), None, "nobody knows by what it was found");
+        assert_eq!(shape(100, 0, 99).doubt(&Belief { ratio_max: 1.0, ..BELIEF }), None);
+        assert_eq!(shape(100, 0, 100).doubt(&Belief { ratio_max: 1.0, ..BELIEF }), Some(Doubt::NoneGood(100)));
+        assert_eq!(shape(7, 7, 0).without_dead_rows().doubt(&BELIEF), None);
+        assert_eq!(shape(12, 7, 5).without_dead_rows().doubt(&BELIEF), Some(Doubt::NoneGood(5)));
+    }
+
+    #[test]
+    fn rows_that_are_not_good_make_no_window_quiet() {
+        let bad = WindowTally { no_legs: (0..3).collect(), ..tally(3) };
+        let mut doubted = poll(2);
+        assert_eq!(note(&mut doubted, WHOLE, &bad, 5), Outcome::Waits);
+        assert_eq!(note(&mut doubted, WHOLE, &tally(0), 0), Outcome::Waits);
+        assert_eq!((doubted.close(), doubted.hold()), (Vec::new(), Some(Hold::Empty(at(0), 5))));
     }
 
     #[test]
@@ -393,6 +532,7 @@ mod tests {
                 piece,
                 end: WHOLE,
                 tally: &tally,
+                doubt: None,
                 begun,
                 clocks_differ: false,
                 legs_known,
@@ -448,7 +588,7 @@ mod tests {
                 shows_rows |= !tally.rows.is_empty();
                 failed |= end.is_none();
                 let read_now = WindowRead {
-                    piece, end, tally: &tally, begun: at(300), clocks_differ: false, legs_known, is_before_overlap: false,
+                    piece, end, tally: &tally, doubt: None, begun: at(300), clocks_differ: false, legs_known, is_before_overlap: false,
                 };
                 poll.note_requests(1);
                 match poll.note(&read_now) {
@@ -458,6 +598,7 @@ mod tests {
                         take(windows, &mut read);
                     }
                     Outcome::Halved => prop_assert!(end != WHOLE && end.is_some()),
+                    Outcome::Held(why) => prop_assert!(end != WHOLE && why.is_some() == end.is_some()),
                     Outcome::Waits => {}
                 }
             }

@@ -326,7 +326,7 @@ mod tests {
             let mut now = start;
             for pause_ms in polls_ms {
                 now = now.plus(Duration::from_millis(pause_ms as u64));
-                for piece in Cycle::behind(&progress, bound(now), &DELAYS, WindowLength::new(window_max)) {
+                for piece in Cycle::behind(progress.marks(), bound(now), &DELAYS, WindowLength::new(window_max)) {
                     note_found(&legs, piece.window, reading, zone, &mut by_polls);
                     progress.advance(piece.window, now.floor_second(), &DELAYS);
                 }

@@ -56,6 +56,11 @@ impl Progress {
         Self { complete_to: start, final_to: start, floor: start.minus(delays.horizon), coverage: Coverage::default() }
     }
 
+    /// Its watermarks.
+    pub const fn marks(&self) -> Marks {
+        Marks { complete_to: self.complete_to, final_to: self.final_to }
+    }
+
     /// Moves the watermarks after `read` was read to its last page by a read begun at `begun`.
     ///
     /// A watermark only moves on from where it is: a read that starts beyond it says nothing of what lies
@@ -68,17 +73,64 @@ impl Progress {
     ///                             ┊                              whatever the second read sees
     /// ```
     pub fn advance(&mut self, read: Window, begun: UtcMillis, delays: &Delays) {
+        self.reach(&Reach::of(read, begun, delays), delays);
+    }
+
+    /// The same, where it is known how far the watermarks would move.
+    pub fn reach(&mut self, reach: &Reach, delays: &Delays) {
+        let mut marks = self.marks();
+        marks.reach(reach);
+        if marks.complete_to > self.complete_to {
+            self.coverage.add(Window::new(self.final_to, marks.complete_to));
+        }
+        (self.complete_to, self.final_to) = (marks.complete_to, marks.final_to);
+        self.floor = self.floor.max(self.final_to.minus(delays.horizon));
+    }
+}
+
+/// The two watermarks alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// As [`Progress::complete_to`].
+    pub complete_to: UtcMillis,
+    /// As [`Progress::final_to`].
+    pub final_to: UtcMillis,
+}
+
+impl Marks {
+    /// Both at the same instant.
+    pub const fn at(start: UtcMillis) -> Self {
+        Self { complete_to: start, final_to: start }
+    }
+
+    /// Moves them on, each if it lies in what was read.
+    pub fn reach(&mut self, reach: &Reach) {
+        if reach.from <= self.complete_to {
+            self.complete_to = self.complete_to.max(reach.complete_to);
+        }
+        if reach.from <= self.final_to || hooks::is_mutant(Mutant::FirstReadIsFinal) {
+            self.final_to = self.final_to.max(reach.final_to);
+        }
+    }
+}
+
+/// How far a read moves the watermarks of a unit, if they have come to its beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// The beginning of what was read.
+    pub from: UtcMillis,
+    /// Up to here it was read once after the settle delay.
+    pub complete_to: UtcMillis,
+    /// Up to here it was read once after settle and overlap.
+    pub final_to: UtcMillis,
+}
+
+impl Reach {
+    /// Of a window that was read to its last page by a read begun at `begun`.
+    pub fn of(read: Window, begun: UtcMillis, delays: &Delays) -> Self {
         let settled = begun.minus(delays.settle);
-        let complete_to = self.complete_to.max(read.end.min(settled));
-        let final_to = self.final_to.max(read.end.min(settled.minus(delays.overlap)));
-        if read.start <= self.complete_to {
-            self.coverage.add(Window::new(self.final_to, complete_to));
-            self.complete_to = complete_to;
-        }
-        if read.start <= self.final_to || hooks::is_mutant(Mutant::FirstReadIsFinal) {
-            self.final_to = final_to;
-            self.floor = self.floor.max(final_to.minus(delays.horizon));
-        }
+        let (complete_to, final_to) = (read.end.min(settled), read.end.min(settled.minus(delays.overlap)));
+        Self { from: read.start, complete_to, final_to }
     }
 }
 

@@ -90,6 +90,8 @@ pub struct Metrics {
     pub published_in_progress: Family<UnitLabel, Counter>,
     /// Windows of a poll that were published page by page, out of order.
     pub unordered_windows: Family<UnitLabel, Counter>,
+    /// Windows that were let pass although they have too many dead rows.
+    pub released_windows: Family<UnitLabel, Counter>,
     /// Polls by how they ended.
     pub polls: Family<UnitResultLabels, Counter>,
     /// Report requests by how they ended.
@@ -167,6 +169,7 @@ impl Metrics {
             text_slips: Family::default(),
             published_in_progress: Family::default(),
             unordered_windows: Family::default(),
+            released_windows: Family::default(),
             polls: Family::default(),
             source_requests: Family::default(),
             source_request_duration: of_unit(REQUEST_SECONDS),
@@ -217,6 +220,7 @@ impl Metrics {
         c.plain("dead_letters", &[UNIT], "dead letters written, each once, however often its row is read", &self.dead_letters);
         c.plain("text_slips", &[UNIT], "published legs with a text of a time that is another instant than the milliseconds beside it, or has another offset than `source.time_zone`. The milliseconds count; where more than a tenth of a window's rows contradict the zone, the state says so", &self.text_slips);
         c.plain("published_in_progress", &[UNIT], "published legs whose status was still `In Progress` when their time became final: published as they were, awaited no longer", &self.published_in_progress);
+        c.plain("released_windows", &[UNIT], "windows with too many dead rows that passed after six hours, because newer windows were read well: their dead rows are dead letters", &self.released_windows);
         c.plain("unordered_windows", &[UNIT], "windows with more rows than are held in memory, however short: their legs were published page by page, not in the order of their times", &self.unordered_windows);
         c.plain("polls", &[UNIT, of("result", &POLL_RESULTS)], "polls by how they ended", &self.polls);
         c.plain("source_requests", &[UNIT, of("result", &REQUEST_RESULTS)], "report requests by how they ended", &self.source_requests);
@@ -251,7 +255,13 @@ impl Metrics {
         ] {
             results.iter().for_each(|result| drop(family.get_or_create(&with_result(result))));
         }
-        for family in [&self.dead_letters, &self.text_slips, &self.published_in_progress, &self.unordered_windows] {
+        for family in [
+            &self.dead_letters,
+            &self.text_slips,
+            &self.published_in_progress,
+            &self.unordered_windows,
+            &self.released_windows,
+        ] {
             drop(family.get_or_create(&UnitLabel { unit: unit.to_owned() }));
         }
         self.show_hours(unit, (0, 0));

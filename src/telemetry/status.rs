@@ -38,7 +38,7 @@ pub enum UnitState {
     SourceIncomplete,
     /// The newest poll found nothing where legs were published: the watermarks wait.
     SourceEmpty,
-    /// Too many rows cannot be legs: they are held back, the watermarks wait.
+    /// What a window shows is not believed: its dead rows are held back, the watermarks wait.
     SourceInvalid,
     /// The rows' zoned texts contradict our idea of the time zone: legs are published, the watermarks wait.
     SourceTimeZone,
@@ -108,10 +108,21 @@ pub struct UnitStatus {
     pub final_to: Option<UtcMillis>,
     /// When a poll last read its window whole.
     pub last_poll_ok: Option<UtcMillis>,
+    /// When the newest poll began that has come to an end.
+    pub polled: Option<UtcMillis>,
+    /// What polls do not believe, oldest first, and how many rows of it at least.
+    pub held: Vec<(Window, u64)>,
     /// What became of all rows since the start.
     pub counts: Counts,
     /// What the journal says of it; `None` before this process has read that.
     pub journaled: Option<Arc<Journaled>>,
+}
+
+impl UnitState {
+    /// Whether the source is read, and what it shows is not believed.
+    pub const fn is_not_believed(self) -> bool {
+        matches!(self, Self::SourceEmpty | Self::SourceInvalid | Self::SourceIncomplete | Self::SourceTimeZone)
+    }
 }
 
 impl UnitStatus {

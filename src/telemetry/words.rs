@@ -138,7 +138,7 @@ fn what(state: &str) -> &'static str {
         "source_empty" => {
             "The 8x8 API shows nothing where it had shown legs: quiet phones look otherwise, the watermarks wait"
         }
-        "source_invalid" => "Too many rows of the 8x8 API cannot be legs: they are held back, the watermarks wait",
+        "source_invalid" => "What the 8x8 API shows is not believed: its legs are published, the watermarks wait",
         "source_time_zone" => {
             "The 8x8 API's times contradict source.time_zone: legs are published, the watermarks wait"
         }

@@ -75,7 +75,7 @@ async fn each_state_is_named_by_the_page_by_status_and_by_the_log() {
     let settings = Settings { faults: "garbage=60%".parse().unwrap(), ..sandbox_settings(3_000, HOUR) };
     let flooded = Rig::new(Sandbox::start(settings).await.unwrap(), broker.bootstrap(), &[]);
     let flood = flooded.start();
-    let sentence = "Too many rows of the 8x8 API cannot be legs";
+    let sentence = "What the 8x8 API shows is not believed";
     flooded
         .shows(&Expected {
             name: "dead-letters",

@@ -54,7 +54,7 @@ pub(crate) struct TrueLeg {
     pub(crate) under_way: Option<UtcMillis>,
     /// Whether it says that it is in progress, with its disconnect time, until it is revised.
     pub(crate) is_in_progress: bool,
-    /// Whether it is also shown to queries that end up to an hour before it.
+    /// Whether it is also shown to queries that end up to a minute before it.
     pub(crate) is_astray: bool,
     /// The identity; of rubbish, that of its dead letter.
     pub(crate) key: KeyHash,
@@ -79,7 +79,7 @@ impl TrueLeg {
         };
         let key = KeyHash::of_dead_row(raw.as_bytes());
         (self.sort, self.key, self.contents, self.dead_keys) = (Sort::Rubbish, key, None, vec![key]);
-        // In every query of an hour it would have each second of that hour read by itself.
+        // In every query of a minute it would have each second of that minute read by itself.
         (self.revised, self.under_way, self.is_in_progress, self.is_astray) = (None, None, false, false);
         (self.first, self.second) = (raw.clone(), raw);
     }
@@ -89,7 +89,7 @@ impl TrueLeg {
     }
 
     fn is_astray_in(&self, end: UtcMillis) -> bool {
-        self.is_astray && end < self.disconnected && self.disconnected.since(end) < Duration::from_secs(3600)
+        self.is_astray && end < self.disconnected && self.disconnected.since(end) < Duration::from_secs(60)
     }
 }
 

@@ -11,6 +11,7 @@ use call_legs::config::{self, MessageTimestamp, StartFrom};
 use call_legs::connector::{Connector, Identity, Pace, RecordTerms, Terms};
 use call_legs::core::journal::{Delivery, OutTopic, Record};
 use call_legs::core::leg::TimeBasis;
+use call_legs::core::poll::Belief;
 use call_legs::core::time::UtcMillis;
 use call_legs::telemetry::{Metrics, StatusBoard};
 use serde_json::Value as Json;
@@ -73,6 +74,7 @@ async fn run(parts: Parts) -> Result<(), String> {
             time_zone: plan.zone,
             delays: plan.delays,
             sweeps: plan.sweeps.clone(),
+            belief: Belief { ratio_max: 1.0, time_basis: TimeBasis::Disconnect },
         },
         start_from: Some(StartFrom::Ago(plan.start_ago)),
         status: StatusBoard::default(),

@@ -127,6 +127,9 @@ fn first_failure(
 
 fn holds(seeds: u64, play: Play, change: impl Fn(&mut Plan) + Sync) {
     if let Some(seed) = number("CALL_LEGS_SEED") {
+        // What the connector logs, too; RUST_LOG says how much.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_test_writer().try_init();
         let outcome = simulate(seed, true, None, play, change);
         assert!(outcome.wrong.is_empty(), "{}", outcome.wrong.join("\n"));
         return;

@@ -18,7 +18,7 @@ use crate::core::ledger::Ledger;
 use crate::core::time::{UtcMillis, Window};
 use crate::sink::Cluster;
 use crate::store::View;
-use crate::telemetry::status::UnitState;
+use crate::telemetry::status::{UnitState, UnitStatus};
 
 /// A deliberate change, or a question about the view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +84,38 @@ pub struct OrderRequest {
     pub deadline: Option<Instant>,
     /// Where the answer goes; an order whose caller has gone is not begun.
     pub reply: oneshot::Sender<Answer>,
+}
+
+/// A unit of which an operator has accepted what the source shows.
+pub(crate) struct AcceptedUnit {
+    pub(crate) unit: String,
+    /// What was held, and how many rows of it at least.
+    pub(crate) held: Vec<(Window, u64)>,
+    /// When it was accepted.
+    pub(crate) at: Option<UtcMillis>,
+    /// How far the unit was complete then.
+    pub(crate) complete_to: UtcMillis,
+}
+
+impl AcceptedUnit {
+    /// What became of it, as the unit is now.
+    pub(crate) fn describe(&self, now: Option<&UnitStatus>, is_read_again: bool) -> String {
+        let Self { unit, held, complete_to: before, .. } = self;
+        let held: Vec<String> =
+            held.iter().map(|(window, rows)| format!("window {window} was held, {rows} rows of it")).collect();
+        let held = if held.is_empty() { "no window was held".to_owned() } else { held.join(", ") };
+        let after = now.and_then(|unit| unit.complete_to).unwrap_or(*before);
+        let moved = match (is_read_again, after > *before) {
+            (_, true) => format!("completeTo has moved from {before} to {after}"),
+            (true, false) => format!("completeTo is still {before}"),
+            (false, false) => {
+                format!("completeTo is {before}, and it was not read again yet: call-legs status shows it")
+            }
+        };
+        let state = now.filter(|unit| unit.state.is_not_believed());
+        let state = state.map(|unit| format!("; its state is {}: {}", unit.state, unit.detail)).unwrap_or_default();
+        format!("unit {unit}: {held}; {moved}{state}")
+    }
 }
 
 /// What an order has done, in lines for the operator.
@@ -230,6 +262,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
         Ok(Ok(effect))
     }
 
+    /// Goes on with what is there. What was held is read again by the units' polls, and then passes.
     async fn accept(&mut self, unit: Option<&str>) -> Result<Result<String, String>, Fault> {
         let change = Some(Change { what: ChangeKind::Accepted, at: self.now() });
         let source = self.source();
@@ -247,6 +280,14 @@ impl<C: Cluster, V: View> Writer<C, V> {
             return Ok(Ok(format!("nothing was changed\n{}", unchanged.join("\n"))));
         }
         let names: Vec<String> = accepted.iter().map(|unit| unit.unit.clone()).collect();
+        let status = self.status.read();
+        let held = |unit: &UnitProgress| {
+            let held = status.units.get(&unit.unit).map(|unit| unit.held.clone()).unwrap_or_default();
+            let at = unit.change.as_ref().map(|change| change.at);
+            AcceptedUnit { unit: unit.unit.clone(), held, at, complete_to: unit.progress.complete_to }
+        };
+        self.accepted = accepted.iter().map(held).collect();
+        drop(status);
         self.change(accepted).await?;
         let names = names.join(", ");
         tracing::warn!(
@@ -262,7 +303,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
     /// Whether there is something to accept of a unit. Where nobody polls, only the next poll could tell.
     fn is_acceptable(&self, unit: &str) -> bool {
         let is_another_source = self.progress(unit).is_some_and(|known| known.source != self.source());
-        is_another_source || self.owner.decision.is_some() || self.state_of(unit).0 == UnitState::SourceEmpty
+        is_another_source || self.owner.decision.is_some() || self.state_of(unit).0.is_not_believed()
     }
 
     fn describe_unaccepted(&self, unit: &str) -> String {

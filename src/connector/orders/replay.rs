@@ -30,6 +30,7 @@ use crate::connector::write::request::Read;
 use crate::connector::write::transaction::Draft;
 use crate::connector::write::writer::{ALONE_MAX, Committed, Writer};
 use crate::core::chunk::LegFacts;
+use crate::core::dead_letter::DeadRows;
 use crate::core::dead_letter::Reason;
 use crate::core::dedupe::{Counts, Seen};
 use crate::core::identity::{Fingerprint, KeyHash};
@@ -395,6 +396,7 @@ fn read(candidate: &Candidate) -> Read<'_> {
         begun_at: candidate.seen_at,
         makes_final_to: window.end,
         looked_to: window.end,
+        dead_rows: DeadRows::Buried,
     }
 }
 

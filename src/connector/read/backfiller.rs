@@ -9,19 +9,21 @@
 //! Only what coverage lacks is read, in windows that are cut until none is huge, and always behind the polls. How
 //! far it has come is the unit's coverage, so a crash at any instant costs the window under way.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::window::{Pass, PlannedRead, ReadError, WindowReader};
+use super::window::{Pass, PlannedRead, ReadError, WindowReader, describe_doubt};
 use crate::connector::fault::Fault;
 use crate::connector::stage::{root, traced};
 use crate::connector::write::request::{CoveredWindow, Lane, Request};
+use crate::core::course::{Leniency, Polls};
 use crate::core::dedupe::Counts;
 use crate::core::journal::{Backfill, BackfillState, Nonce, UnitProgress};
 use crate::core::leg::How;
 use crate::core::parts::SPAN_MIN;
 use crate::core::planner::{Piece, WindowLength, backfill_holes};
-use crate::core::poll::{WindowEnd, WindowTally};
-use crate::core::time::Window;
+use crate::core::poll::{Doubt, TELLING_LEGS, WindowEnd, WindowTally};
+use crate::core::time::{UtcMillis, Window};
 use crate::source::{Source, SourceError};
 use crate::telemetry::status::UnitState;
 use crate::telemetry::{Repeated, Streak};
@@ -45,6 +47,8 @@ struct Course {
     of: Option<Nonce>,
     /// Of its windows that could not be covered: what was published of them is a duplicate when they are read again.
     counts: Counts,
+    /// The beginning of the window whose dead rows are held, and since when they are.
+    held: Option<(UtcMillis, UtcMillis)>,
 }
 
 impl<S: Source> Backfiller<S> {
@@ -52,8 +56,12 @@ impl<S: Source> Backfiller<S> {
     pub(crate) async fn run(self) -> Result<(), Fault> {
         let mut failures = 0;
         let mut repeated = Repeated::default();
-        let mut course =
-            Course { length: WindowLength::new(self.reader.pace.window_max), of: None, counts: Counts::default() };
+        let mut course = Course {
+            length: WindowLength::new(self.reader.pace.window_max),
+            of: None,
+            counts: Counts::default(),
+            held: None,
+        };
         loop {
             let mut pause = Duration::ZERO;
             match self.step(&mut course).await {
@@ -96,6 +104,18 @@ impl<S: Source> Backfiller<S> {
         status.units.get(&self.reader.unit).is_some_and(|unit| unit.state == UnitState::SourceEmpty)
     }
 
+    /// Whether a window without a leg is not believed.
+    async fn is_silence_doubtful(&self, window: Window) -> Result<bool, Fault> {
+        Ok(self.shows_nothing() || self.reader.legs_known(Lane::Old, window).await? >= TELLING_LEGS)
+    }
+
+    /// What of a window is believed in any case, where dead rows of one that begins there are held since then.
+    fn leniency(&self, window: Window, unit: &UnitProgress, held: Option<(UtcMillis, UtcMillis)>) -> Leniency {
+        let held_since = held.filter(|(start, _)| *start == window.start).map(|(_, since)| since);
+        let good = self.reader.good_polls.load(Ordering::Relaxed);
+        Leniency::of(window, unit.accepted_at(), held_since, Polls { good, now: self.reader.clock.now() })
+    }
+
     /// Reads the next window, if there is one; `false` when there is nothing to do for a while.
     async fn step(&self, course: &mut Course) -> Result<bool, ReadError> {
         let name = self.reader.unit.clone();
@@ -126,11 +146,12 @@ impl<S: Source> Backfiller<S> {
         let (piece, generation, final_to) =
             (Piece { window, how: How::Backfill }, unit.generation, unit.progress.final_to);
         let mut pass = Pass {
-            planned: PlannedRead { piece, generation, final_to, makes_final_to: final_to, looked_to: final_to },
+            planned: PlannedRead::older(piece, generation, final_to, self.leniency(window, unit, course.held)),
             rows_max: (window.length() > SPAN_MIN).then_some(ROWS_MAX),
             counts: &mut course.counts,
             tally: WindowTally::default(),
             requests: 0,
+            doubt: None,
         };
         let ended = match self.reader.read(&mut pass).await {
             Err(ReadError::Source(error)) if self.reader.is_for_the_length(&error, window).await? => {
@@ -159,20 +180,24 @@ impl<S: Source> Backfiller<S> {
                     SourceError::unreachable(format!("window {window} could not be read whole: {fault}")).into()
                 );
             }
-            WindowEnd::Whole if pass.tally.held > 0 => {
-                let what = format!("too many rows of window {window} cannot be legs, beyond dead_letter.max_ratio");
-                return Err(SourceError::unreachable(what).into());
+            WindowEnd::Whole if let Some(doubt @ Doubt::Dead(..)) = pass.doubt => {
+                let held = course.held.filter(|(start, _)| *start == window.start);
+                course.held = held.or_else(|| Some((window.start, self.reader.clock.now())));
+                return Err(SourceError::unreachable(describe_doubt(window, doubt)).into());
             }
             WindowEnd::Whole if let Some(found) = pass.tally.contradiction() => {
                 let what = self.reader.describe_contradiction(window, found);
                 return Err(SourceError::unreachable(what).into());
             }
-            WindowEnd::Whole if rows == 0 && self.shows_nothing() => {
+            WindowEnd::Whole if let Some(doubt) = pass.doubt => {
+                return Err(SourceError::unreachable(describe_doubt(window, doubt)).into());
+            }
+            WindowEnd::Whole if pass.tally.shape().good() == 0 && self.is_silence_doubtful(window).await? => {
                 let what =
                     "the source shows nothing at present, where it had shown legs: a past without any is not believed";
                 return Err(SourceError::unreachable(what).into());
             }
-            WindowEnd::Whole | WindowEnd::TooManyRows(_) => {}
+            WindowEnd::Whole | WindowEnd::TooManyRows(_) => course.held = None,
         }
         course.length.on_read(window, rows, ROWS_MAX);
         let (generation, backfill, counts) = (unit.generation, backfill.id, std::mem::take(&mut course.counts));

@@ -214,7 +214,7 @@ impl Merger {
                 RowsOutcome::Done { counts, tally } => {
                     if let Some(waiting) = self.merge.rows(&unit) {
                         waiting.counts += counts;
-                        waiting.tally = tally;
+                        waiting.tally = *tally;
                     }
                 }
                 RowsOutcome::Replaced => {

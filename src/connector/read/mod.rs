@@ -22,8 +22,9 @@ use std::time::Duration;
 use chrono_tz::Tz;
 
 use crate::core::planner::Sweep;
+use crate::core::poll::Belief;
 use crate::core::time::UtcMillis;
-use crate::core::watermark::{Delays, Progress};
+use crate::core::watermark::Delays;
 
 /// How the connector polls.
 #[derive(Clone, Debug)]
@@ -48,11 +49,13 @@ pub struct Pace {
     pub delays: Delays,
     /// Slower re-reads.
     pub sweeps: Vec<Sweep>,
+    /// When a window that was read whole is believed.
+    pub belief: Belief,
 }
 
 impl Pace {
     /// Whether so much is to be read that the unit catches up, and its polls are not live.
-    pub(crate) fn is_behind(&self, progress: &Progress, bound: UtcMillis) -> bool {
-        bound.since(progress.complete_to) > self.delays.settle + self.interval * 2
+    pub(crate) fn is_behind(&self, complete_to: UtcMillis, bound: UtcMillis) -> bool {
+        bound.since(complete_to) > self.delays.settle + self.interval * 2
     }
 }

@@ -1,6 +1,7 @@
 //! One unit's loop: plan a poll, read its pieces, move the watermarks, pause.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -12,20 +13,23 @@ use tracing::{Instrument, Span};
 use super::Pace;
 use super::ahead::{CATCH_UP_BYTES, LIVE_BYTES};
 use super::merger::{Membership, MergeHandle, Published as Ended};
-use super::window::{Collected, PagesSeen, Pass, PlannedRead, ReadError, WholeMax, WindowReader, state_of};
+use super::window::{
+    Collected, PagesSeen, Pass, PlannedRead, ReadError, WholeMax, WindowReader, describe_doubt, first_dead_rows,
+    state_of,
+};
 use crate::config::StartFrom;
 use crate::connector::fault::Fault;
 use crate::connector::stage::{count, root, stage, traced};
-use crate::connector::write::request::{FirstStart, Lane, ReadWindow, Request};
-use crate::core::dead_letter::Reason;
+use crate::connector::write::request::{FirstStart, Lane, Reached, Request, Shown};
+use crate::core::course::{Course, Leniency};
 use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
 use crate::core::leg::How;
 use crate::core::parts::SPAN_MIN;
 use crate::core::planner::{Cycle, Piece, WindowLength, bound};
-use crate::core::poll::{Hold, Outcome, Poll, WindowEnd, WindowRead, WindowTally};
+use crate::core::poll::{Doubt, Hold, Outcome, Poll, WindowEnd, WindowRead, WindowTally};
 use crate::core::time::{UtcMillis, Window};
-use crate::core::watermark::{Delays, Progress};
+use crate::core::watermark::{Delays, Progress, Reach};
 use crate::hooks::{self, Mutant};
 use crate::source::{Recovery, Source, SourceError};
 use crate::telemetry::Streak;
@@ -51,6 +55,10 @@ pub(crate) struct Poller<S> {
 /// What polls have in common, and what the newest says of the next.
 struct Pacing {
     length: WindowLength,
+    /// How they go on where windows are held; from the first poll on.
+    course: Option<Course>,
+    /// When an operator had last accepted what the source shows, as of the newest poll.
+    accepted_at: Option<UtcMillis>,
     /// Whether what is new and the overlap are likely to be one page together.
     is_one_page: bool,
     /// How many rows a page may have, as far as that is known.
@@ -93,9 +101,13 @@ impl Begun {
 struct Reads<'a> {
     generation: u32,
     /// As of the newest window that counts as read.
-    progress: Progress,
-    /// How far the unit was complete before a live poll.
+    course: &'a mut Course,
+    /// How far the unit is final, as the journal has it.
+    final_to: UtcMillis,
+    /// How far the unit was complete before a live poll, behind all holds.
     looked_to: Option<UtcMillis>,
+    /// When an operator has last accepted what the source shows.
+    accepted_at: Option<UtcMillis>,
     bound: UtcMillis,
     poll: Poll<Cycle>,
     counts: &'a mut Counts,
@@ -118,13 +130,16 @@ impl Reads<'_> {
     fn planned<S: Source>(&self, piece: Piece, begun: Begun, reader: &WindowReader<S>) -> PlannedRead {
         // As of the beginning: what the answers tell of the server's clock makes less final, never more.
         let Delays { settle, overlap, .. } = reader.pace.delays;
-        let Progress { complete_to, final_to, .. } = self.progress;
+        let leniency = self.course.leniency(piece.window, begun.earlier, self.accepted_at);
+        let looked_to = self.course.looked_to(piece.window);
         PlannedRead {
             piece,
             generation: self.generation,
-            final_to,
+            final_to: self.final_to,
             makes_final_to: begun.earlier.minus(settle).minus(overlap),
-            looked_to: self.looked_to.unwrap_or(complete_to),
+            looked_to: self.looked_to.map_or(looked_to, |before| before.min(looked_to)),
+            leniency,
+            dead_rows: first_dead_rows(leniency),
         }
     }
 }
@@ -135,6 +150,9 @@ struct Read {
     ended: Result<WindowEnd, SourceError>,
     /// What the newest pass has seen.
     tally: WindowTally,
+    /// Why it is not believed, by its rows.
+    doubt: Option<Doubt>,
+    leniency: Leniency,
     begun: UtcMillis,
     clocks_differ: bool,
 }
@@ -208,6 +226,8 @@ impl<S: Source> Poller<S> {
         let Pace { window_max, page_rows, .. } = self.reader.pace;
         let mut pacing = Pacing {
             length: WindowLength::new(window_max),
+            course: None,
+            accepted_at: None,
             is_one_page: false,
             page_rows,
             membership: self.membership.take(),
@@ -232,12 +252,15 @@ impl<S: Source> Poller<S> {
                     {
                         membership.note_refused();
                     }
+                    if let Some(course) = &mut pacing.course {
+                        course.end_poll(false);
+                    }
                     failures += 1;
                     self.report_failure(&error, failures, counts, started.elapsed())
                 }
                 Err(ReadError::Replaced) => {
                     // It is read from elsewhere.
-                    pacing.membership = None;
+                    (pacing.membership, pacing.course) = (None, None);
                     Duration::ZERO
                 }
                 Err(ReadError::Fault(Fault::Stopped)) => return Ok(()),
@@ -246,8 +269,18 @@ impl<S: Source> Poller<S> {
             tokio::select! {
                 biased;
                 () = self.reader.stop.cancelled() => return Ok(()),
+                () = self.accepted_after(pacing.accepted_at) => {}
                 () = tokio::time::sleep(pause) => {}
             }
+        }
+    }
+
+    /// Waits until an operator accepts what the source shows, again or for the first time.
+    async fn accepted_after(&self, known: Option<UtcMillis>) {
+        let mut shown = self.reader.writer.shown();
+        let accepted_at = |shown: &Shown| shown.units.get(&self.reader.unit).and_then(|unit| unit.accepted_at());
+        if shown.wait_for(|shown| accepted_at(shown) > known).await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -259,14 +292,40 @@ impl<S: Source> Poller<S> {
         // The login's answer tells the server's clock, by which the poll is bounded.
         self.reader.log_in().await?;
         let started = self.started().await?;
+        pacing.accepted_at = started.accepted_at();
+        let begun = self.reader.clock.now();
         let bound = bound(self.reader.earlier_now(self.reader.clock.now()));
-        let mut reads = self.plan(&started, bound, counts, pacing);
+        let mut course = match pacing.course.take() {
+            Some(course) => course,
+            None => Course::new(started.generation, &started.progress),
+        };
+        course.begin_poll(started.generation, &started.progress, started.accepted_at());
+        let polled = self.poll_from(&started, bound, &mut course, counts, pacing).await;
+        self.reader.status.update_unit(&self.reader.unit, |status| {
+            status.polled = Some(begun);
+            status.held =
+                course.holds().iter().filter(|hold| hold.why.is_some()).map(|hold| (hold.window, hold.rows)).collect();
+        });
+        pacing.course = Some(course);
+        polled
+    }
+
+    /// Reads all windows of a poll.
+    async fn poll_from(
+        &self,
+        started: &UnitProgress,
+        bound: UtcMillis,
+        course: &mut Course,
+        counts: &mut Counts,
+        pacing: &mut Pacing,
+    ) -> Result<PollEnd, ReadError> {
+        let mut reads = self.plan(started, bound, course, counts, pacing);
         let mut publishing: Option<Publishing> = None;
         while let Some(piece) = self.reader.next_window(|torn| reads.poll.next(torn)) {
             reads.is_anything_read = true;
             let begun = Begun::now(&self.reader);
             let planned = reads.planned(piece, begun, &self.reader);
-            if !reads.poll.windows().is_read_whole(piece.window) {
+            if !reads.poll.windows().is_read_whole() {
                 self.settle(&mut publishing, &mut reads).await?;
                 self.read_by_pages(planned, begun, &mut reads, pacing.membership.as_ref()).await?;
                 continue;
@@ -290,7 +349,15 @@ impl<S: Source> Poller<S> {
                         // There is nothing to publish, and nothing that the other units should wait for.
                         Err(error) if collected.pages.with_rows == 0 => {
                             let (begun, tally) = (begun.of_read(&self.reader), WindowTally::default());
-                            let read = Read { piece, ended: Err(error), tally, begun, clocks_differ: false };
+                            let read = Read {
+                                piece,
+                                ended: Err(error),
+                                tally,
+                                doubt: None,
+                                leniency: Leniency::None,
+                                begun,
+                                clocks_differ: false,
+                            };
                             self.note(read, &mut reads).await?;
                         }
                         _ => publishing = Some(self.begin_publishing(collected, begun, pacing.membership.as_ref())),
@@ -315,20 +382,22 @@ impl<S: Source> Poller<S> {
         &self,
         started: &UnitProgress,
         bound: UtcMillis,
+        course: &'a mut Course,
         counts: &'a mut Counts,
         pacing: &mut Pacing,
     ) -> Reads<'a> {
-        let (progress, pace) = (started.progress.clone(), &self.reader.pace);
-        let is_behind = pace.is_behind(&progress, bound);
-        let cycle = stage!("plan", unit = self.reader.unit, from = %progress.final_to, to = %bound).in_scope(|| {
-            if is_behind {
-                Cycle::behind(&progress, bound, &pace.delays, pacing.length)
+        let (pace, now, newest) = (&self.reader.pace, self.reader.clock.now(), course.newest());
+        let is_behind = pace.is_behind(newest.complete_to, bound);
+        let cycle = stage!("plan", unit = self.reader.unit, from = %newest.final_to, to = %bound).in_scope(|| {
+            let cycle = if is_behind {
+                Cycle::behind(newest, bound, &pace.delays, pacing.length)
             } else {
-                Cycle::live(&progress, bound, pacing.is_one_page, pacing.length)
-            }
+                Cycle::live(newest, bound, pacing.is_one_page, pacing.length)
+            };
+            cycle.with_holds(course.due(now), course.before_holds())
         });
         if is_behind && !hooks::is_mutant(Mutant::UnitAfterUnit) {
-            let join = || self.merge.join(&self.reader.unit, progress.final_to);
+            let join = || self.merge.join(&self.reader.unit, newest.final_to);
             pacing.membership.get_or_insert_with(join);
         } else {
             pacing.membership = None;
@@ -338,10 +407,12 @@ impl<S: Source> Poller<S> {
         let bytes = pacing.membership.as_ref().map_or(LIVE_BYTES, share);
         Reads {
             generation: started.generation,
-            looked_to: (!is_behind).then_some(progress.complete_to),
-            progress,
+            looked_to: (!is_behind).then_some(newest.complete_to),
+            final_to: started.progress.final_to,
+            accepted_at: started.accepted_at(),
             bound,
-            poll: Poll::new(cycle),
+            poll: Poll::in_doubt(cycle, course.contradiction(now)),
+            course,
             counts,
             whole_max: WholeMax { rows: pace.window_rows, bytes, takes_room: !is_behind },
             failed: None,
@@ -390,10 +461,11 @@ impl<S: Source> Poller<S> {
 
     /// Begins to publish a window that was read whole, beside the read of the next one.
     fn begin_publishing(&self, collected: Collected, begun: Begun, membership: Option<&Membership>) -> Publishing {
-        let (piece, ended) = (collected.planned.piece, collected.ended.clone());
+        let PlannedRead { piece, leniency, .. } = collected.planned;
+        let (ended, doubt) = (collected.ended.clone(), collected.doubt);
         let begun = begun.of_read(&self.reader);
         let clocks_differ = ended == Ok(WindowEnd::Whole) && self.reader.clocks_differ();
-        let read = Read { piece, ended, tally: WindowTally::default(), begun, clocks_differ };
+        let read = Read { piece, ended, tally: WindowTally::default(), doubt, leniency, begun, clocks_differ };
         let rows = match membership {
             Some(membership) => Rows::Merged(membership.offer(collected)),
             None => {
@@ -424,20 +496,20 @@ impl<S: Source> Poller<S> {
         let piece = planned.piece;
         let rows_max = (piece.window.length() > SPAN_MIN).then_some(WINDOW_ROWS_MAX);
         let (counts, tally) = (&mut *reads.counts, WindowTally::default());
-        let mut pass = Pass { planned, rows_max, counts, tally, requests: 0 };
+        let mut pass = Pass { planned, rows_max, counts, tally, requests: 0, doubt: None };
         let ended = match self.reader.read(&mut pass).await {
             Ok(ended) => Ok(ended),
             Err(ReadError::Source(error)) => Err(error),
             Err(error) => return Err(error),
         };
-        let Pass { tally, requests, .. } = pass;
+        let Pass { tally, requests, doubt, .. } = pass;
         reads.poll.note_requests(requests);
         let begun = begun.of_read(&self.reader);
         let clocks_differ = ended == Ok(WindowEnd::Whole) && self.reader.clocks_differ();
         if let Some(membership) = membership {
             membership.note_read(piece.window);
         }
-        self.note(Read { piece, ended, tally, begun, clocks_differ }, reads).await
+        self.note(Read { piece, ended, tally, doubt, leniency: planned.leniency, begun, clocks_differ }, reads).await
     }
 
     /// Takes note of a window that was published whole.
@@ -456,7 +528,7 @@ impl<S: Source> Poller<S> {
 
     /// Takes note of a window that was read, and moves the watermarks, if it counts.
     async fn note(&self, read: Read, reads: &mut Reads<'_>) -> Result<(), ReadError> {
-        let Read { piece, ended, tally, begun, clocks_differ } = read;
+        let Read { piece, ended, tally, doubt, leniency, begun, clocks_differ } = read;
         reads.rows += tally.rows.len() as u64;
         let end = match ended {
             Ok(end) => Some(end),
@@ -470,27 +542,34 @@ impl<S: Source> Poller<S> {
         };
         let legs_known = match end {
             // Only then does it matter: it was read whole, and nothing has shown a row.
-            Some(WindowEnd::Whole) if reads.poll.shows_no_rows() && tally.rows.is_empty() => {
-                self.legs_known(piece.window).await?
+            Some(WindowEnd::Whole) if reads.poll.shows_no_legs() && tally.shape().good() == 0 => {
+                self.reader.legs_known(Lane::Live, piece.window).await?
             }
             _ => 0,
         };
         let is_before_overlap = reads.looked_to.is_some_and(|looked_to| looked_to <= piece.window.start)
             && reads.poll.windows().has_overlap_left();
-        let noted = WindowRead { piece, end, tally: &tally, begun, clocks_differ, legs_known, is_before_overlap };
+        let (doubt, tally) = (tally.dead_doubt().or(doubt), &tally);
+        let noted = WindowRead { piece, end, tally, doubt, begun, clocks_differ, legs_known, is_before_overlap };
+        let Pace { interval, ref delays, .. } = self.reader.pace;
         match reads.poll.note(&noted) {
             Outcome::Waits => {}
+            Outcome::Held(why) => {
+                tracing::debug!(unit = self.reader.unit, window = %piece.window, ?why, "a window is held");
+                reads.course.hold(piece.window, why, begun, interval, delays);
+            }
             Outcome::Halved => {
                 tracing::debug!(unit = self.reader.unit, window = %piece.window, ?end, "a window of a poll is halved");
             }
             Outcome::Advance(windows) => {
-                if let Some(progress) = self.advance(reads.generation, windows).await? {
-                    reads.progress = progress;
+                if leniency == Leniency::Released {
+                    self.tell_released(piece.window);
                 }
+                self.advance(reads.generation, reads.course, windows).await?;
                 // Only now, so that a unit with a hole or without a source never looks well in between.
                 if piece.how == How::CatchUp && reads.poll.is_smooth() {
                     let (bound, published) = (reads.bound, reads.counts.published);
-                    self.tell_catching_up(&reads.progress, bound, published, &mut reads.told);
+                    self.tell_catching_up(reads.course.newest().complete_to, bound, published, &mut reads.told);
                 }
             }
         }
@@ -500,7 +579,7 @@ impl<S: Source> Poller<S> {
     /// Ends a poll all of whose windows were read.
     async fn end(&self, reads: Reads<'_>, pacing: &mut Pacing) -> Result<PollEnd, ReadError> {
         let is_live = reads.is_live();
-        let Reads { generation, bound, mut poll, failed, seen, rows, is_anything_read, .. } = reads;
+        let Reads { generation, course, bound, mut poll, failed, seen, rows, is_anything_read, .. } = reads;
         pacing.length = *poll.windows().length();
         if let Some(error) = failed {
             return Err(error.into());
@@ -508,8 +587,12 @@ impl<S: Source> Poller<S> {
         if is_live {
             pacing.note(seen, rows);
         }
-        self.advance(generation, poll.close()).await?;
+        self.advance(generation, course, poll.close()).await?;
         let mut hold = poll.hold();
+        let is_all_in_doubt = matches!(hold, Some(Hold::Empty(..) | Hold::ClockSkew | Hold::TimeZone(..)));
+        course.end_poll(!is_all_in_doubt && course.is_newest_believed());
+        self.reader.good_polls.store(course.good_polls(), Ordering::Relaxed);
+        hold = hold.or_else(|| course.why().and_then(|held| held.why));
         if !is_anything_read {
             // Asks all the same, so that a clock that went backwards is noticed.
             let just_now = Window::new(bound.minus(Duration::from_secs(1)), bound);
@@ -519,18 +602,23 @@ impl<S: Source> Poller<S> {
         Ok(hold.map_or(PollEnd::Whole, |hold| self.held(hold)))
     }
 
-    /// How many legs of a window the journal knows.
-    async fn legs_known(&self, window: Window) -> Result<u64, Fault> {
-        let unit = self.reader.unit.clone();
-        self.reader.writer.ask(Lane::Live, |reply| Request::PublishedWithin(unit, window, reply)).await
+    /// Says and counts that a window passes although it has too many dead rows.
+    fn tell_released(&self, window: Window) {
+        let unit = &self.reader.unit;
+        self.reader.metrics.released_windows.get_or_create(&UnitLabel { unit: unit.clone() }).inc();
+        tracing::warn!(
+            unit,
+            %window,
+            "its dead rows were held for six hours, in which newer windows were read well: they are dead letters now, and the window passes"
+        );
     }
 
     /// Shows and, from time to time, says how far a long poll has come.
-    fn tell_catching_up(&self, progress: &Progress, bound: UtcMillis, published: u64, told: &mut Option<Instant>) {
+    fn tell_catching_up(&self, complete_to: UtcMillis, bound: UtcMillis, published: u64, told: &mut Option<Instant>) {
         self.reader.show(UnitState::CatchingUp, "");
         if told.is_none_or(|told| told.elapsed() >= CATCHING_UP_TOLD) {
             *told = Some(Instant::now());
-            tracing::info!(unit = self.reader.unit, complete_to = %progress.complete_to, to = %bound, published, "catching up");
+            tracing::info!(unit = self.reader.unit, %complete_to, to = %bound, published, "catching up");
         }
     }
 
@@ -541,7 +629,7 @@ impl<S: Source> Poller<S> {
                 UnitState::SourceIncomplete,
                 format!("window {window} could not be read whole, and is read again: {fault}"),
             ),
-            Hold::Invalid(held, because) => (UnitState::SourceInvalid, describe_held(held, because)),
+            Hold::Invalid(window, doubt) => (UnitState::SourceInvalid, describe_doubt(window, doubt)),
             Hold::ClockSkew => (UnitState::ClockSkew, self.reader.describe_skew()),
             Hold::TimeZone(window, found) => {
                 (UnitState::SourceTimeZone, self.reader.describe_contradiction(window, found))
@@ -551,15 +639,21 @@ impl<S: Source> Poller<S> {
         PollEnd::Held(state, detail)
     }
 
-    /// Takes windows for read, each from the beginning of its read on; gives the unit's progress if there were any.
-    async fn advance(&self, generation: u32, windows: Vec<(Window, UtcMillis)>) -> Result<Option<Progress>, ReadError> {
-        let mut progress = None;
-        for (window, begun) in windows {
-            let read = ReadWindow { unit: self.reader.unit.clone(), generation, window, begun };
-            let advanced = self.reader.writer.ask(Lane::Live, |reply| Request::Advance(read, reply)).await?;
-            progress = Some(advanced.ok_or(ReadError::Replaced)?);
+    /// Takes windows for read, each from the beginning of its read on.
+    async fn advance(
+        &self,
+        generation: u32,
+        course: &mut Course,
+        windows: Vec<(Window, UtcMillis)>,
+    ) -> Result<(), ReadError> {
+        let believe = |(window, begun)| course.believe(window, begun, &self.reader.pace.delays);
+        let reaches: Vec<Reach> = windows.into_iter().flat_map(believe).collect();
+        if reaches.is_empty() {
+            return Ok(());
         }
-        Ok(progress)
+        let reached = Reached { unit: self.reader.unit.clone(), generation, reaches };
+        let advanced = self.reader.writer.ask(Lane::Live, |reply| Request::Advance(reached, reply)).await?;
+        advanced.map(|_| ()).ok_or(ReadError::Replaced)
     }
 
     /// The unit's progress; one that was never read is begun, and at once, so that "now-24h" means the first start's now.
@@ -655,16 +749,8 @@ fn note_trace(span: Span, ended: &Result<PollEnd, ReadError>, counts: Counts) {
 
 fn describe_empty(since: UtcMillis, known: u64) -> String {
     format!(
-        "the source shows no row since {since}, and {known} legs of that time were published: it has lost them, or shows nothing at all, and then new \
+        "the source shows no leg since {since}, and {known} legs of that time were published: it has lost them, or shows nothing at all, and then new \
          ones neither; the watermarks wait until it shows something. If they are gone for good, call-legs state accept goes on"
-    )
-}
-
-fn describe_held(held: u64, because: Option<Reason>) -> String {
-    let because = because.map(|reason| format!(", the first because {reason}")).unwrap_or_default();
-    format!(
-        "too many of the newest rows cannot be legs, more than dead_letter.max_ratio allows: {held} of this window are held back{because}. \
-         They are read again, legs are published, the watermarks wait; look whether the API has changed, or raise dead_letter.max_ratio to bury them"
     )
 }
 

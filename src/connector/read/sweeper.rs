@@ -18,10 +18,11 @@ use tokio::time::Instant;
 use tracing::Span;
 use tracing::field::Empty;
 
-use super::window::{Pass, PlannedRead, ReadError, WindowReader};
+use super::window::{Pass, PlannedRead, ReadError, WindowReader, describe_doubt};
 use crate::connector::fault::Fault;
 use crate::connector::stage::{count, root, stage, traced};
 use crate::connector::write::request::{Lane, Request, SweptHours};
+use crate::core::course::Leniency;
 use crate::core::dedupe::Counts;
 use crate::core::hours::{Agreement, Compared, Hour, HourCounts};
 use crate::core::identity::KeyHash;
@@ -180,10 +181,12 @@ impl<S: Source> Sweeper<S> {
             if unit.as_ref().is_some_and(|unit| piece.window.start < remembered_from(&unit.progress)) {
                 return Ok(false);
             }
+            let accepted_at = unit.as_ref().and_then(|unit| unit.accepted_at());
+            let leniency = Leniency::by_order(piece.window, accepted_at);
             let final_to = unit.map_or(piece.window.end, |unit| unit.progress.final_to);
-            let planned = PlannedRead { piece, generation, final_to, makes_final_to: final_to, looked_to: final_to };
+            let planned = PlannedRead::older(piece, generation, final_to, leniency);
             let (counts, tally) = (&mut sums.counts, WindowTally::default());
-            let mut pass = Pass { planned, rows_max: None, counts, tally, requests: 0 };
+            let mut pass = Pass { planned, rows_max: None, counts, tally, requests: 0, doubt: None };
             let read = self.reader.read(&mut pass).await;
             parts.note_requests(pass.requests);
             let failed_before = std::mem::take(&mut sums.has_failed);
@@ -200,8 +203,14 @@ impl<S: Source> Sweeper<S> {
                     tracing::warn!(unit = self.reader.unit, window = %piece.window, %fault, "a window could not be swept whole; the sweep is begun again");
                     Some(SourceError::unreachable(fault.to_string()))
                 }
-                Ok(_) if pass.tally.held > 0 => Some(SourceError::unreachable("too many rows cannot be legs")),
-                Ok(_) => None,
+                Ok(_) => pass.doubt.map(|doubt| {
+                    let detail = describe_doubt(piece.window, doubt);
+                    tracing::warn!(
+                        unit = self.reader.unit,
+                        "a window is not believed, and the sweep is begun again: {detail}"
+                    );
+                    SourceError::unreachable(detail)
+                }),
             };
             is_whole &= trouble.is_none();
             sums.trouble = sums.trouble.take().or(trouble);

@@ -10,7 +10,10 @@ use rustc_hash::FxHashSet;
 use super::ahead::{Room, chunk_len};
 use crate::connector::rows::prepare::{Prepared, What};
 use crate::connector::write::request::{RowPlace, Rows};
-use crate::core::time::UtcMillis;
+use crate::core::chunk::is_astray;
+use crate::core::leg::TimeBasis;
+use crate::core::poll::Shape;
+use crate::core::time::{UtcMillis, Window};
 use crate::hooks::{self, Mutant};
 
 /// The rows of a window, of one pass over its pages or of two.
@@ -100,6 +103,26 @@ impl WholeWindow {
             return left.len().min(max);
         }
         left.partition_point(|place| self.time(*place) < end).min(max)
+    }
+
+    /// All rows.
+    pub(crate) fn all(&self) -> Rows {
+        Rows { pages: self.pages.clone(), places: self.places.clone() }
+    }
+
+    /// What kinds of rows there are, where this span was asked for.
+    pub(crate) fn shape(&self, asked: Window, basis: TimeBasis) -> Shape {
+        let mut shape = Shape { rows: self.places.len() as u64, ..Shape::default() };
+        for place in &self.places {
+            match &self.pages[place.page as usize].row(place.row as usize).ready().what {
+                What::Leg(leg, _) => {
+                    shape.astray += u64::from(is_astray(leg.at, leg.disconnected, asked, basis));
+                }
+                What::Dead(_) => shape.no_legs += 1,
+                What::Unfinished => {}
+            }
+        }
+        shape
     }
 
     /// How many bytes so many of the first rows have.

@@ -3,7 +3,7 @@
 //! How a request is repeated and when it is given up is decided here; what is read and what follows from it
 //! is the matter of `poller`, `sweeper` and `backfiller`.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,14 +21,18 @@ use crate::clock::Clock;
 use crate::connector::fault::Fault;
 use crate::connector::rows::leg_message::Origin;
 use crate::connector::stage::{Failed, count, stage, traced};
-use crate::connector::write::request::{Lane, Request, Rows, RowsOutcome, RowsRequest, UnitRows, WriterHandle};
+use crate::connector::write::request::{
+    Judged, JudgedRows, Lane, Request, Rows, RowsOutcome, RowsRequest, UnitRows, WriterHandle,
+};
 use crate::connector::write::transaction::PAGE_ENTRIES_MAX;
+use crate::core::course::Leniency;
+use crate::core::dead_letter::{DeadRows, Undecided};
 use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
 use crate::core::pagination::{Fault as ScrollFault, PageMeta, PageSize, Scroll, Step, Torn};
 use crate::core::parts::TornWindows;
 use crate::core::planner::Piece;
-use crate::core::poll::{WindowEnd, WindowTally};
+use crate::core::poll::{Doubt, Shape, WindowEnd, WindowTally};
 use crate::core::query::{QueryBounds, query_bounds};
 use crate::core::retry::Backoff;
 use crate::core::time::{UtcMillis, Window};
@@ -150,6 +154,8 @@ pub(crate) struct WindowReader<S> {
     pub(crate) torn: Arc<std::sync::Mutex<TornWindows>>,
     /// How many rows the longest page has had, of all units.
     pub(crate) longest_page: Arc<AtomicUsize>,
+    /// How many polls of the unit in a row have believed their newest window.
+    pub(crate) good_polls: Arc<AtomicU32>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -168,6 +174,7 @@ impl<S> Clone for WindowReader<S> {
             trouble: Arc::clone(&self.trouble),
             torn: Arc::clone(&self.torn),
             longest_page: Arc::clone(&self.longest_page),
+            good_polls: Arc::clone(&self.good_polls),
             stop: self.stop.clone(),
         }
     }
@@ -184,6 +191,10 @@ pub(crate) struct PlannedRead {
     pub(crate) makes_final_to: UtcMillis,
     /// How far the unit was complete before the poll: what older legs of it are measured by.
     pub(crate) looked_to: UtcMillis,
+    /// What of it is believed in any case.
+    pub(crate) leniency: Leniency,
+    /// What becomes of its dead rows.
+    pub(crate) dead_rows: DeadRows,
 }
 
 /// What is read page by page, and what came of it so far.
@@ -197,6 +208,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) tally: WindowTally,
     /// How many pages were asked for, over all passes.
     pub(crate) requests: usize,
+    /// Why the window is not believed, if it was read whole.
+    pub(crate) doubt: Option<Doubt>,
 }
 
 /// How much a window may have that is read whole.
@@ -218,6 +231,8 @@ pub(crate) struct Collected {
     begun_at: UtcMillis,
     pub(crate) ended: Result<WindowEnd, SourceError>,
     pub(crate) pages: PagesSeen,
+    /// Why it is not believed, but for the share of dead rows.
+    pub(crate) doubt: Option<Doubt>,
 }
 
 /// Pages of a window, over all passes.
@@ -267,15 +282,48 @@ impl<S: Source> WindowReader<S> {
     }
 
     /// Reads a piece page by page, once more if the first pass was not whole and the same window may end otherwise.
+    ///
+    /// Its legs are published as they come. Whether its dead rows are buried is known at its end: then it is read once more.
     pub(crate) async fn read(&self, pass: &mut Pass<'_>) -> Result<WindowEnd, ReadError> {
         let window = pass.planned.piece.window;
         let bounds = self.bounds(window)?;
+        let published = pass.counts.published;
         let first = self.read_once(pass, &bounds).await;
-        if !self.is_read_again(window, &first, pass.tally.rows.len() as u64) {
-            return first.map(|(ended, _)| ended);
+        let (mut ended, _) = if self.is_read_again(window, &first, pass.tally.rows.len() as u64) {
+            // Where a row comes twice once more, the API has it twice.
+            self.read_once(pass, &bounds).await?
+        } else {
+            first?
+        };
+        pass.doubt = self.doubt(pass.tally.shape(), pass.planned.leniency);
+        if pass.tally.held > 0 && pass.doubt.is_none() {
+            let counted = Undecided { dead: pass.tally.held, legs: 0, published: pass.counts.published - published };
+            if self.judge(pass.planned, JudgedRows::Counted(counted)).await? == DeadRows::Buried {
+                pass.planned.dead_rows = DeadRows::Buried;
+                (ended, _) = self.read_once(pass, &bounds).await?;
+            }
         }
-        // Where a row comes twice once more, the API has it twice.
-        self.read_once(pass, &bounds).await.map(|(ended, _)| ended)
+        pass.doubt = pass.tally.dead_doubt().or(pass.doubt);
+        Ok(ended)
+    }
+
+    /// Why a window with such rows is not believed, but for the share of dead rows.
+    fn doubt(&self, shape: Shape, leniency: Leniency) -> Option<Doubt> {
+        match leniency {
+            Leniency::None => shape.doubt(&self.pace.belief),
+            Leniency::Released => shape.without_dead_rows().doubt(&self.pace.belief),
+            Leniency::Accepted => None,
+        }
+    }
+
+    /// What becomes of dead rows of which nobody knows yet.
+    async fn judge(&self, planned: PlannedRead, rows: JudgedRows) -> Result<DeadRows, Fault> {
+        if planned.leniency != Leniency::None {
+            return Ok(DeadRows::Buried);
+        }
+        let lane = if planned.piece.how.is_live() { Lane::Live } else { Lane::Old };
+        let judged = Judged { unit: self.unit.clone(), rows };
+        self.writer.ask(lane, |reply| Request::Judge(judged, reply)).await
     }
 
     /// Reads a piece whole, with the same second pass, and publishes nothing yet. A read that breaks off keeps its rows.
@@ -292,6 +340,7 @@ impl<S: Source> WindowReader<S> {
             begun_at: self.clock.now(),
             ended: Ok(WindowEnd::Whole),
             pages: PagesSeen::default(),
+            doubt: None,
         };
         for is_second in [false, true] {
             let ended = self.collect_once(&mut collected, &bounds, max).await;
@@ -306,7 +355,25 @@ impl<S: Source> WindowReader<S> {
             }
         }
         collected.rows.sort();
+        if !matches!(collected.ended, Ok(WindowEnd::TooManyRows(_))) {
+            self.judge_whole(&mut collected).await?;
+        }
         Ok(collected)
+    }
+
+    /// Judges a window before its first row is published.
+    async fn judge_whole(&self, collected: &mut Collected) -> Result<(), Fault> {
+        let Collected { planned, rows, asked, .. } = collected;
+        let shape = rows.shape(*asked, self.pace.belief.time_basis);
+        collected.doubt = self.doubt(shape, planned.leniency);
+        planned.dead_rows = if shape.no_legs == 0 {
+            DeadRows::Buried
+        } else if collected.doubt.is_some() {
+            DeadRows::Held
+        } else {
+            self.judge(*planned, JudgedRows::Whole(rows.all())).await?
+        };
+        Ok(())
     }
 
     fn bounds(&self, window: Window) -> Result<QueryBounds, SourceError> {
@@ -504,7 +571,7 @@ impl<S: Source> WindowReader<S> {
         let outcomes =
             self.writer.ask(lane, |reply| Request::Publish(vec![RowsRequest { units: vec![rows], reply }])).await?;
         match outcomes.into_iter().next() {
-            Some(RowsOutcome::Done { counts, tally }) => Ok((counts, tally)),
+            Some(RowsOutcome::Done { counts, tally }) => Ok((counts, *tally)),
             Some(RowsOutcome::Replaced) | None => Err(ReadError::Replaced),
         }
     }
@@ -648,6 +715,12 @@ impl<S: Source> WindowReader<S> {
         )
     }
 
+    /// How many legs of a window the journal knows.
+    pub(crate) async fn legs_known(&self, lane: Lane, window: Window) -> Result<u64, Fault> {
+        let unit = self.unit.clone();
+        self.writer.ask(lane, |reply| Request::PublishedWithin(unit, window, reply)).await
+    }
+
     /// What keeps the unit's polls from reading.
     pub(crate) fn trouble(&self) -> MutexGuard<'_, Repeated> {
         // Its values are plain, whole at every instant.
@@ -684,8 +757,23 @@ impl<S: Source> WindowReader<S> {
 
 impl PlannedRead {
     fn unit_rows(self, unit: &str, asked: Window, begun_at: UtcMillis, rows: Rows, tally: WindowTally) -> UnitRows {
-        let Self { piece, generation, makes_final_to, looked_to, .. } = self;
-        UnitRows { unit: unit.to_owned(), generation, piece, asked, begun_at, makes_final_to, looked_to, rows, tally }
+        let Self { piece, generation, makes_final_to, looked_to, dead_rows, .. } = self;
+        let unit = unit.to_owned();
+        UnitRows { unit, generation, piece, asked, begun_at, makes_final_to, looked_to, dead_rows, rows, tally }
+    }
+
+    /// A read of an older period that is final to this instant; of which so much is believed in any case.
+    pub(crate) const fn older(piece: Piece, generation: u32, final_to: UtcMillis, leniency: Leniency) -> Self {
+        let dead_rows = first_dead_rows(leniency);
+        Self { piece, generation, final_to, makes_final_to: final_to, looked_to: final_to, leniency, dead_rows }
+    }
+}
+
+/// What becomes of the dead rows of a window that is not judged yet.
+pub(crate) const fn first_dead_rows(leniency: Leniency) -> DeadRows {
+    match leniency {
+        Leniency::None => DeadRows::Held,
+        Leniency::Released | Leniency::Accepted => DeadRows::Buried,
     }
 }
 
@@ -694,7 +782,7 @@ impl Collected {
     #[cfg(test)]
     pub(crate) fn empty(piece: Piece) -> Self {
         let start = piece.window.start;
-        let planned = PlannedRead { piece, generation: 0, final_to: start, makes_final_to: start, looked_to: start };
+        let planned = PlannedRead::older(piece, 0, start, Leniency::None);
         Self {
             planned,
             rows: WholeWindow::default(),
@@ -702,6 +790,7 @@ impl Collected {
             begun_at: start,
             ended: Ok(WindowEnd::Whole),
             pages: PagesSeen::default(),
+            doubt: None,
         }
     }
 
@@ -761,6 +850,26 @@ fn in_all(announced: Option<u64>, rows: u64, bytes: usize) -> usize {
 fn scaled(value: u64, by: usize, of: usize) -> u64 {
     let scaled = u128::from(value) * by as u128 / of.max(1) as u128;
     u64::try_from(scaled).unwrap_or(u64::MAX)
+}
+
+/// Why a window is not believed, and what to do.
+pub(crate) fn describe_doubt(window: Window, doubt: Doubt) -> String {
+    let found = match doubt {
+        Doubt::Dead(held, reason) => {
+            let because = reason.map(|reason| format!(", the first because {reason}")).unwrap_or_default();
+            format!(
+                "window {window}: {held} rows cannot be legs{because}. So many of its rows are taken for a fault of the API                  (dead_letter.max_ratio), so they are not buried yet"
+            )
+        }
+        Doubt::NoneGood(rows) => format!("window {window}: none of its {rows} rows is a leg of that time"),
+        Doubt::Astray { astray, rows } => format!(
+            "window {window}: {astray} of its {rows} rows are legs of another time, so the API serves something else than was              asked for, or goes by another time than source.time_basis says"
+        ),
+    };
+    format!(
+        "{found}. Its legs are published, the watermarks wait, it is read again; look whether the API has changed. \
+         To go on with what it shows: call-legs state accept"
+    )
 }
 
 /// What a failure makes of a unit.

@@ -17,7 +17,7 @@ use crate::core::chunk::{
     self, ChunkContext, ChunkPlan, ChunkPolicy, ChunkRow, InFlight, KnownLeg, LegFacts, Letter, Publication, RowKey,
     RowKind,
 };
-use crate::core::dead_letter::{Budget, Reason};
+use crate::core::dead_letter::Reason;
 use crate::core::identity::KeyHash;
 use crate::core::journal::{Entry, Trace};
 use crate::core::leg::Leg;
@@ -95,7 +95,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
         let progress = self.progress_for(read);
         let context = self.context(read, &making, &progress);
         let (mut plan, mut messages) = loop {
-            let plan = chunk::plan(&facts, &known, &context, self.budget(read));
+            let plan = chunk::plan(&facts, &known, &context);
             match self.leg_messages(&plan, rows, &facts, &making) {
                 Ok(messages) => break (plan, messages),
                 Err(refusals) => refusals.into_iter().for_each(|(row, reason)| facts[row].refused = Some(reason)),
@@ -103,7 +103,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
         };
         let mut from_rows: Vec<usize> = plan.publish.iter().map(|publication| publication.row).collect();
         let row_keys = self.row_keys(&plan, rows, &in_flight).await?;
-        for letter in plan.bury(&row_keys, unburied) {
+        for letter in plan.bury(&row_keys, unburied, read.dead_rows) {
             messages.push(self.dead_letter(letter, rows[letter.dead.row], &making));
             from_rows.push(letter.dead.row);
         }
@@ -162,13 +162,6 @@ impl<C: Cluster, V: View> Writer<C, V> {
         let found = self.owner.follower.find(keys.clone()).await?;
         let is_known = |key, known: Option<Remembered>| known.is_some() || in_flight.has_dead(key);
         Ok(zip(keys, found).map(|(key, known)| RowKey { key, is_known: is_known(key, known) }).collect())
-    }
-
-    fn budget(&self, read: Read<'_>) -> Budget {
-        self.budgets
-            .get(&(read.unit.to_owned(), read.piece.how.is_live()))
-            .cloned()
-            .unwrap_or_else(|| Budget::new(self.terms.dead_ratio_max))
     }
 
     fn is_expired_by_mutant(&self, row: &ChunkRow) -> bool {

@@ -112,10 +112,10 @@ impl<C: Cluster, V: View> Writer<C, V> {
 
     /// Counts a chunk's rows, and how fresh its legs were when Kafka had them.
     pub(crate) fn note_published(&mut self, plan: &ChunkPlan, read: Read<'_>, started: Option<Instant>) {
-        self.budgets.insert((read.unit.to_owned(), read.piece.how.is_live()), plan.budget.clone());
         self.note_counts(read.unit, plan.counts);
         self.note_late(&plan.lateness, read.unit);
         let Some(started) = started else { return };
+        self.decided.entry(read.unit.to_owned()).or_default().note(plan.counts.published, plan.buried.len() as u64);
         let label = UnitLabel { unit: read.unit.to_owned() };
         self.metrics.dead_letters.get_or_create(&label).inc_by(plan.buried.len() as u64);
         self.tell_of_dead_letters(read.unit, &plan.buried);

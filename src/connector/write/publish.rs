@@ -83,7 +83,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
         }
         let mut outcomes: Vec<RowsOutcome> = units.iter().map(|_| RowsOutcome::Replaced).collect();
         for Part { index, counts, tally, .. } in parts {
-            outcomes[index] = RowsOutcome::Done { counts, tally };
+            outcomes[index] = RowsOutcome::Done { counts, tally: Box::new(tally) };
         }
         Ok(outcomes)
     }

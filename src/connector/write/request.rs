@@ -21,13 +21,14 @@ use tracing::Span;
 use crate::config::StartFrom;
 use crate::connector::fault::Fault;
 use crate::connector::rows::prepare::{Prepared, ReadyRow};
+use crate::core::dead_letter::{DeadRows, Undecided};
 use crate::core::dedupe::Counts;
 use crate::core::hours::{Compared, Hour, HourCounts};
 use crate::core::journal::{Backfill, Nonce, Seq, Swept, UnitProgress};
 use crate::core::planner::Piece;
 use crate::core::poll::WindowTally;
 use crate::core::time::{UtcMillis, Window};
-use crate::core::watermark::Progress;
+use crate::core::watermark::{Progress, Reach};
 
 /// How many requests wait in a queue before whoever has another one waits, too.
 const QUEUE_MAX: usize = 64;
@@ -44,8 +45,10 @@ pub(crate) enum Request {
     Publish(Vec<RowsRequest>),
     /// Start a unit that was never read.
     Begin(FirstStart, Reply<UnitProgress>),
-    /// Take a window for read; `None` when the unit was rewound meanwhile.
-    Advance(ReadWindow, Reply<Option<Progress>>),
+    /// Take what was read for read; `None` when the unit was rewound meanwhile.
+    Advance(Reached, Reply<Option<Progress>>),
+    /// What becomes of a window's dead rows that are not among the dead letters yet.
+    Judge(Judged, Reply<DeadRows>),
     /// Take note of what a sweep has seen; `None` as above.
     NoteSwept(SweptHours, Reply<Option<Progress>>),
     /// Take a window of a backfill for read; `false` when the unit was rewound meanwhile.
@@ -72,13 +75,25 @@ pub(crate) struct FirstStart {
     pub(crate) start_from: Option<StartFrom>,
 }
 
-/// A window of a unit that polls have read.
-pub(crate) struct ReadWindow {
+/// What polls of a unit have read, oldest first.
+pub(crate) struct Reached {
     pub(crate) unit: String,
     pub(crate) generation: u32,
-    pub(crate) window: Window,
-    /// When the read began.
-    pub(crate) begun: UtcMillis,
+    pub(crate) reaches: Vec<Reach>,
+}
+
+/// A window of a unit that has dead rows.
+pub(crate) struct Judged {
+    pub(crate) unit: String,
+    pub(crate) rows: JudgedRows,
+}
+
+/// Its rows, as far as it takes them to judge it.
+pub(crate) enum JudgedRows {
+    /// All of them, of which nothing is published yet.
+    Whole(Rows),
+    /// How many were undecided, where its legs are published.
+    Counted(Undecided),
 }
 
 /// What a sweep of a unit has seen.
@@ -130,6 +145,8 @@ pub(crate) struct UnitRows {
     pub(crate) makes_final_to: UtcMillis,
     /// How far the unit was complete before the poll: what older legs of it are measured by.
     pub(crate) looked_to: UtcMillis,
+    /// What becomes of its dead rows.
+    pub(crate) dead_rows: DeadRows,
     pub(crate) rows: Rows,
     /// What the pass has seen before these rows.
     pub(crate) tally: WindowTally,
@@ -150,6 +167,8 @@ pub(crate) struct Read<'a> {
     pub(crate) makes_final_to: UtcMillis,
     /// How far the unit was complete before the poll: what older legs of it are measured by.
     pub(crate) looked_to: UtcMillis,
+    /// What becomes of its dead rows.
+    pub(crate) dead_rows: DeadRows,
 }
 
 /// Rows of pages, in the order in which they are published.
@@ -173,7 +192,7 @@ pub(crate) enum RowsOutcome {
         /// Of these rows.
         counts: Counts,
         /// What the pass has seen, these rows among it.
-        tally: WindowTally,
+        tally: Box<WindowTally>,
     },
     /// The unit was rewound while it was read: the rows are of another generation.
     Replaced,
@@ -193,8 +212,8 @@ impl RowsRequest {
 impl UnitRows {
     /// In what context the rows were read.
     pub(crate) fn read(&self) -> Read<'_> {
-        let &Self { ref unit, piece, asked, begun_at, makes_final_to, looked_to, .. } = self;
-        Read { unit, piece, asked, begun_at, makes_final_to, looked_to }
+        let &Self { ref unit, piece, asked, begun_at, makes_final_to, looked_to, dead_rows, .. } = self;
+        Read { unit, piece, asked, begun_at, makes_final_to, looked_to, dead_rows }
     }
 }
 
@@ -334,6 +353,11 @@ impl WriterHandle {
         self.shown.borrow().units.get(unit).cloned()
     }
 
+    /// What the writer shows, as it changes.
+    pub(crate) fn shown(&self) -> watch::Receiver<Shown> {
+        self.shown.clone()
+    }
+
     /// The time of the newest leg that was published, as of the writer's last step.
     pub(crate) fn newest(&self) -> Option<UtcMillis> {
         self.shown.borrow().newest
@@ -401,6 +425,7 @@ mod tests {
             begun_at: UtcMillis::new(1),
             makes_final_to: UtcMillis::new(1),
             looked_to: UtcMillis::new(1),
+            dead_rows: DeadRows::Buried,
             rows: Rows { pages: vec![Arc::new(page)], places: vec![RowPlace { page: 0, row: 0 }; rows] },
             tally: WindowTally::default(),
         };

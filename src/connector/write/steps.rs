@@ -1,14 +1,17 @@
 //! What readers ask for, step by step: each is looked at again after a doubt, until its outcome is known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter::zip;
 
 use super::hourly::SeenHours;
-use super::request::{FirstStart, PageOf, ReadWindow, Reply, Request, RowsRequest, SweptHours};
+use super::request::{FirstStart, Judged, JudgedRows, PageOf, Reached, Reply, Request, Rows, RowsRequest, SweptHours};
 use super::transaction::Draft;
 use super::writer::Writer;
 use crate::connector::fault::Fault;
+use crate::connector::rows::prepare::{ReadyRow, What};
+use crate::core::dead_letter::{DeadRows, Decided, Undecided};
 use crate::core::hours::{Compared, Hour};
+use crate::core::identity::KeyHash;
 use crate::core::journal::{Change, ChangeKind, Delivery, UnitProgress};
 use crate::core::ledger::Ledger;
 use crate::core::watermark::{Delays, Progress};
@@ -50,9 +53,13 @@ impl<C: Cluster, V: View> Writer<C, V> {
                 let begun = self.begin(&start).await?;
                 self.answer(reply, begun);
             }
-            Request::Advance(read, reply) => {
-                let progress = self.advance(&read).await?;
+            Request::Advance(reached, reply) => {
+                let progress = self.advance(&reached).await?;
                 self.answer(reply, progress);
+            }
+            Request::Judge(judged, reply) => {
+                let verdict = self.judge(judged).await?;
+                self.answer(reply, verdict);
             }
             Request::NoteSwept(seen, reply) => {
                 let progress = self.note_swept(&seen).await?;
@@ -119,12 +126,51 @@ impl<C: Cluster, V: View> Writer<C, V> {
         }
     }
 
-    /// Commits what a read of a window says of a unit's progress, and gives that; `None` when the unit was rewound
-    /// meanwhile, so that the read says nothing any more.
-    async fn advance(&mut self, read: &ReadWindow) -> Result<Option<Progress>, Fault> {
+    /// Commits what reads say of a unit's progress, and gives that; `None` when the unit was rewound meanwhile, so that
+    /// they say nothing any more.
+    async fn advance(&mut self, reached: &Reached) -> Result<Option<Progress>, Fault> {
         let delays = self.terms.delays;
-        let advance = |unit: &mut UnitProgress| unit.progress.advance(read.window, read.begun, &delays);
-        self.alter(&read.unit, read.generation, advance, &BTreeMap::new()).await
+        let advance = |unit: &mut UnitProgress| {
+            reached.reaches.iter().for_each(|reach| unit.progress.reach(reach, &delays));
+        };
+        self.alter(&reached.unit, reached.generation, advance, &BTreeMap::new()).await
+    }
+
+    /// What becomes of a window's dead rows.
+    async fn judge(&mut self, judged: Judged) -> Result<DeadRows, Fault> {
+        let undecided = match judged.rows {
+            JudgedRows::Counted(undecided) => undecided,
+            JudgedRows::Whole(rows) => loop {
+                self.owner.own().await?;
+                match self.undecided(&rows).await {
+                    Ok(undecided) => break undecided,
+                    Err(fault) => self.owner.recover_from(fault).await?,
+                }
+            },
+        };
+        let none = Decided::default();
+        Ok(undecided.verdict(self.decided.get(&judged.unit).unwrap_or(&none), self.terms.dead_ratio_max))
+    }
+
+    /// How many of a window's rows are neither published nor buried.
+    async fn undecided(&self, rows: &Rows) -> Result<Undecided, Fault> {
+        let is_dead = |row: &ReadyRow<'_>| matches!(row.ready().what, What::Dead(_));
+        let is_leg = |row: &ReadyRow<'_>| matches!(row.ready().what, What::Leg(..));
+        let dead: BTreeSet<KeyHash> = rows.iter().filter(is_dead).map(|row| KeyHash::of_dead_row(row.raw())).collect();
+        let dead = self.unknown(dead).await?;
+        // Only then does it matter.
+        let legs =
+            if dead == 0 { BTreeSet::new() } else { rows.iter().filter(is_leg).map(|row| row.ready().key).collect() };
+        Ok(Undecided { dead, legs: self.unknown(legs).await?, published: 0 })
+    }
+
+    /// How many of these nothing is remembered of.
+    async fn unknown(&self, keys: BTreeSet<KeyHash>) -> Result<u64, Fault> {
+        if keys.is_empty() {
+            return Ok(0);
+        }
+        let found = self.owner.follower.find(keys.into_iter().collect()).await?;
+        Ok(found.iter().filter(|known| known.is_none()).count() as u64)
     }
 
     /// Commits what a sweep has seen of whole hours, and that it was done, if it was; `None` as in [`Self::advance`].

@@ -18,8 +18,9 @@ use crate::clock::Clock;
 use crate::codec::Framing;
 use crate::config::MessageTimestamp;
 use crate::connector::fault::Fault;
+use crate::connector::orders::order::AcceptedUnit;
 use crate::connector::rows::leg_message::LegWriter;
-use crate::core::dead_letter::{Budget, Reason};
+use crate::core::dead_letter::{Decided, Reason};
 use crate::core::dedupe::{Counts, Revisions};
 use crate::core::feed::{UnitFeed, state};
 use crate::core::identity::KeyHash;
@@ -61,7 +62,7 @@ pub struct RecordTerms {
     pub behind_max: Option<Duration>,
     /// What becomes of a leg whose content changed after it was published.
     pub revisions: Revisions,
-    /// The share of a unit's newest rows that may be dead.
+    /// The share of a window's rows that may be dead.
     pub dead_ratio_max: f64,
 }
 
@@ -104,8 +105,8 @@ pub(crate) struct Writer<C: Cluster, V> {
     /// Rows that the brokers have refused for their content, by the hash of their bytes: each refusal
     /// costs a transaction and a take-over, so they are not offered again for a while.
     pub(crate) refused: HashMap<KeyHash, (Reason, Instant)>,
-    /// By unit, polls and other reads apart: how many of the newest rows were dead.
-    pub(crate) budgets: HashMap<(String, bool), Budget>,
+    /// By unit: which of the newest rows were dead.
+    pub(crate) decided: HashMap<String, Decided>,
     /// By unit: oddities of rows, each kind of which is told ever less often while they go on coming.
     pub(crate) oddities_told: BTreeMap<String, Repeated>,
     /// When it was said of a unit that its legs come near the overlap's edge.
@@ -116,6 +117,8 @@ pub(crate) struct Writer<C: Cluster, V> {
     for_an_order_since: Option<UtcMillis>,
     /// Whether this process has begun the journal.
     pub(crate) has_begun: bool,
+    /// What the newest order to accept was about, until its answer is given.
+    pub(crate) accepted: Vec<AcceptedUnit>,
     shown: watch::Sender<Shown>,
 }
 
@@ -137,12 +140,13 @@ impl<C: Cluster, V: View> Writer<C, V> {
             metrics,
             uncommitted: BTreeMap::new(),
             refused: HashMap::new(),
-            budgets: HashMap::new(),
+            decided: HashMap::new(),
             oddities_told: BTreeMap::new(),
             warned: BTreeMap::new(),
             told: BTreeMap::new(),
             for_an_order_since: None,
             has_begun: false,
+            accepted: Vec::new(),
             shown: watch::Sender::default(),
         }
     }
