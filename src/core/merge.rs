@@ -55,6 +55,13 @@ pub enum Step {
     Wait(Option<Duration>),
 }
 
+impl<R> Member<R> {
+    /// Whether all of its window lies below the front, as far as that is its front, too.
+    fn is_below(&self, front: UtcMillis) -> bool {
+        self.waiting.as_ref().is_some_and(|(window, _)| self.is_left_out || window.end <= front)
+    }
+}
+
 impl<R> Default for Merge<R> {
     fn default() -> Self {
         Self { members: BTreeMap::new(), kept: None }
@@ -123,10 +130,9 @@ impl<R: SortedRows> Merge<R> {
             member.is_left_out &= member.read_to < front;
         }
         let front = self.front();
-        let end_of = |member: &Member<R>| if member.is_left_out { UtcMillis::new(i64::MAX) } else { front };
         let done = self.members.iter().find(|(_, member)| {
-            let is_done = |(window, rows): &(Window, R)| window.end <= end_of(member) && rows.first_time().is_none();
-            member.waiting.as_ref().is_some_and(is_done)
+            let is_published = |(_, rows): &(Window, R)| rows.first_time().is_none();
+            member.is_below(front) && member.waiting.as_ref().is_some_and(is_published)
         });
         if let Some((unit, _)) = done {
             return Step::Done(unit.clone());
@@ -136,6 +142,11 @@ impl<R: SortedRows> Merge<R> {
             return Step::Publish(counts);
         }
         self.wait(now, patience, rows_max)
+    }
+
+    /// Whether all of a unit's window lies below the front.
+    pub fn is_below_front(&self, unit: &str) -> bool {
+        self.members.get(unit).is_some_and(|member| member.is_below(self.front()))
     }
 
     /// Below it every unit has been read that takes part and is not left out.

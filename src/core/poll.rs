@@ -85,6 +85,17 @@ impl Shape {
     }
 }
 
+/// What is thought of a window by its rows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Judgement {
+    /// What kinds of rows there are.
+    pub shape: Shape,
+    /// How they contradict our idea of the zone, if they do.
+    pub contradiction: Option<Contradiction>,
+    /// Why it is not believed.
+    pub doubt: Option<Doubt>,
+}
+
 /// What a pass over a window's pages has seen.
 #[derive(Clone, Debug, Default)]
 pub struct WindowTally {
@@ -122,6 +133,11 @@ impl WindowTally {
         Shape { rows, no_legs, astray }
     }
 
+    /// What is thought of the window, which is not believed for this reason, if dead rows are none.
+    pub fn judgement(&self, doubt: Option<Doubt>) -> Judgement {
+        Judgement { shape: self.shape(), contradiction: self.contradiction(), doubt: self.dead_doubt().or(doubt) }
+    }
+
     /// Why it is not believed, if dead rows were held back.
     pub fn dead_doubt(&self) -> Option<Doubt> {
         (self.held > 0).then_some(Doubt::Dead(self.held, self.held_for))
@@ -146,15 +162,13 @@ pub enum WindowEnd {
 
 /// What a read of a window has shown.
 #[derive(Clone, Copy, Debug)]
-pub struct WindowRead<'a> {
+pub struct WindowRead {
     /// The window.
     pub piece: Piece,
     /// How the read ended; `None` if the source did not answer.
     pub end: Option<WindowEnd>,
-    /// What the newest pass has seen.
-    pub tally: &'a WindowTally,
-    /// Why it is not believed, by its rows.
-    pub doubt: Option<Doubt>,
+    /// What its rows say.
+    pub judgement: Judgement,
     /// When the read began, on the earlier of the two clocks.
     pub begun: UtcMillis,
     /// Whether the two clocks are further apart than is tolerated.
@@ -254,11 +268,11 @@ impl<I: Iterator<Item = Piece>> Poll<I> {
     }
 
     /// Takes note of a read, and says what follows from it.
-    pub fn note(&mut self, read: &WindowRead<'_>) -> Outcome {
-        let WindowRead { piece, tally, .. } = *read;
-        self.shows_legs |= tally.shape().good() > 0;
+    pub fn note(&mut self, read: &WindowRead) -> Outcome {
+        let WindowRead { piece, judgement: Judgement { shape, contradiction, doubt }, .. } = *read;
+        self.shows_legs |= shape.good() > 0;
         // What follows a window that contradicts is in doubt, too, whether or not its rows say so.
-        self.contradiction = self.contradiction.or(tally.contradiction().map(|found| (piece.window, found)));
+        self.contradiction = self.contradiction.or(contradiction.map(|found| (piece.window, found)));
         match read.end {
             None => {
                 self.has_failed = true;
@@ -277,7 +291,7 @@ impl<I: Iterator<Item = Piece>> Poll<I> {
                 self.wait(Hold::ClockSkew);
                 Outcome::Held(None)
             }
-            Some(WindowEnd::Whole) => match (self.contradiction, read.doubt) {
+            Some(WindowEnd::Whole) => match (self.contradiction, doubt) {
                 (_, Some(doubt @ Doubt::Dead(..))) => self.wait(Hold::Invalid(piece.window, doubt)),
                 (Some((window, found)), _) => self.wait(Hold::TimeZone(window, found)),
                 (None, Some(doubt)) => self.wait(Hold::Invalid(piece.window, doubt)),
@@ -293,7 +307,7 @@ impl<I: Iterator<Item = Piece>> Poll<I> {
     }
 
     /// Takes a window for read, and those without a good row before it; unless it has none either.
-    fn take(&mut self, read: &WindowRead<'_>) -> Outcome {
+    fn take(&mut self, read: &WindowRead) -> Outcome {
         let taken = (read.piece.window, read.begun);
         if !self.shows_legs {
             self.legs_known += read.legs_known;
@@ -382,8 +396,7 @@ mod tests {
         let read = WindowRead {
             piece,
             end,
-            tally,
-            doubt: tally.dead_doubt(),
+            judgement: tally.judgement(None),
             begun: at(300),
             clocks_differ: false,
             legs_known,
@@ -466,8 +479,7 @@ mod tests {
         let read = WindowRead {
             piece,
             end: WHOLE,
-            tally: &tally,
-            doubt: None,
+            judgement: tally.judgement(None),
             begun: at(300),
             clocks_differ: true,
             legs_known: 0,
@@ -531,8 +543,7 @@ mod tests {
             poll.note(&WindowRead {
                 piece,
                 end: WHOLE,
-                tally: &tally,
-                doubt: None,
+                judgement: tally.judgement(None),
                 begun,
                 clocks_differ: false,
                 legs_known,
@@ -588,7 +599,7 @@ mod tests {
                 shows_rows |= !tally.rows.is_empty();
                 failed |= end.is_none();
                 let read_now = WindowRead {
-                    piece, end, tally: &tally, doubt: None, begun: at(300), clocks_differ: false, legs_known, is_before_overlap: false,
+                    piece, end, judgement: tally.judgement(None), begun: at(300), clocks_differ: false, legs_known, is_before_overlap: false,
                 };
                 poll.note_requests(1);
                 match poll.note(&read_now) {

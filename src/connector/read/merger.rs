@@ -16,8 +16,8 @@ use crate::connector::write::request::{Lane, Request, RowsOutcome, RowsRequest, 
 use crate::connector::write::transaction::PAGE_ENTRIES_MAX;
 use crate::core::dedupe::Counts;
 use crate::core::merge::{Merge, SortedRows, Step};
-use crate::core::poll::WindowTally;
 use crate::core::time::{UtcMillis, Window};
+use crate::core::watermark::Reach;
 
 /// So long a unit may keep the front while others wait; waits for our own request budget come on top.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -25,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// So many requests a window takes, about: each waits for those of all units.
 const REQUESTS_A_WINDOW: u32 = 4;
 
-/// What became of a window.
-pub(crate) type Published = Result<(Counts, WindowTally), ReadError>;
+/// What became of a window: of its rows, and how far the unit has come if that did not go with them.
+pub(crate) type Published = Result<(Counts, Vec<Reach>), ReadError>;
 
 /// Where units that catch up take part in the merge.
 #[derive(Clone)]
@@ -63,7 +63,6 @@ struct Offer {
 struct Waiting {
     offer: Offer,
     counts: Counts,
-    tally: WindowTally,
 }
 
 /// Publishes what units that catch up have read; one task for all of them.
@@ -156,8 +155,8 @@ impl Merger {
                     }
                 }
                 Step::Done(unit) => {
-                    if let Some(Waiting { offer, counts, tally }) = self.merge.take(&unit) {
-                        let _ = offer.done.send(Ok((counts, tally)));
+                    if let Some(Waiting { offer, counts }) = self.merge.take(&unit) {
+                        let _ = offer.done.send(Ok((counts, offer.collected.reaches)));
                     }
                 }
                 Step::Wait(patience) => {
@@ -182,7 +181,7 @@ impl Merger {
             News::Left(unit) => self.merge.leave(&unit),
             News::Offered(offer) => {
                 let (unit, window) = (offer.unit.clone(), offer.collected.planned.piece.window);
-                let waiting = Waiting { offer: *offer, counts: Counts::default(), tally: WindowTally::default() };
+                let waiting = Waiting { offer: *offer, counts: Counts::default() };
                 self.merge.offer(&unit, window, waiting);
             }
             News::Read(unit, window) => self.merge.read(&unit, window),
@@ -201,8 +200,10 @@ impl Merger {
     async fn publish(&mut self, counts: Vec<(String, usize)>) -> Result<(), Fault> {
         let mut units: Vec<UnitRows> = Vec::with_capacity(counts.len());
         for (unit, count) in counts {
-            if let Some(Waiting { offer, tally, .. }) = self.merge.rows(&unit) {
-                units.push(offer.collected.take_unit_rows(&unit, count, std::mem::take(tally)));
+            // Else the unit would be ahead of the others, whose rows would be late then.
+            let is_whole = self.merge.is_below_front(&unit);
+            if let Some(Waiting { offer, .. }) = self.merge.rows(&unit) {
+                units.push(offer.collected.take_unit_rows(&unit, count, is_whole));
             }
         }
         let names: Vec<String> = units.iter().map(|rows| rows.unit.clone()).collect();
@@ -211,10 +212,9 @@ impl Merger {
         let outcomes: BTreeMap<String, RowsOutcome> = names.into_iter().zip(outcomes).collect();
         for (unit, outcome) in outcomes {
             match outcome {
-                RowsOutcome::Done { counts, tally } => {
+                RowsOutcome::Done { counts, .. } => {
                     if let Some(waiting) = self.merge.rows(&unit) {
                         waiting.counts += counts;
-                        waiting.tally = *tally;
                     }
                 }
                 RowsOutcome::Replaced => {

@@ -27,7 +27,7 @@ use crate::core::journal::UnitProgress;
 use crate::core::leg::How;
 use crate::core::parts::SPAN_MIN;
 use crate::core::planner::{Cycle, Piece, WindowLength, bound};
-use crate::core::poll::{Doubt, Hold, Outcome, Poll, WindowEnd, WindowRead, WindowTally};
+use crate::core::poll::{Hold, Judgement, Outcome, Poll, WindowEnd, WindowRead, WindowTally};
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::{Delays, Progress, Reach};
 use crate::hooks::{self, Mutant};
@@ -148,10 +148,7 @@ impl Reads<'_> {
 struct Read {
     piece: Piece,
     ended: Result<WindowEnd, SourceError>,
-    /// What the newest pass has seen.
-    tally: WindowTally,
-    /// Why it is not believed, by its rows.
-    doubt: Option<Doubt>,
+    judgement: Judgement,
     leniency: Leniency,
     begun: UtcMillis,
     clocks_differ: bool,
@@ -159,12 +156,14 @@ struct Read {
 
 /// A window that was read whole and is being published.
 struct Publishing {
-    read: Read,
-    rows: Rows,
+    piece: Piece,
+    /// What is taken note of once its rows are published.
+    read: Option<Read>,
+    publishing: Underway,
 }
 
 /// How its rows are published.
-enum Rows {
+enum Underway {
     /// In the order of all units that catch up.
     Merged(oneshot::Receiver<Ended>),
     Alone(AbortOnDropHandle<Ended>),
@@ -172,21 +171,23 @@ enum Rows {
 
 /// A window that was read whole and is published.
 struct Published {
-    read: Read,
+    publishing: Publishing,
     counts: Counts,
+    /// How far the unit has come, if that did not go with the rows.
+    reaches: Vec<Reach>,
 }
 
 impl Publishing {
     /// Waits for the end of what is being published; for ever where nothing is.
     async fn ended(publishing: &mut Option<Self>) -> Result<Published, ReadError> {
-        let Some(Self { rows, .. }) = publishing else { return std::future::pending().await };
+        let Some(Self { publishing: rows, .. }) = publishing else { return std::future::pending().await };
         let ended = match rows {
-            Rows::Merged(rows) => rows.await.map_err(|_| Fault::Stopped)?,
-            Rows::Alone(rows) => rows.await.map_err(Fault::from)?,
+            Underway::Merged(rows) => rows.await.map_err(|_| Fault::Stopped)?,
+            Underway::Alone(rows) => rows.await.map_err(Fault::from)?,
         };
-        let Some(Self { read, .. }) = publishing.take() else { return std::future::pending().await };
-        let (counts, tally) = ended?;
-        Ok(Published { read: Read { tally, ..read }, counts })
+        let Some(publishing) = publishing.take() else { return std::future::pending().await };
+        let (counts, reaches) = ended?;
+        Ok(Published { publishing, counts, reaches })
     }
 }
 
@@ -345,23 +346,7 @@ impl<S: Source> Poller<S> {
             match self.is_to_be_shorter(&collected, &mut reads).await? {
                 Shorter::No => {
                     self.settle(&mut publishing, &mut reads).await?;
-                    match collected.ended {
-                        // There is nothing to publish, and nothing that the other units should wait for.
-                        Err(error) if collected.pages.with_rows == 0 => {
-                            let (begun, tally) = (begun.of_read(&self.reader), WindowTally::default());
-                            let read = Read {
-                                piece,
-                                ended: Err(error),
-                                tally,
-                                doubt: None,
-                                leniency: Leniency::None,
-                                begun,
-                                clocks_differ: false,
-                            };
-                            self.note(read, &mut reads).await?;
-                        }
-                        _ => publishing = Some(self.begin_publishing(collected, begun, pacing.membership.as_ref())),
-                    }
+                    publishing = self.take(collected, begun, &mut reads, pacing.membership.as_ref()).await?;
                 }
                 Shorter::Yes => {}
                 Shorter::Impossible => {
@@ -459,21 +444,43 @@ impl<S: Source> Poller<S> {
         Shorter::Impossible
     }
 
-    /// Begins to publish a window that was read whole, beside the read of the next one.
-    fn begin_publishing(&self, collected: Collected, begun: Begun, membership: Option<&Membership>) -> Publishing {
+    /// Takes note of a window that was read whole, and begins to publish it, beside the read of the next one.
+    async fn take(
+        &self,
+        mut collected: Collected,
+        begun: Begun,
+        reads: &mut Reads<'_>,
+        membership: Option<&Membership>,
+    ) -> Result<Option<Publishing>, ReadError> {
         let PlannedRead { piece, leniency, .. } = collected.planned;
-        let (ended, doubt) = (collected.ended.clone(), collected.doubt);
-        let begun = begun.of_read(&self.reader);
-        let clocks_differ = ended == Ok(WindowEnd::Whole) && self.reader.clocks_differ();
-        let read = Read { piece, ended, tally: WindowTally::default(), doubt, leniency, begun, clocks_differ };
-        let rows = match membership {
-            Some(membership) => Rows::Merged(membership.offer(collected)),
+        let (ended, judgement, begun) = (collected.ended.clone(), collected.judgement, begun.of_read(&self.reader));
+        let (is_whole, rows) = (ended == Ok(WindowEnd::Whole), judgement.shape.rows);
+        let read =
+            Read { piece, ended, judgement, leniency, begun, clocks_differ: is_whole && self.reader.clocks_differ() };
+        if is_whole {
+            reads.poll.windows().length().on_read(piece.window, rows, self.reader.pace.window_rows);
+        }
+        // What was read before a fault is published before it is told.
+        let is_noted_later = read.ended.is_err() || hooks::is_mutant(Mutant::BegunWhenPublished);
+        if read.ended.is_err() && collected.pages.with_rows == 0 {
+            // There is nothing to publish, and nothing that the other units should wait for.
+            self.note(read, reads).await?;
+            return Ok(None);
+        }
+        let read = if is_noted_later {
+            Some(read)
+        } else {
+            collected.reaches = self.note(read, reads).await?;
+            None
+        };
+        let publishing = match membership {
+            Some(membership) => Underway::Merged(membership.offer(collected)),
             None => {
                 let publishing = self.reader.clone().publish_whole(collected).in_current_span();
-                Rows::Alone(AbortOnDropHandle::new(tokio::spawn(publishing)))
+                Underway::Alone(AbortOnDropHandle::new(tokio::spawn(publishing)))
             }
         };
-        Publishing { read, rows }
+        Ok(Some(Publishing { piece, read, publishing }))
     }
 
     /// Waits until the window that is being published is, and takes note of it.
@@ -509,27 +516,32 @@ impl<S: Source> Poller<S> {
         if let Some(membership) = membership {
             membership.note_read(piece.window);
         }
-        self.note(Read { piece, ended, tally, doubt, leniency: planned.leniency, begun, clocks_differ }, reads).await
+        let (judgement, leniency) = (tally.judgement(doubt), planned.leniency);
+        let reaches = self.note(Read { piece, ended, judgement, leniency, begun, clocks_differ }, reads).await?;
+        self.advance(reads.generation, reaches).await?;
+        self.tell_catching_up(piece, reads);
+        Ok(())
     }
 
     /// Takes note of a window that was published whole.
     async fn note_published(&self, published: Published, reads: &mut Reads<'_>) -> Result<(), ReadError> {
-        let Published { mut read, counts } = published;
-        if hooks::is_mutant(Mutant::BegunWhenPublished) {
-            read.begun = self.reader.clock.now().floor_second();
-        }
+        let Published { publishing: Publishing { piece, read, .. }, counts, mut reaches } = published;
         *reads.counts += counts;
-        let rows = read.tally.rows.len() as u64;
-        if read.ended == Ok(WindowEnd::Whole) {
-            reads.poll.windows().length().on_read(read.piece.window, rows, self.reader.pace.window_rows);
+        if let Some(mut read) = read {
+            if hooks::is_mutant(Mutant::BegunWhenPublished) {
+                read.begun = self.reader.clock.now().floor_second();
+            }
+            reaches = self.note(read, reads).await?;
         }
-        self.note(read, reads).await
+        self.advance(reads.generation, reaches).await?;
+        self.tell_catching_up(piece, reads);
+        Ok(())
     }
 
-    /// Takes note of a window that was read, and moves the watermarks, if it counts.
-    async fn note(&self, read: Read, reads: &mut Reads<'_>) -> Result<(), ReadError> {
-        let Read { piece, ended, tally, doubt, leniency, begun, clocks_differ } = read;
-        reads.rows += tally.rows.len() as u64;
+    /// Takes note of a window that was read; gives how far the unit has come once it is published.
+    async fn note(&self, read: Read, reads: &mut Reads<'_>) -> Result<Vec<Reach>, ReadError> {
+        let Read { piece, ended, judgement, leniency, begun, clocks_differ } = read;
+        reads.rows += judgement.shape.rows;
         let end = match ended {
             Ok(end) => Some(end),
             // The newer windows are read first; then this is told with the poll's end.
@@ -541,16 +553,15 @@ impl<S: Source> Poller<S> {
             Err(error) => return Err(error.into()),
         };
         let legs_known = match end {
-            // Only then does it matter: it was read whole, and nothing has shown a row.
-            Some(WindowEnd::Whole) if reads.poll.shows_no_legs() && tally.shape().good() == 0 => {
+            // Only then does it matter: it was read whole, and nothing has shown a good row.
+            Some(WindowEnd::Whole) if reads.poll.shows_no_legs() && judgement.shape.good() == 0 => {
                 self.reader.legs_known(Lane::Live, piece.window).await?
             }
             _ => 0,
         };
         let is_before_overlap = reads.looked_to.is_some_and(|looked_to| looked_to <= piece.window.start)
             && reads.poll.windows().has_overlap_left();
-        let (doubt, tally) = (tally.dead_doubt().or(doubt), &tally);
-        let noted = WindowRead { piece, end, tally, doubt, begun, clocks_differ, legs_known, is_before_overlap };
+        let noted = WindowRead { piece, end, judgement, begun, clocks_differ, legs_known, is_before_overlap };
         let Pace { interval, ref delays, .. } = self.reader.pace;
         match reads.poll.note(&noted) {
             Outcome::Waits => {}
@@ -565,15 +576,16 @@ impl<S: Source> Poller<S> {
                 if leniency == Leniency::Released {
                     self.tell_released(piece.window);
                 }
-                self.advance(reads.generation, reads.course, windows).await?;
-                // Only now, so that a unit with a hole or without a source never looks well in between.
-                if piece.how == How::CatchUp && reads.poll.is_smooth() {
-                    let (bound, published) = (reads.bound, reads.counts.published);
-                    self.tell_catching_up(reads.course.newest().complete_to, bound, published, &mut reads.told);
-                }
+                return Ok(self.believe(reads.course, windows));
             }
         }
-        Ok(())
+        Ok(Vec::new())
+    }
+
+    /// How far the unit has come once these windows are published, each by a read that began then.
+    fn believe(&self, course: &mut Course, windows: Vec<(Window, UtcMillis)>) -> Vec<Reach> {
+        let believe = |(window, begun)| course.believe(window, begun, &self.reader.pace.delays);
+        windows.into_iter().flat_map(believe).collect()
     }
 
     /// Ends a poll all of whose windows were read.
@@ -587,7 +599,7 @@ impl<S: Source> Poller<S> {
         if is_live {
             pacing.note(seen, rows);
         }
-        self.advance(generation, course, poll.close()).await?;
+        self.advance(generation, self.believe(course, poll.close())).await?;
         let mut hold = poll.hold();
         let is_all_in_doubt = matches!(hold, Some(Hold::Empty(..) | Hold::ClockSkew | Hold::TimeZone(..)));
         course.end_poll(!is_all_in_doubt && course.is_newest_believed());
@@ -614,11 +626,16 @@ impl<S: Source> Poller<S> {
     }
 
     /// Shows and, from time to time, says how far a long poll has come.
-    fn tell_catching_up(&self, complete_to: UtcMillis, bound: UtcMillis, published: u64, told: &mut Option<Instant>) {
+    fn tell_catching_up(&self, piece: Piece, reads: &mut Reads<'_>) {
+        // A unit with a hole or without a source never looks well in between.
+        if piece.how != How::CatchUp || !reads.poll.is_smooth() {
+            return;
+        }
         self.reader.show(UnitState::CatchingUp, "");
-        if told.is_none_or(|told| told.elapsed() >= CATCHING_UP_TOLD) {
-            *told = Some(Instant::now());
-            tracing::info!(unit = self.reader.unit, %complete_to, to = %bound, published, "catching up");
+        if reads.told.is_none_or(|told| told.elapsed() >= CATCHING_UP_TOLD) {
+            reads.told = Some(Instant::now());
+            let (complete_to, published) = (reads.course.newest().complete_to, reads.counts.published);
+            tracing::info!(unit = self.reader.unit, %complete_to, to = %reads.bound, published, "catching up");
         }
     }
 
@@ -639,15 +656,8 @@ impl<S: Source> Poller<S> {
         PollEnd::Held(state, detail)
     }
 
-    /// Takes windows for read, each from the beginning of its read on.
-    async fn advance(
-        &self,
-        generation: u32,
-        course: &mut Course,
-        windows: Vec<(Window, UtcMillis)>,
-    ) -> Result<(), ReadError> {
-        let believe = |(window, begun)| course.believe(window, begun, &self.reader.pace.delays);
-        let reaches: Vec<Reach> = windows.into_iter().flat_map(believe).collect();
+    /// Moves the journal's watermarks.
+    async fn advance(&self, generation: u32, reaches: Vec<Reach>) -> Result<(), ReadError> {
         if reaches.is_empty() {
             return Ok(());
         }

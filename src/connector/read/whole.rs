@@ -11,9 +11,11 @@ use super::ahead::{Room, chunk_len};
 use crate::connector::rows::prepare::{Prepared, What};
 use crate::connector::write::request::{RowPlace, Rows};
 use crate::core::chunk::is_astray;
+use crate::core::dead_letter::Reason;
 use crate::core::leg::TimeBasis;
 use crate::core::poll::Shape;
 use crate::core::time::{UtcMillis, Window};
+use crate::core::zone::{Contradiction, ZoneTally};
 use crate::hooks::{self, Mutant};
 
 /// The rows of a window, of one pass over its pages or of two.
@@ -29,6 +31,14 @@ pub(crate) struct WholeWindow {
     pass: FxHashSet<u64>,
     /// Kept until all of it is published.
     pub(crate) room: Option<Room>,
+}
+
+/// What the rows of a window say.
+pub(crate) struct Said {
+    pub(crate) shape: Shape,
+    pub(crate) contradiction: Option<Contradiction>,
+    /// Why the first row is no leg that is none.
+    pub(crate) dead_for: Option<Reason>,
 }
 
 impl WholeWindow {
@@ -77,10 +87,9 @@ impl WholeWindow {
         }
     }
 
-    /// The rows of the next transaction, at most `rows_max`; they are gone then.
-    pub(crate) fn take_chunk(&mut self, rows_max: usize) -> Option<Rows> {
-        let count = chunk_len(&self.pages, &self.places[self.taken..], rows_max);
-        (count > 0).then(|| self.take(count))
+    /// How many rows the next transaction takes, at most `rows_max`; `None` when none is left.
+    pub(crate) fn chunk_len(&self, rows_max: usize) -> Option<usize> {
+        Some(chunk_len(&self.pages, &self.places[self.taken..], rows_max)).filter(|count| *count > 0)
     }
 
     /// So many of the first rows; they are gone then.
@@ -110,19 +119,25 @@ impl WholeWindow {
         Rows { pages: self.pages.clone(), places: self.places.clone() }
     }
 
-    /// What kinds of rows there are, where this span was asked for.
-    pub(crate) fn shape(&self, asked: Window, basis: TimeBasis) -> Shape {
+    /// What the rows say, where this span was asked for.
+    pub(crate) fn says(&self, asked: Window, basis: TimeBasis) -> Said {
         let mut shape = Shape { rows: self.places.len() as u64, ..Shape::default() };
+        let (mut zone, mut dead_for) = (ZoneTally::default(), None);
         for place in &self.places {
-            match &self.pages[place.page as usize].row(place.row as usize).ready().what {
+            let row = self.pages[place.page as usize].row(place.row as usize);
+            match &row.ready().what {
                 What::Leg(leg, _) => {
+                    zone.note(leg.texts, || row.contradiction());
                     shape.astray += u64::from(is_astray(leg.at, leg.disconnected, asked, basis));
                 }
-                What::Dead(_) => shape.no_legs += 1,
+                What::Dead(reason) => {
+                    shape.no_legs += 1;
+                    dead_for.get_or_insert(*reason);
+                }
                 What::Unfinished => {}
             }
         }
-        shape
+        Said { shape, contradiction: zone.contradiction(), dead_for }
     }
 
     /// How many bytes so many of the first rows have.

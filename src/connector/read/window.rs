@@ -16,13 +16,13 @@ use tracing::field::Empty;
 
 use super::Pace;
 use super::ahead::{Ahead, Queue, Room, Underway};
-use super::whole::WholeWindow;
+use super::whole::{Said, WholeWindow};
 use crate::clock::Clock;
 use crate::connector::fault::Fault;
 use crate::connector::rows::leg_message::Origin;
 use crate::connector::stage::{Failed, count, stage, traced};
 use crate::connector::write::request::{
-    Judged, JudgedRows, Lane, Request, Rows, RowsOutcome, RowsRequest, UnitRows, WriterHandle,
+    Judged, JudgedRows, Lane, Request, Rows, RowsOutcome, RowsRequest, UnitRows, Verdict, WriterHandle,
 };
 use crate::connector::write::transaction::PAGE_ENTRIES_MAX;
 use crate::core::course::Leniency;
@@ -32,10 +32,11 @@ use crate::core::journal::UnitProgress;
 use crate::core::pagination::{Fault as ScrollFault, PageMeta, PageSize, Scroll, Step, Torn};
 use crate::core::parts::TornWindows;
 use crate::core::planner::Piece;
-use crate::core::poll::{Doubt, Shape, WindowEnd, WindowTally};
+use crate::core::poll::{Doubt, Judgement, Shape, WindowEnd, WindowTally};
 use crate::core::query::{QueryBounds, query_bounds};
 use crate::core::retry::Backoff;
 use crate::core::time::{UtcMillis, Window};
+use crate::core::watermark::Reach;
 use crate::core::zone::Contradiction;
 use crate::source::{Failure, Page, Recovery, Source, SourceError};
 use crate::telemetry::labels::{UnitLabel, UnitResultLabels};
@@ -231,8 +232,10 @@ pub(crate) struct Collected {
     begun_at: UtcMillis,
     pub(crate) ended: Result<WindowEnd, SourceError>,
     pub(crate) pages: PagesSeen,
-    /// Why it is not believed, but for the share of dead rows.
-    pub(crate) doubt: Option<Doubt>,
+    /// What is thought of it.
+    pub(crate) judgement: Judgement,
+    /// How far the unit has come once it is published.
+    pub(crate) reaches: Vec<Reach>,
 }
 
 /// Pages of a window, over all passes.
@@ -298,7 +301,7 @@ impl<S: Source> WindowReader<S> {
         pass.doubt = self.doubt(pass.tally.shape(), pass.planned.leniency);
         if pass.tally.held > 0 && pass.doubt.is_none() {
             let counted = Undecided { dead: pass.tally.held, legs: 0, published: pass.counts.published - published };
-            if self.judge(pass.planned, JudgedRows::Counted(counted)).await? == DeadRows::Buried {
+            if self.judge(pass.planned, JudgedRows::Counted(counted)).await?.dead_rows == DeadRows::Buried {
                 pass.planned.dead_rows = DeadRows::Buried;
                 (ended, _) = self.read_once(pass, &bounds).await?;
             }
@@ -317,9 +320,9 @@ impl<S: Source> WindowReader<S> {
     }
 
     /// What becomes of dead rows of which nobody knows yet.
-    async fn judge(&self, planned: PlannedRead, rows: JudgedRows) -> Result<DeadRows, Fault> {
+    async fn judge(&self, planned: PlannedRead, rows: JudgedRows) -> Result<Verdict, Fault> {
         if planned.leniency != Leniency::None {
-            return Ok(DeadRows::Buried);
+            return Ok(Verdict { dead_rows: DeadRows::Buried, undecided: 0 });
         }
         let lane = if planned.piece.how.is_live() { Lane::Live } else { Lane::Old };
         let judged = Judged { unit: self.unit.clone(), rows };
@@ -340,7 +343,8 @@ impl<S: Source> WindowReader<S> {
             begun_at: self.clock.now(),
             ended: Ok(WindowEnd::Whole),
             pages: PagesSeen::default(),
-            doubt: None,
+            judgement: Judgement::default(),
+            reaches: Vec::new(),
         };
         for is_second in [false, true] {
             let ended = self.collect_once(&mut collected, &bounds, max).await;
@@ -363,16 +367,19 @@ impl<S: Source> WindowReader<S> {
 
     /// Judges a window before its first row is published.
     async fn judge_whole(&self, collected: &mut Collected) -> Result<(), Fault> {
-        let Collected { planned, rows, asked, .. } = collected;
-        let shape = rows.shape(*asked, self.pace.belief.time_basis);
-        collected.doubt = self.doubt(shape, planned.leniency);
+        let Collected { planned, rows, asked, judgement, .. } = collected;
+        let Said { shape, contradiction, dead_for } = rows.says(*asked, self.pace.belief.time_basis);
+        let mut doubt = self.doubt(shape, planned.leniency);
         planned.dead_rows = if shape.no_legs == 0 {
             DeadRows::Buried
-        } else if collected.doubt.is_some() {
+        } else if doubt.is_some() {
             DeadRows::Held
         } else {
-            self.judge(*planned, JudgedRows::Whole(rows.all())).await?
+            let Verdict { dead_rows, undecided } = self.judge(*planned, JudgedRows::Whole(rows.all())).await?;
+            doubt = (dead_rows == DeadRows::Held).then_some(Doubt::Dead(undecided, dead_for));
+            dead_rows
         };
+        *judgement = Judgement { shape, contradiction, doubt };
         Ok(())
     }
 
@@ -432,17 +439,14 @@ impl<S: Source> WindowReader<S> {
         Ok((ended, total))
     }
 
-    /// Publishes a window that was read whole, by itself; gives what became of its rows.
-    pub(crate) async fn publish_whole(self, collected: Collected) -> Result<(Counts, WindowTally), ReadError> {
-        let Collected { planned, rows: mut window, asked, begun_at, .. } = collected;
-        let (mut counts, mut tally) = (Counts::default(), WindowTally::default());
-        while let Some(rows) = window.take_chunk(PAGE_ENTRIES_MAX) {
-            let rows = planned.unit_rows(&self.unit, asked, begun_at, rows, tally);
-            let published = self.publish(Lane::Live, rows).await?;
-            counts += published.0;
-            tally = published.1;
+    /// Publishes a window that was read whole, by itself; gives what became of its rows, and how far the unit has come if
+    /// that did not go with them.
+    pub(crate) async fn publish_whole(self, mut collected: Collected) -> Result<(Counts, Vec<Reach>), ReadError> {
+        let mut counts = Counts::default();
+        while let Some(count) = collected.rows.chunk_len(PAGE_ENTRIES_MAX) {
+            counts += self.publish(Lane::Live, collected.take_unit_rows(&self.unit, count, true)).await?.0;
         }
-        Ok((counts, tally))
+        Ok((counts, collected.reaches))
     }
 
     /// One pass over a window's pages; gives how it ended, and how many rows there should have been.
@@ -549,10 +553,11 @@ impl<S: Source> WindowReader<S> {
         while queue.fill(&mut pages, rows_max).await? {
             let rows = queue.chunk(rows_max);
             let taken = rows.places.len();
-            let rows = planned.unit_rows(&self.unit, asked, begun_at, rows, std::mem::take(&mut pass.tally));
+            let tally = Some(Box::new(std::mem::take(&mut pass.tally)));
+            let rows = UnitRows { tally, ..planned.unit_rows(&self.unit, asked, begun_at, rows) };
             let (counts, tally) = self.publish(lane, rows).await?;
             *pass.counts += counts;
-            pass.tally = tally;
+            pass.tally = tally.map(|tally| *tally).unwrap_or_default();
             queue.drop_first(taken);
         }
         Ok(())
@@ -567,11 +572,11 @@ impl<S: Source> WindowReader<S> {
     }
 
     /// Has rows published in one transaction; gives what became of them, and what the pass has seen with them.
-    async fn publish(&self, lane: Lane, rows: UnitRows) -> Result<(Counts, WindowTally), ReadError> {
+    async fn publish(&self, lane: Lane, rows: UnitRows) -> Result<(Counts, Option<Box<WindowTally>>), ReadError> {
         let outcomes =
             self.writer.ask(lane, |reply| Request::Publish(vec![RowsRequest { units: vec![rows], reply }])).await?;
         match outcomes.into_iter().next() {
-            Some(RowsOutcome::Done { counts, tally }) => Ok((counts, *tally)),
+            Some(RowsOutcome::Done { counts, tally }) => Ok((counts, tally)),
             Some(RowsOutcome::Replaced) | None => Err(ReadError::Replaced),
         }
     }
@@ -756,10 +761,21 @@ impl<S: Source> WindowReader<S> {
 }
 
 impl PlannedRead {
-    fn unit_rows(self, unit: &str, asked: Window, begun_at: UtcMillis, rows: Rows, tally: WindowTally) -> UnitRows {
+    fn unit_rows(self, unit: &str, asked: Window, begun_at: UtcMillis, rows: Rows) -> UnitRows {
         let Self { piece, generation, makes_final_to, looked_to, dead_rows, .. } = self;
-        let unit = unit.to_owned();
-        UnitRows { unit, generation, piece, asked, begun_at, makes_final_to, looked_to, dead_rows, rows, tally }
+        UnitRows {
+            unit: unit.to_owned(),
+            generation,
+            piece,
+            asked,
+            begun_at,
+            makes_final_to,
+            looked_to,
+            dead_rows,
+            rows,
+            reaches: Vec::new(),
+            tally: None,
+        }
     }
 
     /// A read of an older period that is final to this instant; of which so much is believed in any case.
@@ -790,7 +806,8 @@ impl Collected {
             begun_at: start,
             ended: Ok(WindowEnd::Whole),
             pages: PagesSeen::default(),
-            doubt: None,
+            judgement: Judgement::default(),
+            reaches: Vec::new(),
         }
     }
 
@@ -799,10 +816,13 @@ impl Collected {
         &self.rows
     }
 
-    /// So many of the first rows, for a transaction.
-    pub(crate) fn take_unit_rows(&mut self, unit: &str, count: usize, tally: WindowTally) -> UnitRows {
+    /// So many of the first rows, for a transaction; with the last ones of a window all of which is published now goes how
+    /// far the unit has come.
+    pub(crate) fn take_unit_rows(&mut self, unit: &str, count: usize, is_whole: bool) -> UnitRows {
         let rows = self.rows.take(count);
-        self.planned.unit_rows(unit, self.asked, self.begun_at, rows, tally)
+        let is_last = is_whole && self.rows.first_time().is_none();
+        let reaches = if is_last { std::mem::take(&mut self.reaches) } else { Vec::new() };
+        UnitRows { reaches, ..self.planned.unit_rows(unit, self.asked, self.begun_at, rows) }
     }
 }
 

@@ -20,7 +20,9 @@ use crate::core::dedupe::Counts;
 use crate::core::feed::UnitFeed;
 use crate::core::identity::KeyHash;
 use crate::core::journal::UnitProgress;
+use crate::core::leg::How;
 use crate::core::poll::WindowTally;
+use crate::core::watermark::Reach;
 use crate::hooks::{self, Mutant};
 use crate::sink::{Cluster, Destination, Message, Packing};
 use crate::store::View;
@@ -39,8 +41,10 @@ struct Part<'a> {
     rows: Vec<ReadyRow<'a>>,
     /// Rows that not even the dead letters take.
     unburied: BTreeSet<usize>,
-    /// What the pass has seen.
-    tally: WindowTally,
+    /// How far the unit has come with these rows.
+    reaches: &'a [Reach],
+    /// What the pass has seen, where that is to be known.
+    tally: Option<Box<WindowTally>>,
     /// What became of the rows.
     counts: Counts,
 }
@@ -60,16 +64,27 @@ struct Refusal {
 }
 
 impl<'a> Part<'a> {
-    fn new(index: usize, rows: &'a UnitRows, tally: WindowTally) -> Self {
-        let (unburied, counts) = (BTreeSet::new(), Counts::default());
-        Self { index, read: rows.read(), rows: rows.rows.iter().collect(), unburied, tally, counts }
+    fn new(index: usize, rows: &'a UnitRows, tally: Option<Box<WindowTally>>) -> Self {
+        let (unburied, counts, reaches) = (BTreeSet::new(), Counts::default(), &rows.reaches[..]);
+        Self { index, read: rows.read(), rows: rows.rows.iter().collect(), unburied, reaches, tally, counts }
     }
+
+    /// The same with some of the rows; what the pass has seen goes with them.
+    fn with(&mut self, rows: Vec<ReadyRow<'a>>, reaches: &'a [Reach]) -> Self {
+        let (index, read, tally) = (self.index, self.read, self.tally.take());
+        Self { index, read, rows, unburied: BTreeSet::new(), reaches, tally, counts: Counts::default() }
+    }
+}
+
+/// Whether a unit's newest window is published with these.
+fn has_newest(parts: &[Part<'_>], unit: &str) -> bool {
+    parts.iter().any(|part| part.read.unit == unit && part.read.piece.how == How::Poll && !part.reaches.is_empty())
 }
 
 impl<C: Cluster, V: View> Writer<C, V> {
     /// Publishes what is new of units' rows in one transaction, counts every row, and takes note of what was seen.
     pub(crate) async fn publish(&mut self, mut units: Vec<UnitRows>) -> Result<Vec<RowsOutcome>, Fault> {
-        let tallies: Vec<WindowTally> = units.iter_mut().map(|rows| std::mem::take(&mut rows.tally)).collect();
+        let tallies: Vec<Option<Box<WindowTally>>> = units.iter_mut().map(|rows| rows.tally.take()).collect();
         let is_current =
             |rows: &UnitRows| self.progress(&rows.unit).is_some_and(|unit| unit.generation == rows.generation);
         let current = zip(&units, tallies).enumerate().filter(|(_, (rows, _))| is_current(rows));
@@ -83,7 +98,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
         }
         let mut outcomes: Vec<RowsOutcome> = units.iter().map(|_| RowsOutcome::Replaced).collect();
         for Part { index, counts, tally, .. } in parts {
-            outcomes[index] = RowsOutcome::Done { counts, tally: Box::new(tally) };
+            outcomes[index] = RowsOutcome::Done { counts, tally };
         }
         Ok(outcomes)
     }
@@ -102,16 +117,16 @@ impl<C: Cluster, V: View> Writer<C, V> {
                 }
             };
             let (messages, from_rows) = take_messages(parts, &mut batches);
-            if batches.iter().all(Batch::is_empty) {
-                self.note_done(parts, &batches, started);
+            let units = self.units_after(parts, &batches);
+            if units.is_empty() {
+                self.note_done(parts, &batches, &[], started);
                 return Ok(());
             }
-            let units = self.units_after(parts, &batches);
-            let counts_after: Vec<(String, Counts)> =
-                units.iter().map(|unit| (unit.unit.clone(), unit.counts)).collect();
+            let after: Vec<UnitProgress> = units.clone();
             // What moves while a window is read is counts only: where transactions follow upon each other, the feed's
             // readers need not have them all.
-            let untold: Vec<&UnitProgress> = units.iter().filter(|unit| !self.is_told(&unit.unit)).collect();
+            let untold: Vec<&UnitProgress> =
+                units.iter().filter(|unit| has_newest(parts, &unit.unit) || !self.is_told(&unit.unit)).collect();
             let feeds: Vec<UnitFeed> = untold.iter().map(|unit| self.feed(unit)).collect();
             let told: Vec<String> = feeds.iter().map(|feed| feed.unit.clone()).collect();
             let draft = Draft {
@@ -125,7 +140,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
             match commit_watched(&mut self.owner, draft, &self.status).await {
                 Ok(()) => {
                     self.told.extend(told.into_iter().map(|unit| (unit, Instant::now())));
-                    self.note_done(parts, &batches, started);
+                    self.note_done(parts, &batches, &after, started);
                     return Ok(());
                 }
                 Err(CommitError::Content(positions)) => {
@@ -145,14 +160,15 @@ impl<C: Cluster, V: View> Writer<C, V> {
                     self.owner.recover_from(fault).await?;
                     self.owner.own().await?;
                     // Progress is the last record of its transaction: where it is, everything is.
-                    let has_come = |(unit, counts): &(String, Counts)| {
-                        self.progress(unit).is_some_and(|unit| unit.counts == *counts)
+                    let has_come = |after: &UnitProgress| {
+                        let now = self.progress(&after.unit);
+                        now.is_some_and(|now| now.counts == after.counts && now.progress == after.progress)
                     };
-                    if counts_after.iter().all(has_come) {
-                        let units: Vec<&str> = counts_after.iter().map(|(unit, _)| unit.as_str()).collect();
+                    if after.iter().all(has_come) {
+                        let units: Vec<&str> = after.iter().map(|after| after.unit.as_str()).collect();
                         tracing::info!(unit = units.join(", "), "the doubtful transaction had come through");
                         acknowledged(&self.status);
-                        self.note_done(parts, &batches, started);
+                        self.note_done(parts, &batches, &after, started);
                         return Ok(());
                     }
                 }
@@ -169,10 +185,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
         for few in in_order.chunks(ALONE_MAX) {
             let mut of_parts: BTreeMap<usize, Vec<ReadyRow<'_>>> = BTreeMap::new();
             few.iter().for_each(|from| of_parts.entry(from.part).or_default().push(parts[from.part].rows[from.row]));
-            let some = |(part, rows): (&usize, &Vec<_>)| {
-                let tally = std::mem::take(&mut parts[*part].tally);
-                Part { rows: rows.clone(), tally, counts: Counts::default(), unburied: BTreeSet::new(), ..parts[*part] }
-            };
+            let some = |(part, rows): (&usize, &Vec<_>)| parts[*part].with(rows.clone(), &[]);
             let mut few: Vec<Part<'_>> = of_parts.iter().map(some).collect();
             Box::pin(self.publish_until_known(&mut few)).await?;
             for (part, Part { tally, counts, .. }) in zip(of_parts.keys(), few) {
@@ -180,7 +193,10 @@ impl<C: Cluster, V: View> Writer<C, V> {
                 parts[*part].counts += counts;
             }
         }
-        Ok(())
+        // Only now all rows of their windows are there.
+        let reached = parts.iter_mut().filter(|part| !part.reaches.is_empty());
+        let mut reached: Vec<Part<'_>> = reached.map(|part| part.with(Vec::new(), part.reaches)).collect();
+        Box::pin(self.publish_until_known(&mut reached)).await
     }
 
     /// Decides about all parts' rows; what is published for one unit is known to the units behind it.
@@ -195,16 +211,21 @@ impl<C: Cluster, V: View> Writer<C, V> {
         Ok(before)
     }
 
-    /// The units' progress once their batches are published; of those that have nothing to publish none.
+    /// The units' progress once their batches are published; of those that have nothing to publish and come no further none.
     fn units_after(&self, parts: &[Part<'_>], batches: &[Batch]) -> Vec<UnitProgress> {
         let after = |(part, batch): (&Part<'_>, &Batch)| {
             let unit = self.progress(part.read.unit).cloned().unwrap_or_else(|| self.unstarted(part.read.unit));
-            let mut unit = self.with_uncommitted(&unit);
+            let mut progress = unit.progress.clone();
+            part.reaches.iter().for_each(|reach| progress.reach(reach, &self.terms.delays));
+            if batch.is_empty() && progress == unit.progress {
+                return None;
+            }
+            let mut unit = UnitProgress { progress, ..self.with_uncommitted(&unit) };
             unit.counts += batch.plan.counts;
             unit.lateness.add(&batch.plan.lateness);
-            unit
+            Some(unit)
         };
-        zip(parts, batches).filter(|(_, batch)| !batch.is_empty()).map(after).collect()
+        zip(parts, batches).filter_map(after).collect()
     }
 
     /// Whether a unit's status was just written with its legs.
@@ -213,17 +234,16 @@ impl<C: Cluster, V: View> Writer<C, V> {
     }
 
     /// Takes note of what became of the parts, which is known now.
-    fn note_done(&mut self, parts: &mut [Part<'_>], batches: &[Batch], started: Instant) {
+    fn note_done(&mut self, parts: &mut [Part<'_>], batches: &[Batch], written: &[UnitProgress], started: Instant) {
         for (part, batch) in zip(parts, batches) {
             let plan = &batch.plan;
-            if batch.is_empty() {
-                self.note_uncommitted(part.read.unit, plan.counts);
-                self.note_published(plan, part.read, None);
-            } else {
+            if written.iter().any(|unit| unit.unit == part.read.unit) {
                 self.uncommitted.remove(part.read.unit);
-                self.note_published(plan, part.read, Some(started));
+            } else {
+                self.note_uncommitted(part.read.unit, plan.counts);
             }
-            part.tally.add(plan);
+            self.note_published(plan, part.read, (!batch.is_empty()).then_some(started));
+            part.tally.iter_mut().for_each(|tally| tally.add(plan));
             part.counts += plan.counts;
         }
     }

@@ -48,7 +48,7 @@ pub(crate) enum Request {
     /// Take what was read for read; `None` when the unit was rewound meanwhile.
     Advance(Reached, Reply<Option<Progress>>),
     /// What becomes of a window's dead rows that are not among the dead letters yet.
-    Judge(Judged, Reply<DeadRows>),
+    Judge(Judged, Reply<Verdict>),
     /// Take note of what a sweep has seen; `None` as above.
     NoteSwept(SweptHours, Reply<Option<Progress>>),
     /// Take a window of a backfill for read; `false` when the unit was rewound meanwhile.
@@ -80,6 +80,14 @@ pub(crate) struct Reached {
     pub(crate) unit: String,
     pub(crate) generation: u32,
     pub(crate) reaches: Vec<Reach>,
+}
+
+/// What becomes of a window's dead rows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Verdict {
+    pub(crate) dead_rows: DeadRows,
+    /// How many of them are not among the dead letters.
+    pub(crate) undecided: u64,
 }
 
 /// A window of a unit that has dead rows.
@@ -148,8 +156,10 @@ pub(crate) struct UnitRows {
     /// What becomes of its dead rows.
     pub(crate) dead_rows: DeadRows,
     pub(crate) rows: Rows,
-    /// What the pass has seen before these rows.
-    pub(crate) tally: WindowTally,
+    /// How far the unit has come once all rows of its window are published; of the last ones.
+    pub(crate) reaches: Vec<Reach>,
+    /// What the pass has seen before these rows, where that is to be known.
+    pub(crate) tally: Option<Box<WindowTally>>,
 }
 
 /// In what context rows were read.
@@ -191,8 +201,8 @@ pub(crate) enum RowsOutcome {
     Done {
         /// Of these rows.
         counts: Counts,
-        /// What the pass has seen, these rows among it.
-        tally: Box<WindowTally>,
+        /// What the pass has seen, these rows among it, where that was asked for.
+        tally: Option<Box<WindowTally>>,
     },
     /// The unit was rewound while it was read: the rows are of another generation.
     Replaced,
@@ -427,7 +437,8 @@ mod tests {
             looked_to: UtcMillis::new(1),
             dead_rows: DeadRows::Buried,
             rows: Rows { pages: vec![Arc::new(page)], places: vec![RowPlace { page: 0, row: 0 }; rows] },
-            tally: WindowTally::default(),
+            reaches: Vec::new(),
+            tally: None,
         };
         let (reply, answer) = oneshot::channel();
         let request = Request::Publish(vec![RowsRequest { units: vec![rows], reply }]);

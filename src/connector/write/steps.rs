@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::iter::zip;
 
 use super::hourly::SeenHours;
-use super::request::{FirstStart, Judged, JudgedRows, PageOf, Reached, Reply, Request, Rows, RowsRequest, SweptHours};
+use super::request::{
+    FirstStart, Judged, JudgedRows, PageOf, Reached, Reply, Request, Rows, RowsRequest, SweptHours, Verdict,
+};
 use super::transaction::Draft;
 use super::writer::Writer;
 use crate::connector::fault::Fault;
 use crate::connector::rows::prepare::{ReadyRow, What};
-use crate::core::dead_letter::{DeadRows, Decided, Undecided};
+use crate::core::dead_letter::{Decided, Undecided};
 use crate::core::hours::{Compared, Hour};
 use crate::core::identity::KeyHash;
 use crate::core::journal::{Change, ChangeKind, Delivery, UnitProgress};
@@ -137,7 +139,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
     }
 
     /// What becomes of a window's dead rows.
-    async fn judge(&mut self, judged: Judged) -> Result<DeadRows, Fault> {
+    async fn judge(&mut self, judged: Judged) -> Result<Verdict, Fault> {
         let undecided = match judged.rows {
             JudgedRows::Counted(undecided) => undecided,
             JudgedRows::Whole(rows) => loop {
@@ -149,7 +151,8 @@ impl<C: Cluster, V: View> Writer<C, V> {
             },
         };
         let none = Decided::default();
-        Ok(undecided.verdict(self.decided.get(&judged.unit).unwrap_or(&none), self.terms.dead_ratio_max))
+        let dead_rows = undecided.verdict(self.decided.get(&judged.unit).unwrap_or(&none), self.terms.dead_ratio_max);
+        Ok(Verdict { dead_rows, undecided: undecided.dead })
     }
 
     /// How many of a window's rows are neither published nor buried.
