@@ -24,8 +24,8 @@ use crate::connector::{
 use crate::core::journal::Nonce;
 use crate::core::leg::TimeBasis;
 use crate::core::planner;
-use crate::core::poll::Belief;
 use crate::core::retry::Backoff;
+use crate::core::shape::Belief;
 use crate::core::watermark::Delays;
 use crate::error::{Ended, Exit, OrExit};
 use crate::panics;

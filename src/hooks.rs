@@ -29,6 +29,12 @@ pub enum Mutant {
     UnitAfterUnit,
     /// Late is what lies below what is final, and nothing else.
     LateBelowFinalOnly,
+    /// Any row makes a window believed.
+    AnyRowIsGood,
+    /// The watermarks pass over what is not believed.
+    HoldsPass,
+    /// A leg from before its window is remembered at the window's beginning.
+    AtTheWindowsEdge,
     /// What was read once, when it was new, counts as final.
     FirstReadIsFinal,
     /// A window that waited for others counts as read when it is published.

@@ -21,6 +21,7 @@ use super::lateness::{self, Found, Lateness};
 use super::leg::{How, TimeBasis};
 use super::page_draft::PageDraft;
 use super::planner::Piece;
+use super::shape::Shape;
 use super::time::{UtcMillis, Window};
 use super::watermark::Progress;
 use super::zone::{Contradiction, Texts, ZoneTally};
@@ -168,10 +169,8 @@ pub struct ChunkPlan {
     pub held_for: Option<Reason>,
     /// Every row's key.
     pub keys: Vec<KeyHash>,
-    /// Rows that are no legs.
-    pub no_legs: Vec<KeyHash>,
-    /// Legs whose time lies outside the span that the query asked for, margins included.
-    pub astray: Vec<KeyHash>,
+    /// What kinds of rows they are.
+    pub shape: Shape,
     /// Of a sweep, the unit's own legs: published now or before.
     pub swept: Vec<KeyHash>,
     /// What the rows say of the zone.
@@ -232,8 +231,7 @@ pub fn plan(rows: &[ChunkRow], known: &[Option<KnownLeg>], context: &ChunkContex
             buried: Vec::new(),
             held_for: None,
             keys: rows.iter().map(|row| row.key).collect(),
-            no_legs: Vec::new(),
-            astray: Vec::new(),
+            shape: Shape { rows: rows.len() as u64, ..Shape::default() },
             swept: Vec::new(),
             zone: ZoneTally::default(),
             slips: 0,
@@ -245,7 +243,7 @@ pub fn plan(rows: &[ChunkRow], known: &[Option<KnownLeg>], context: &ChunkContex
         match row.kind {
             RowKind::Leg(leg) => planner.sort_out(index, row, leg, known[index]),
             RowKind::Dead(reason) => {
-                planner.plan.no_legs.push(row.key);
+                planner.plan.shape.no_legs += 1;
                 if is_maybe_forgotten {
                     planner.plan.counts.beyond_horizon += 1;
                 } else {
@@ -283,9 +281,7 @@ impl Planner<'_> {
         let ChunkContext { progress, piece, asked, makes_final_to, policy, .. } = *self.context;
         // A leg in the margins is as telling: where it is found is what the API makes of the bounds.
         self.plan.zone.note(leg.texts, || row.contradiction);
-        if is_astray(leg.at, leg.disconnected, asked, policy.time_basis) {
-            self.plan.astray.push(row.key);
-        }
+        self.plan.shape.astray += u64::from(is_astray(leg.at, leg.disconnected, asked, policy.time_basis));
         let is_in_margin = asked.contains(leg.at) && !piece.window.contains(leg.at);
         // Of a window of another time: one row dated 2099 would end every reader's event time for good.
         if is_in_margin || is_after(leg.at, leg.disconnected, asked.end, policy.time_basis) {
@@ -347,7 +343,7 @@ impl Planner<'_> {
                 self.plan.counts.beyond_horizon += 1;
                 return false;
             }
-            self.refused.push(DeadRow { row, reason, at: self.context.piece.window.nearest(leg.at) });
+            self.refused.push(DeadRow { row, reason, at: self.context.piece.window.not_after(leg.at) });
             return false;
         }
         self.plan.publish.push(Publication { row, entry });
@@ -357,7 +353,8 @@ impl Planner<'_> {
     /// Remembers an entry; it counts among the hour's legs if it is new to the unit.
     fn remember(&mut self, entry: Entry, at: UtcMillis, is_new: bool) {
         self.in_chunk.insert(entry.key, entry.seen);
-        let at = self.context.piece.window.nearest(at);
+        // A leg from before the window keeps its own time: by that it is forgotten, and by that it would be read again.
+        let at = self.context.piece.window.not_after(at);
         if is_new {
             self.plan.page.add_new(entry, at, false);
         } else {
@@ -600,10 +597,10 @@ mod tests {
         let plan = planned(&rows, &[None; 5], &context(&progress));
         assert_eq!(published(&plan), [(1, 0), (2, 0)]);
         assert_eq!(plan.counts.outside, 3);
-        // From before the span it is a leg like others; the journal has it at the window's edge.
+        // From before the span it is a leg like others, and the journal has it at its own time.
         let plan = planned(&[leg(1, 1, 7_000)], &[None], &context(&progress));
         assert_eq!((published(&plan), plan.counts.late), (vec![(0, 0)], 1));
-        assert_eq!(plan.page.span(), (at(8_000), at(8_000)));
+        assert_eq!(plan.page.span(), (at(7_000), at(7_000)));
     }
 
     #[test]

@@ -12,7 +12,8 @@
 use std::mem;
 use std::time::Duration;
 
-use super::poll::{Doubt, Hold};
+use super::poll::Hold;
+use super::shape::Doubt;
 use super::time::{UtcMillis, Window};
 use super::watermark::{Delays, Marks, Progress, Reach};
 use super::zone::Contradiction;

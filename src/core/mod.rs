@@ -25,6 +25,7 @@ pub mod poll;
 pub mod query;
 pub mod replay;
 pub mod retry;
+pub mod shape;
 pub mod skew;
 pub mod time;
 pub mod watermark;

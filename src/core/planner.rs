@@ -46,8 +46,8 @@ pub struct WindowLength {
 /// After so many windows one of four times the length is tried again.
 const GOOD_WINDOWS: u32 = 10;
 
-/// So many rows a window is to have at most.
-pub const WINDOW_ROWS: u64 = 5_000;
+/// So many rows a window is to have at most: one that is cut to four fifths of it goes into one transaction.
+pub const WINDOW_ROWS: u64 = 6_000;
 
 /// A window is this much longer than the one before at the most.
 const GROWTH_MAX: u32 = 4;

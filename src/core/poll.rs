@@ -9,81 +9,15 @@ use rustc_hash::FxHashSet;
 use super::chunk::ChunkPlan;
 use super::dead_letter::Reason;
 use super::identity::KeyHash;
-use super::leg::TimeBasis;
 use super::pagination::Fault;
 use super::parts::{Parts, TornWindows};
 use super::planner::Piece;
+use super::shape::{Doubt, Shape};
 use super::time::{UtcMillis, Window};
 use super::zone::{Contradiction, ZoneTally};
 
 /// A leg or two may have been taken back; that all of these were is less likely than that the API shows nothing.
 pub const TELLING_LEGS: u64 = 5;
-
-/// So many rows without a good one are not legs of that time.
-const NONE_GOOD_ROWS: u64 = 5;
-
-/// Fewer rows outside the span that was asked for are never too many.
-const ASTRAY_MIN: u64 = 20;
-
-/// When a window that was read whole is believed.
-#[derive(Clone, Copy, Debug)]
-pub struct Belief {
-    /// `dead_letter.max_ratio`: the share of rows that may be dead, or lie outside the span that was asked for.
-    pub ratio_max: f64,
-    /// On which of a leg's times the windows are cut.
-    pub time_basis: TimeBasis,
-}
-
-/// What kinds of rows a window has, each row counted once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shape {
-    /// All of them.
-    pub rows: u64,
-    /// Rows that are no legs.
-    pub no_legs: u64,
-    /// Legs whose time lies outside the span that was asked for, margins included.
-    pub astray: u64,
-}
-
-/// Why a window is not believed although it was read whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doubt {
-    /// Too many of its rows are no legs: so many are held back, the first for this reason.
-    Dead(u64, Option<Reason>),
-    /// None of so many rows is a leg of the time that was asked for, or a call still going on.
-    NoneGood(u64),
-    /// Of so many rows too many are legs of another time than was asked for.
-    Astray {
-        /// Such legs.
-        astray: u64,
-        /// All rows.
-        rows: u64,
-    },
-}
-
-impl Shape {
-    /// How many rows are good: legs of the time that was asked for, or calls still going on.
-    pub const fn good(&self) -> u64 {
-        self.rows.saturating_sub(self.no_legs + self.astray)
-    }
-
-    /// The same where dead rows are let pass.
-    pub const fn without_dead_rows(&self) -> Self {
-        Self { rows: self.rows - self.no_legs, no_legs: 0, astray: self.astray }
-    }
-
-    /// Why a window with these rows is not believed, but for the share of dead ones.
-    pub fn doubt(&self, belief: &Belief) -> Option<Doubt> {
-        let Self { rows, astray, .. } = *self;
-        if rows >= NONE_GOOD_ROWS && self.good() == 0 {
-            return Some(Doubt::NoneGood(rows));
-        }
-        #[expect(clippy::cast_precision_loss, reason = "rows of a window")]
-        let is_share_exceeded = astray as f64 > belief.ratio_max * rows as f64;
-        let is_astray = astray >= ASTRAY_MIN && is_share_exceeded && belief.time_basis == TimeBasis::Disconnect;
-        is_astray.then_some(Doubt::Astray { astray, rows })
-    }
-}
 
 /// What is thought of a window by its rows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -101,10 +35,8 @@ pub struct Judgement {
 pub struct WindowTally {
     /// Distinct rows, by the halves of their keys: a window has many.
     pub rows: FxHashSet<u64>,
-    /// Of them, rows that are no legs, and legs that lie outside the span that was asked for.
-    pub no_legs: FxHashSet<u64>,
-    /// As above.
-    pub astray: FxHashSet<u64>,
+    /// What kinds of rows there were, repeated ones among them.
+    pub shape: Shape,
     /// Dead rows that were held back.
     pub held: u64,
     /// Why the first of them is dead.
@@ -119,23 +51,16 @@ impl WindowTally {
     /// Adds what became of a chunk.
     pub fn add(&mut self, chunk: &ChunkPlan) {
         self.rows.extend(chunk.keys.iter().map(KeyHash::half));
-        self.no_legs.extend(chunk.no_legs.iter().map(KeyHash::half));
-        self.astray.extend(chunk.astray.iter().map(KeyHash::half));
+        self.shape += chunk.shape;
         self.held += chunk.counts.held;
         self.held_for = self.held_for.or(chunk.held_for);
         self.legs.extend(&chunk.swept);
         self.zone.add(chunk.zone);
     }
 
-    /// What kinds of rows there were.
-    pub fn shape(&self) -> Shape {
-        let [rows, no_legs, astray] = [&self.rows, &self.no_legs, &self.astray].map(|rows| rows.len() as u64);
-        Shape { rows, no_legs, astray }
-    }
-
     /// What is thought of the window, which is not believed for this reason, if dead rows are none.
     pub fn judgement(&self, doubt: Option<Doubt>) -> Judgement {
-        Judgement { shape: self.shape(), contradiction: self.contradiction(), doubt: self.dead_doubt().or(doubt) }
+        Judgement { shape: self.shape, contradiction: self.contradiction(), doubt: self.dead_doubt().or(doubt) }
     }
 
     /// Why it is not believed, if dead rows were held back.
@@ -375,7 +300,7 @@ mod tests {
     }
 
     fn tally(rows: u64) -> WindowTally {
-        WindowTally { rows: (0..rows).collect(), ..WindowTally::default() }
+        WindowTally { shape: Shape { rows, ..Shape::default() }, ..WindowTally::default() }
     }
 
     fn contradicting() -> WindowTally {
@@ -488,37 +413,9 @@ mod tests {
         assert_eq!((skewed.note(&read), skewed.hold()), (Outcome::Held(None), Some(Hold::ClockSkew)));
     }
 
-    const BELIEF: Belief = Belief { ratio_max: 0.05, time_basis: TimeBasis::Disconnect };
-
-    fn shape(rows: u64, no_legs: u64, astray: u64) -> Shape {
-        Shape { rows, no_legs, astray }
-    }
-
-    #[test]
-    fn a_window_without_a_good_row_or_with_too_many_of_another_time_is_not_believed() {
-        for (shape, expected) in [
-            (shape(0, 0, 0), None),
-            (shape(4, 4, 0), None),
-            (shape(5, 5, 0), Some(Doubt::NoneGood(5))),
-            (shape(5, 4, 0), None),
-            (shape(5, 2, 3), Some(Doubt::NoneGood(5))),
-            (shape(400, 0, 20), None),
-            (shape(399, 0, 20), Some(Doubt::Astray { astray: 20, rows: 399 })),
-            (shape(30, 0, 19), None),
-        ] {
-            assert_eq!(shape.doubt(&BELIEF), expected, "{shape:?}");
-        }
-        let by_connect = Belief { time_basis: TimeBasis::Connect, ..BELIEF };
-        assert_eq!(shape(100, 0, 99).doubt(&by_connect), None, "nobody knows by what it was found");
-        assert_eq!(shape(100, 0, 99).doubt(&Belief { ratio_max: 1.0, ..BELIEF }), None);
-        assert_eq!(shape(100, 0, 100).doubt(&Belief { ratio_max: 1.0, ..BELIEF }), Some(Doubt::NoneGood(100)));
-        assert_eq!(shape(7, 7, 0).without_dead_rows().doubt(&BELIEF), None);
-        assert_eq!(shape(12, 7, 5).without_dead_rows().doubt(&BELIEF), Some(Doubt::NoneGood(5)));
-    }
-
     #[test]
     fn rows_that_are_not_good_make_no_window_quiet() {
-        let bad = WindowTally { no_legs: (0..3).collect(), ..tally(3) };
+        let bad = WindowTally { shape: Shape { rows: 3, no_legs: 3, astray: 0 }, ..WindowTally::default() };
         let mut doubted = poll(2);
         assert_eq!(note(&mut doubted, WHOLE, &bad, 5), Outcome::Waits);
         assert_eq!(note(&mut doubted, WHOLE, &tally(0), 0), Outcome::Waits);
@@ -596,7 +493,7 @@ mod tests {
                     end = WHOLE;
                 }
                 let tally = tally(if end == Some(WindowEnd::TooManyRows(9)) { 0 } else { rows });
-                shows_rows |= !tally.rows.is_empty();
+                shows_rows |= tally.shape.rows > 0;
                 failed |= end.is_none();
                 let read_now = WindowRead {
                     piece, end, judgement: tally.judgement(None), begun: at(300), clocks_differ: false, legs_known, is_before_overlap: false,

@@ -8,6 +8,8 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::hooks::{self, Mutant};
+
 /// An instant: milliseconds since 1970-01-01T00:00:00Z, as in the API's `…UTC` fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UtcMillis(i64);
@@ -114,9 +116,12 @@ impl Window {
         UtcMillis::new(self.end.as_millis() - 1).max(self.start)
     }
 
-    /// The instant inside that is nearest to `instant`.
-    pub fn nearest(self, instant: UtcMillis) -> UtcMillis {
-        instant.clamp(self.start, self.last())
+    /// The instant itself, or the last one inside, if it lies behind that.
+    pub fn not_after(self, instant: UtcMillis) -> UtcMillis {
+        if hooks::is_mutant(Mutant::AtTheWindowsEdge) {
+            return instant.clamp(self.start, self.last());
+        }
+        instant.min(self.last())
     }
 
     /// How long the window is.

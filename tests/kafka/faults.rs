@@ -257,7 +257,7 @@ async fn an_api_that_shows_nothing_any_more_is_not_taken_for_quiet_phones() {
     })
     .await;
     let (_, page) = rig.page("/readyz").await.unwrap();
-    assert!(page.contains("the source shows no row since"), "{page}");
+    assert!(page.contains("the source shows no leg since"), "{page}");
     // What comes meanwhile is found without a sweep, since the watermarks have waited.
     tokio::time::sleep(Duration::from_secs(3)).await;
     rig.sandbox.faults().set_mix("0%".parse().unwrap());

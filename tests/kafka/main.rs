@@ -51,6 +51,7 @@ mod downstream;
 mod faults;
 mod https;
 mod journals;
+mod judged;
 mod late;
 mod long_past;
 mod odd_http;

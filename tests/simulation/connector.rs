@@ -11,7 +11,7 @@ use call_legs::config::{self, MessageTimestamp, StartFrom};
 use call_legs::connector::{Connector, Identity, Pace, RecordTerms, Terms};
 use call_legs::core::journal::{Delivery, OutTopic, Record};
 use call_legs::core::leg::TimeBasis;
-use call_legs::core::poll::Belief;
+use call_legs::core::shape::Belief;
 use call_legs::core::time::UtcMillis;
 use call_legs::telemetry::{Metrics, StatusBoard};
 use serde_json::Value as Json;

@@ -321,6 +321,21 @@ fn mutant_first_read_is_final() {
 }
 
 #[test]
+fn mutant_any_row_is_good() {
+    caught(Mutant::AnyRowIsGood, |_| {});
+}
+
+#[test]
+fn mutant_holds_pass() {
+    caught(Mutant::HoldsPass, |_| {});
+}
+
+#[test]
+fn mutant_at_the_window_s_edge() {
+    caught(Mutant::AtTheWindowsEdge, |_| {});
+}
+
+#[test]
 fn mutant_begun_when_published() {
     caught(Mutant::BegunWhenPublished, catching_up);
 }

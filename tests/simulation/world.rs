@@ -403,7 +403,9 @@ impl World {
                 self.api.set_mood(Mood::Well);
             }
             77..80 => {
-                let mood = self.run.throw(|dice| *dice.pick(&[Mood::Refusing, Mood::Limiting]));
+                let mood = self
+                    .run
+                    .throw(|dice| *dice.pick(&[Mood::Refusing, Mood::Limiting, Mood::Babbling, Mood::Repeating]));
                 self.api.set_mood(mood);
                 self.wait(1_000, 600_000).await;
                 self.api.set_mood(Mood::Well);

@@ -82,6 +82,11 @@ impl Ahead {
         Underway { preparing: AbortOnDropHandle::new(preparing), room: None }
     }
 
+    /// Forgets which rows came before: some of them are not published, and are to come in order.
+    pub(crate) fn forget(&self) {
+        self.preparer.forget();
+    }
+
     /// Waits until there is room for pages of so many bytes; for more than there ever is, until all of it is free.
     pub(crate) async fn room(&self, bytes: usize, is_live: bool) -> Result<Room, Fault> {
         let (rooms, max) = if is_live { (&self.live, LIVE_KIB) } else { (&self.older, OLDER_KIB) };

@@ -22,7 +22,8 @@ use crate::core::journal::{Backfill, BackfillState, Nonce, UnitProgress};
 use crate::core::leg::How;
 use crate::core::parts::SPAN_MIN;
 use crate::core::planner::{Piece, WindowLength, backfill_holes};
-use crate::core::poll::{Doubt, TELLING_LEGS, WindowEnd, WindowTally};
+use crate::core::poll::{TELLING_LEGS, WindowEnd, WindowTally};
+use crate::core::shape::Doubt;
 use crate::core::time::{UtcMillis, Window};
 use crate::source::{Source, SourceError};
 use crate::telemetry::status::UnitState;
@@ -192,7 +193,7 @@ impl<S: Source> Backfiller<S> {
             WindowEnd::Whole if let Some(doubt) = pass.doubt => {
                 return Err(SourceError::unreachable(describe_doubt(window, doubt)).into());
             }
-            WindowEnd::Whole if pass.tally.shape().good() == 0 && self.is_silence_doubtful(window).await? => {
+            WindowEnd::Whole if pass.tally.shape.good() == 0 && self.is_silence_doubtful(window).await? => {
                 let what =
                     "the source shows nothing at present, where it had shown legs: a past without any is not believed";
                 return Err(SourceError::unreachable(what).into());

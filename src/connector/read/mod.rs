@@ -22,7 +22,7 @@ use std::time::Duration;
 use chrono_tz::Tz;
 
 use crate::core::planner::Sweep;
-use crate::core::poll::Belief;
+use crate::core::shape::Belief;
 use crate::core::time::UtcMillis;
 use crate::core::watermark::Delays;
 

@@ -3,32 +3,41 @@
 //! Legs go by the time at which they were disconnected, then by their call IDs and leg IDs; what is no leg comes last. In
 //! this order chunks survive kills: what was published is the beginning of it.
 
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::ahead::{Room, chunk_len};
 use crate::connector::rows::prepare::{Prepared, What};
-use crate::connector::write::request::{RowPlace, Rows};
+use crate::connector::write::request::{JudgedRows, RowPlace, Rows};
 use crate::core::chunk::is_astray;
 use crate::core::dead_letter::Reason;
 use crate::core::leg::TimeBasis;
-use crate::core::poll::Shape;
+use crate::core::shape::Shape;
 use crate::core::time::{UtcMillis, Window};
 use crate::core::zone::{Contradiction, ZoneTally};
 use crate::hooks::{self, Mutant};
 
 /// The rows of a window, of one pass over its pages or of two.
-#[derive(Default)]
 pub(crate) struct WholeWindow {
+    /// The span of time that the query asked for, margins included.
+    asked: Window,
+    basis: TimeBasis,
+    /// What kinds of rows the newest pass has seen.
+    shape: Shape,
+    /// How often it has seen each row that is no leg, by half its key.
+    dead: FxHashMap<u64, u64>,
     pages: Vec<Arc<Prepared>>,
     places: Vec<RowPlace>,
     /// How many of the rows, once they are in order, were taken for transactions.
     taken: usize,
-    /// Each row that is there: its key, and of a leg its content.
-    rows: FxHashSet<(u64, u64)>,
-    /// Every row of the newest pass, by the halves of their keys.
-    pass: FxHashSet<u64>,
+    /// Each row that is there: half its key, and of a leg its content.
+    rows: FxHashMap<u64, u64>,
+    /// Legs that are there with another content, too.
+    changed: FxHashSet<(u64, u64)>,
+    /// Every row of the second pass, by the halves of their keys; of the first pass all are in `rows`.
+    second: Option<FxHashSet<u64>>,
     /// Kept until all of it is published.
     pub(crate) room: Option<Room>,
 }
@@ -42,9 +51,26 @@ pub(crate) struct Said {
 }
 
 impl WholeWindow {
-    /// Begins a pass over the window's pages.
-    pub(crate) fn begin_pass(&mut self) {
-        self.pass.clear();
+    pub(crate) fn new(asked: Window, basis: TimeBasis) -> Self {
+        Self {
+            asked,
+            basis,
+            shape: Shape::default(),
+            dead: FxHashMap::default(),
+            pages: Vec::new(),
+            places: Vec::new(),
+            taken: 0,
+            rows: FxHashMap::default(),
+            changed: FxHashSet::default(),
+            second: None,
+            room: None,
+        }
+    }
+
+    /// Begins a second pass over the window's pages.
+    pub(crate) fn begin_second_pass(&mut self) {
+        self.second = Some(FxHashSet::default());
+        (self.shape, self.dead) = (Shape::default(), FxHashMap::default());
     }
 
     /// Takes in a page, but for the rows that are there already.
@@ -53,11 +79,19 @@ impl WholeWindow {
         for index in 0..page.len() {
             let ready = page.row(index).ready();
             let content = match &ready.what {
-                What::Leg(leg, _) => leg.fingerprint.bits(),
-                What::Dead(_) | What::Unfinished => 0,
+                What::Leg(leg, _) => {
+                    self.shape.astray += u64::from(is_astray(leg.at, leg.disconnected, self.asked, self.basis));
+                    leg.fingerprint.bits()
+                }
+                What::Dead(_) => {
+                    self.shape.no_legs += 1;
+                    *self.dead.entry(ready.key.half()).or_default() += 1;
+                    0
+                }
+                What::Unfinished => 0,
             };
-            self.pass.insert(ready.key.half());
-            if self.rows.insert((ready.key.half(), content))
+            self.shape.rows += 1;
+            if self.is_new(ready.key.half(), content)
                 && let (Ok(page), Ok(row)) = (u32::try_from(number), u32::try_from(index))
             {
                 self.places.push(RowPlace { page, row });
@@ -68,9 +102,21 @@ impl WholeWindow {
         }
     }
 
+    /// Takes note of a row, and says whether it was not there with this content.
+    fn is_new(&mut self, key: u64, content: u64) -> bool {
+        self.second.iter_mut().for_each(|second| _ = second.insert(key));
+        match self.rows.entry(key) {
+            Entry::Vacant(entry) => {
+                entry.insert(content);
+                true
+            }
+            Entry::Occupied(entry) => *entry.get() != content && self.changed.insert((key, content)),
+        }
+    }
+
     /// How many distinct rows the newest pass has seen.
     pub(crate) fn rows_of_pass(&self) -> u64 {
-        self.pass.len() as u64
+        self.second.as_ref().map_or(self.rows.len(), FxHashSet::len) as u64
     }
 
     /// Puts the rows into the order in which they are published.
@@ -81,8 +127,9 @@ impl WholeWindow {
         let row = |place: &RowPlace| self.pages[place.page as usize].row(place.row as usize);
         self.places.sort_by_cached_key(|place| row(place).time());
         for same in self.places.chunk_by_mut(|a, b| row(a).time() == row(b).time()) {
-            if same.len() > 1 {
-                same.sort_by_cached_key(|place| row(place).ids());
+            // Legs that are all known come again as they were: none of them is published.
+            if same.len() > 1 && same.iter().any(|place| row(place).has_message()) {
+                same.sort_by(|a, b| row(a).cmp_ids(row(b)));
             }
         }
     }
@@ -114,30 +161,23 @@ impl WholeWindow {
         left.partition_point(|place| self.time(*place) < end).min(max)
     }
 
-    /// All rows.
-    pub(crate) fn all(&self) -> Rows {
-        Rows { pages: self.pages.clone(), places: self.places.clone() }
+    /// All rows, and how often each came that is no leg.
+    pub(crate) fn judged(&self) -> JudgedRows {
+        JudgedRows::Whole(Rows { pages: self.pages.clone(), places: self.places.clone() }, self.dead.clone())
     }
 
-    /// What the rows say, where this span was asked for.
-    pub(crate) fn says(&self, asked: Window, basis: TimeBasis) -> Said {
-        let mut shape = Shape { rows: self.places.len() as u64, ..Shape::default() };
+    /// What the rows say.
+    pub(crate) fn says(&self) -> Said {
         let (mut zone, mut dead_for) = (ZoneTally::default(), None);
         for place in &self.places {
             let row = self.pages[place.page as usize].row(place.row as usize);
             match &row.ready().what {
-                What::Leg(leg, _) => {
-                    zone.note(leg.texts, || row.contradiction());
-                    shape.astray += u64::from(is_astray(leg.at, leg.disconnected, asked, basis));
-                }
-                What::Dead(reason) => {
-                    shape.no_legs += 1;
-                    dead_for.get_or_insert(*reason);
-                }
+                What::Leg(leg, _) => zone.note(leg.texts, || row.contradiction()),
+                What::Dead(reason) => _ = dead_for.get_or_insert(*reason),
                 What::Unfinished => {}
             }
         }
-        Said { shape, contradiction: zone.contradiction(), dead_for }
+        Said { shape: self.shape, contradiction: zone.contradiction(), dead_for }
     }
 
     /// How many bytes so many of the first rows have.

@@ -32,9 +32,10 @@ use crate::core::journal::UnitProgress;
 use crate::core::pagination::{Fault as ScrollFault, PageMeta, PageSize, Scroll, Step, Torn};
 use crate::core::parts::TornWindows;
 use crate::core::planner::Piece;
-use crate::core::poll::{Doubt, Judgement, Shape, WindowEnd, WindowTally};
+use crate::core::poll::{Judgement, WindowEnd, WindowTally};
 use crate::core::query::{QueryBounds, query_bounds};
 use crate::core::retry::Backoff;
+use crate::core::shape::{Doubt, Shape};
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::Reach;
 use crate::core::zone::Contradiction;
@@ -298,7 +299,7 @@ impl<S: Source> WindowReader<S> {
         } else {
             first?
         };
-        pass.doubt = self.doubt(pass.tally.shape(), pass.planned.leniency);
+        pass.doubt = self.doubt(pass.tally.shape, pass.planned.leniency);
         if pass.tally.held > 0 && pass.doubt.is_none() {
             let counted = Undecided { dead: pass.tally.held, legs: 0, published: pass.counts.published - published };
             if self.judge(pass.planned, JudgedRows::Counted(counted)).await?.dead_rows == DeadRows::Buried {
@@ -338,7 +339,7 @@ impl<S: Source> WindowReader<S> {
         let bounds = self.bounds(window)?;
         let mut collected = Collected {
             planned,
-            rows: WholeWindow::default(),
+            rows: WholeWindow::new(bounds.asked, self.pace.belief.time_basis),
             asked: bounds.asked,
             begun_at: self.clock.now(),
             ended: Ok(WindowEnd::Whole),
@@ -347,6 +348,9 @@ impl<S: Source> WindowReader<S> {
             reaches: Vec::new(),
         };
         for is_second in [false, true] {
+            if is_second {
+                collected.rows.begin_second_pass();
+            }
             let ended = self.collect_once(&mut collected, &bounds, max).await;
             let is_read_again = !is_second && self.is_read_again(window, &ended, collected.rows.rows_of_pass());
             collected.ended = match ended {
@@ -359,7 +363,9 @@ impl<S: Source> WindowReader<S> {
             }
         }
         collected.rows.sort();
-        if !matches!(collected.ended, Ok(WindowEnd::TooManyRows(_))) {
+        if matches!(collected.ended, Ok(WindowEnd::TooManyRows(_))) {
+            self.ahead.forget();
+        } else {
             self.judge_whole(&mut collected).await?;
         }
         Ok(collected)
@@ -367,15 +373,15 @@ impl<S: Source> WindowReader<S> {
 
     /// Judges a window before its first row is published.
     async fn judge_whole(&self, collected: &mut Collected) -> Result<(), Fault> {
-        let Collected { planned, rows, asked, judgement, .. } = collected;
-        let Said { shape, contradiction, dead_for } = rows.says(*asked, self.pace.belief.time_basis);
+        let Collected { planned, rows, judgement, .. } = collected;
+        let Said { shape, contradiction, dead_for } = rows.says();
         let mut doubt = self.doubt(shape, planned.leniency);
         planned.dead_rows = if shape.no_legs == 0 {
             DeadRows::Buried
         } else if doubt.is_some() {
             DeadRows::Held
         } else {
-            let Verdict { dead_rows, undecided } = self.judge(*planned, JudgedRows::Whole(rows.all())).await?;
+            let Verdict { dead_rows, undecided } = self.judge(*planned, rows.judged()).await?;
             doubt = (dead_rows == DeadRows::Held).then_some(Doubt::Dead(undecided, dead_for));
             dead_rows
         };
@@ -421,7 +427,6 @@ impl<S: Source> WindowReader<S> {
         let (pages, mut received) = Ahead::channel();
         let Collected { rows, begun_at, .. } = collected;
         *begun_at = self.clock.now();
-        rows.begin_pass();
         // It has room from the first pass.
         let max = WholeMax { takes_room: max.takes_room && rows.room.is_none(), ..max };
         let keeping = async {
@@ -801,7 +806,7 @@ impl Collected {
         let planned = PlannedRead::older(piece, 0, start, Leniency::None);
         Self {
             planned,
-            rows: WholeWindow::default(),
+            rows: WholeWindow::new(piece.window, crate::core::leg::TimeBasis::Disconnect),
             asked: piece.window,
             begun_at: start,
             ended: Ok(WindowEnd::Whole),

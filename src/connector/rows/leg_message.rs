@@ -91,12 +91,17 @@ impl LegWriter {
         let payload_end = out.len();
         out.extend_from_slice(&entry.key.0);
         let identity_end = out.len();
-        Trace::append(self.journal, entry.seen, *generation, window.nearest(at), unit, out);
+        Trace::append(self.journal, entry.seen, *generation, window.not_after(at), unit, out);
         Ok(Written { start, ends: [key_end, payload_end, identity_end, out.len()] })
     }
 }
 
 impl Written {
+    /// The key alone.
+    pub(crate) fn key<'a>(&self, memory: &'a [u8]) -> &'a [u8] {
+        memory.get(self.start..self.ends[0]).unwrap_or_default()
+    }
+
     /// The parts, as slices of the memory that they were written to.
     pub(crate) fn parts(&self, memory: &Bytes) -> Parts {
         let [key_end, payload_end, identity_end, end] = self.ends;

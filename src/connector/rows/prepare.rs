@@ -10,6 +10,7 @@
 //! come again as they were, and are not parsed again. Whether a leg is new is not decided here, nor what may have changed
 //! since the read began: a message that says otherwise than is decided then is not used (see [`ReadyRow::new_leg`]).
 
+use std::cmp::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -160,6 +161,11 @@ impl Preparer {
         (low, high)
     }
 
+    /// Forgets all rows.
+    pub(crate) fn forget(&self) {
+        *self.known() = KnownRows::default();
+    }
+
     fn known(&self) -> MutexGuard<'_, KnownRows> {
         // What a panic leaves is true of each row all the same.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
@@ -214,8 +220,24 @@ impl<'a> ReadyRow<'a> {
         }
     }
 
-    /// The leg's call ID and leg ID, by which legs of the same instant are ordered.
-    pub(crate) fn ids(self) -> (String, String) {
+    /// Whether it was not known by its bytes, so that its leg may be new.
+    pub(crate) fn has_message(self) -> bool {
+        matches!(self.page.rows[self.index].what, What::Leg(_, Some(_)))
+    }
+
+    /// Legs of the same instant are ordered by their call IDs and leg IDs.
+    pub(crate) fn cmp_ids(self, other: Self) -> Ordering {
+        let by_key = self.message_key().zip(other.message_key()).map(|(a, b)| a.cmp(b));
+        by_key.filter(|order| order.is_ne()).unwrap_or_else(|| self.ids().cmp(&other.ids()))
+    }
+
+    /// The key of its message, which is the call ID.
+    fn message_key(self) -> Option<&'a [u8]> {
+        let What::Leg(_, Some(written)) = &self.ready().what else { return None };
+        Some(written.key(&self.page.messages))
+    }
+
+    fn ids(self) -> (String, String) {
         match wire::row(self.raw()) {
             Row::Leg(leg) => (leg.call_id().to_owned(), leg.leg_id().to_owned()),
             Row::Dead(_) | Row::Unfinished => Default::default(),

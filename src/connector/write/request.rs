@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::Span;
@@ -98,8 +99,8 @@ pub(crate) struct Judged {
 
 /// Its rows, as far as it takes them to judge it.
 pub(crate) enum JudgedRows {
-    /// All of them, of which nothing is published yet.
-    Whole(Rows),
+    /// All of them, of which nothing is published yet, and how often each came that is no leg, by half its key.
+    Whole(Rows, FxHashMap<u64, u64>),
     /// How many were undecided, where its legs are published.
     Counted(Undecided),
 }

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::iter::zip;
 
 use super::hourly::SeenHours;
+use rustc_hash::FxHashMap;
+
 use super::request::{
     FirstStart, Judged, JudgedRows, PageOf, Reached, Reply, Request, Rows, RowsRequest, SweptHours, Verdict,
 };
@@ -142,9 +144,9 @@ impl<C: Cluster, V: View> Writer<C, V> {
     async fn judge(&mut self, judged: Judged) -> Result<Verdict, Fault> {
         let undecided = match judged.rows {
             JudgedRows::Counted(undecided) => undecided,
-            JudgedRows::Whole(rows) => loop {
+            JudgedRows::Whole(rows, dead) => loop {
                 self.owner.own().await?;
-                match self.undecided(&rows).await {
+                match self.undecided(&rows, &dead).await {
                     Ok(undecided) => break undecided,
                     Err(fault) => self.owner.recover_from(fault).await?,
                 }
@@ -156,24 +158,26 @@ impl<C: Cluster, V: View> Writer<C, V> {
     }
 
     /// How many of a window's rows are neither published nor buried.
-    async fn undecided(&self, rows: &Rows) -> Result<Undecided, Fault> {
+    async fn undecided(&self, rows: &Rows, dead: &FxHashMap<u64, u64>) -> Result<Undecided, Fault> {
         let is_dead = |row: &ReadyRow<'_>| matches!(row.ready().what, What::Dead(_));
         let is_leg = |row: &ReadyRow<'_>| matches!(row.ready().what, What::Leg(..));
-        let dead: BTreeSet<KeyHash> = rows.iter().filter(is_dead).map(|row| KeyHash::of_dead_row(row.raw())).collect();
-        let dead = self.unknown(dead).await?;
+        let times = |key: &KeyHash| dead.get(&key.half()).copied().unwrap_or(1);
+        let dead = self.unknown(rows.iter().filter(is_dead).map(|row| row.ready().key).collect()).await?;
+        let dead = dead.iter().map(times).sum();
         // Only then does it matter.
         let legs =
             if dead == 0 { BTreeSet::new() } else { rows.iter().filter(is_leg).map(|row| row.ready().key).collect() };
-        Ok(Undecided { dead, legs: self.unknown(legs).await?, published: 0 })
+        Ok(Undecided { dead, legs: self.unknown(legs).await?.len() as u64, published: 0 })
     }
 
-    /// How many of these nothing is remembered of.
-    async fn unknown(&self, keys: BTreeSet<KeyHash>) -> Result<u64, Fault> {
+    /// Those of which nothing is remembered.
+    async fn unknown(&self, keys: BTreeSet<KeyHash>) -> Result<Vec<KeyHash>, Fault> {
         if keys.is_empty() {
-            return Ok(0);
+            return Ok(Vec::new());
         }
-        let found = self.owner.follower.find(keys.into_iter().collect()).await?;
-        Ok(found.iter().filter(|known| known.is_none()).count() as u64)
+        let keys: Vec<KeyHash> = keys.into_iter().collect();
+        let found = self.owner.follower.find(keys.clone()).await?;
+        Ok(zip(keys, found).filter(|(_, known)| known.is_none()).map(|(key, _)| key).collect())
     }
 
     /// Commits what a sweep has seen of whole hours, and that it was done, if it was; `None` as in [`Self::advance`].
