@@ -93,6 +93,7 @@ pub async fn run(
         interval: config.poll.interval,
         overlap: config.poll.overlap,
         settle: config.poll.settle,
+        order_within: behind_max(&config),
     };
     let metrics = Arc::new(Metrics::new(targets));
     let listener = admin::listen(config.admin.listen)

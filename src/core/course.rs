@@ -9,6 +9,7 @@
 //! A window that is not believed is held: it is read again, with growing pauses. Meanwhile polls go on behind it, with
 //! watermarks of their own. When it is believed at last, the journal's watermarks pass over it and what was read behind it.
 
+use std::cmp::Reverse;
 use std::mem;
 use std::time::Duration;
 
@@ -29,6 +30,9 @@ const GOOD_POLLS_MIN: u32 = 10;
 
 /// How many holds are kept apart. Beyond it the oldest two become one, with all that lies between them.
 const HOLDS_MAX: usize = 64;
+
+/// So many holds a poll reads again: what is newer must not wait for them.
+const DUE_MAX: usize = 4;
 
 /// How polls go on where windows are held.
 #[derive(Clone, Debug)]
@@ -54,6 +58,8 @@ pub struct HeldSpan {
     pub since: UtcMillis,
     /// When it is read again.
     pub again_at: UtcMillis,
+    /// When a read of it has last begun that did not believe it.
+    read_at: UtcMillis,
     /// The newest pause between two reads of it.
     pause: Duration,
     behind: Marks,
@@ -131,30 +137,37 @@ impl Course {
         &self.holds
     }
 
+    /// Whether a window lies in what is held.
+    pub fn is_held(&self, window: Window) -> bool {
+        self.holds.iter().any(|hold| hold.window.start <= window.start && window.end <= hold.window.end)
+    }
+
     /// Why the watermarks of the journal wait.
     pub fn why(&self) -> Option<&HeldSpan> {
         self.holds.iter().find(|hold| hold.why.is_some())
     }
 
-    /// What is held and is to be read again at `now`, newest first.
+    /// What is held and is to be read again at `now`: a few, which have waited longest.
     pub fn due(&self, now: UtcMillis) -> Vec<Window> {
-        self.holds.iter().rev().filter(|hold| hold.again_at <= now).map(|hold| hold.window).collect()
+        let mut due: Vec<&HeldSpan> = self.holds.iter().filter(|hold| hold.again_at <= now).collect();
+        due.sort_by_key(|hold| (hold.read_at, Reverse(hold.window.start)));
+        due.iter().take(DUE_MAX).map(|hold| hold.window).collect()
     }
 
     /// Why what follows is in doubt, too, where that is not read again at `now`.
     pub fn contradiction(&self, now: UtcMillis) -> Option<(Window, Contradiction)> {
-        let waiting = self.holds.iter().filter(|hold| hold.again_at > now);
+        let due = self.due(now);
+        let waiting = self.holds.iter().filter(|hold| !due.contains(&hold.window));
         waiting.filter_map(|hold| hold.why).find_map(|why| match why {
             Hold::TimeZone(window, found) => Some((window, found)),
             _ => None,
         })
     }
 
-    /// What lies before each hold and was not read for the last time, newest first.
-    pub fn before_holds(&self) -> Vec<Window> {
-        let before = self.holds.iter().enumerate().rev();
-        let spans = before.map(|(index, hold)| Window::new(self.marks_before(index).final_to, hold.window.start));
-        spans.filter(|span| span.start < span.end).collect()
+    /// What lies before the first hold and was not read for the last time. What lies between two holds waits for their end.
+    pub fn before_holds(&self) -> Option<Window> {
+        let first = self.holds.first()?;
+        (self.stored.final_to < first.window.start).then(|| Window::new(self.stored.final_to, first.window.start))
     }
 
     /// How far the unit was complete before a poll, as seen from a window: what older legs of it are measured by.
@@ -287,8 +300,16 @@ impl Course {
             return;
         }
         let (window, behind) = (Window::new(start, part.end), Marks::at(part.end));
-        let hold =
-            HeldSpan { window, why, rows: rows_of(why), since: begun, again_at: begun, pause: Duration::ZERO, behind };
+        let hold = HeldSpan {
+            window,
+            why,
+            rows: rows_of(why),
+            since: begun,
+            again_at: begun,
+            read_at: begun,
+            pause: Duration::ZERO,
+            behind,
+        };
         self.holds.insert(index, hold);
     }
 
@@ -332,6 +353,7 @@ impl HeldSpan {
     }
 
     fn is_not_believed_again(&mut self, why: Option<Hold>, begun: UtcMillis, interval: Duration) {
+        self.read_at = begun;
         if why.is_some() && self.again_at <= begun {
             self.pause = (self.pause * 2).clamp(interval, PAUSE_MAX.max(interval));
             // A poll begins some moments before it reads.
@@ -393,7 +415,7 @@ mod tests {
         course.hold(window(500, 600), broken(500, 600), at(10_000), INTERVAL, &DELAYS);
         assert!(course.believe(window(600, 9_990), at(10_000), &DELAYS).is_empty());
         assert_eq!(course.newest(), Marks { complete_to: at(9_990), final_to: at(9_890) });
-        assert_eq!((course.due(at(10_000)), course.before_holds()), (vec![window(500, 600)], vec![]));
+        assert_eq!((course.due(at(10_000)), course.before_holds()), (vec![window(500, 600)], None));
         assert_eq!((course.looked_to(window(500, 600)), course.looked_to(window(9_990, 9_999))), (at(500), at(9_990)));
         let reached = course.believe(window(500, 600), at(10_050), &DELAYS);
         let mut progress = Progress::starting_at(at(0), &DELAYS);

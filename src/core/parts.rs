@@ -69,10 +69,10 @@ impl<I: Iterator<Item = Piece>> Parts<I> {
         &mut self.pieces
     }
 
-    /// Takes note of how many requests the newest part took.
-    pub fn note_requests(&mut self, requests: usize) {
+    /// Takes note of how many requests the newest part took; `is_again` if it did not end well before.
+    pub fn note_requests(&mut self, requests: usize, is_again: bool) {
         // Of the read that has shown a window to be in need of halves only one request counts: it was to be read anyway.
-        self.requests += if self.is_half { requests } else { 0 };
+        self.requests += if self.is_half || is_again { requests } else { 0 };
     }
 
     /// Whether any window was halved because it did not end well.
@@ -254,7 +254,7 @@ mod tests {
             while let Some(part) = parts.next(&torn) {
                 let requests = pages.next().unwrap();
                 spent += if parts.is_half { requests } else { 0 };
-                parts.note_requests(requests);
+                parts.note_requests(requests, false);
                 if badness.next().unwrap() && parts.halve_within(part) {
                     continue;
                 }
@@ -285,7 +285,7 @@ mod tests {
                 let length = WindowLength::new(Duration::from_secs(window_max_s));
                 let mut parts = Parts::new(Cycle::behind(progress.marks(), bound(at(now)), &delays, length));
                 while let Some(part) = parts.next(&TornWindows::default()) {
-                    parts.note_requests(1);
+                    parts.note_requests(1, false);
                     if ends_well.next().unwrap() {
                         read.add(part.window);
                         progress.advance(part.window, at(now), &delays);
@@ -306,7 +306,7 @@ mod tests {
             let mut requests = 0;
             while let Some(part) = parts.next(&TornWindows::default()) {
                 requests += 1;
-                parts.note_requests(1);
+                parts.note_requests(1, false);
                 parts.halve_within(part);
             }
             prop_assert!(requests <= REQUESTS_MAX, "{}", requests);

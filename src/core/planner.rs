@@ -152,8 +152,8 @@ impl Cycle {
         Self::of([(Window::new(final_to, edge), true), (Window::new(edge, bound), true)], length)
     }
 
-    /// The same poll, which then reads once more what is held, and what lies before a hold and is not final.
-    pub fn with_holds(mut self, due: Vec<Window>, before: Vec<Window>) -> Self {
+    /// The same poll, which then reads once more what is held, and what lies before the first hold and is not final.
+    pub fn with_holds(mut self, due: Vec<Window>, before: Option<Window>) -> Self {
         let due = due.into_iter().map(|left| Span { left, is_whole: true });
         let before = before.into_iter().map(|left| Span { left, is_whole: false });
         let overlap = self.spans.iter().position(|span| !span.is_whole).unwrap_or(self.spans.len());
@@ -208,6 +208,14 @@ impl Iterator for Cycle {
         let is_behind = self.spans.iter().any(|span| window.end <= span.left.start);
         Some(Piece { window, how: if is_behind { How::CatchUp } else { How::Poll } })
     }
+}
+
+/// How long a catch-up over `span` will still take, that has come to `read_to` after `elapsed`: as fast as it has come so far.
+/// `None` while nobody can say.
+pub fn time_left(span: Window, read_to: UtcMillis, elapsed: Duration) -> Option<Duration> {
+    let (covered, left) = (read_to.since(span.start), span.end.since(read_to));
+    let seconds = elapsed.as_secs_f64() * left.as_secs_f64() / covered.as_secs_f64();
+    (covered > Duration::ZERO && seconds.is_finite()).then(|| Duration::try_from_secs_f64(seconds).ok()).flatten()
 }
 
 /// A slower re-read of what polls have read for the last time.
@@ -321,7 +329,7 @@ mod tests {
         let newest = Marks { complete_to: at(8000), final_to: at(6200) };
         let window = |from, to| Window::new(at(from), at(to));
         let cycle = Cycle::live(newest, at(8120), false, WindowLength::new(HOUR))
-            .with_holds(vec![window(5000, 5100), window(3000, 3100)], vec![window(4900, 5000)]);
+            .with_holds(vec![window(5000, 5100), window(3000, 3100)], Some(window(4900, 5000)));
         let expected = [(8000, true), (5000, true), (3000, true), (6200, false), (4900, false)];
         assert_eq!(wholes(cycle), expected);
     }
@@ -347,6 +355,52 @@ mod tests {
         assert_eq!(first, Window::new(at(0), at(14_400)));
         cycle.length().on_read(first, 10, 5_000);
         assert_eq!(cycle.next().unwrap().window, Window::new(at(14_400), at(14_400 * 5)));
+    }
+
+    /// Catches up over a span, a second a request, when there are so many rows a second; gives after each window how long
+    /// it took and how long it would still take.
+    fn catch_up(span: Window, rows_per_second: impl Fn(UtcMillis) -> f64) -> Vec<(f64, Option<Duration>)> {
+        const PAGE_ROWS: u64 = 1_000;
+        let max = HOUR * 24 * 31;
+        let mut cycle = Cycle::behind(Marks::at(span.start), span.end, &DELAYS, WindowLength::new(max));
+        let (mut requests, mut course) = (0u64, Vec::new());
+        while let Some(Piece { window, .. }) = cycle.next() {
+            let rows = (rows_per_second(window.start) * window.length().as_secs_f64()) as u64;
+            if rows > WINDOW_ROWS && cycle.length().on_too_many(window, rows, WINDOW_ROWS) {
+                requests += 1;
+                cycle.take_back(window);
+                continue;
+            }
+            requests += 1 + rows / PAGE_ROWS;
+            cycle.length().on_read(window, rows, WINDOW_ROWS);
+            course.push((requests as f64, time_left(span, window.end, Duration::from_secs(requests))));
+        }
+        course
+    }
+
+    #[test]
+    fn how_long_a_catch_up_still_takes_is_known_within_a_factor_of_two() {
+        let days = |days: i64| Window::new(at(0), at(days * 86_400));
+        let office = |at: UtcMillis| if (at.as_millis() / 3_600_000) % 24 < 12 { 3.0 } else { 0.1 };
+        for course in [catch_up(days(3), |_| 2.0), catch_up(days(730), |_| 90.0 / 63e6), catch_up(days(60), office)] {
+            let all = course.last().unwrap().0;
+            for share in [0.25, 0.5, 0.75] {
+                let (elapsed, left) = course.iter().find(|(elapsed, _)| *elapsed >= all * share).unwrap();
+                let (left, true_left) = (left.unwrap().as_secs_f64(), all - elapsed);
+                assert!(
+                    left <= true_left * 2.0 + 1.0 && true_left <= left * 2.0 + 1.0,
+                    "{share}: {left} for {true_left} of {all}"
+                );
+            }
+        }
+        assert_eq!(time_left(days(3), at(0), HOUR), None);
+    }
+
+    #[test]
+    fn two_years_with_ninety_legs_take_few_requests() {
+        let two_years = Window::new(at(0), at(730 * 86_400));
+        let requests = catch_up(two_years, |_| 90.0 / 63e6).last().unwrap().0;
+        assert!(requests <= 60.0, "{requests}");
     }
 
     #[test]

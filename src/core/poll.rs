@@ -187,9 +187,9 @@ impl<I: Iterator<Item = Piece>> Poll<I> {
         self.parts.halve(piece);
     }
 
-    /// Takes note of how many pages of the newest window were asked for.
-    pub fn note_requests(&mut self, requests: usize) {
-        self.parts.note_requests(requests);
+    /// Takes note of how many pages of the newest window were asked for; `is_again` if it was held before.
+    pub fn note_requests(&mut self, requests: usize, is_again: bool) {
+        self.parts.note_requests(requests, is_again);
     }
 
     /// Takes note of a read, and says what follows from it.
@@ -327,7 +327,7 @@ mod tests {
             legs_known,
             is_before_overlap: false,
         };
-        poll.note_requests(1);
+        poll.note_requests(1, false);
         poll.note(&read)
     }
 
@@ -498,7 +498,7 @@ mod tests {
                 let read_now = WindowRead {
                     piece, end, judgement: tally.judgement(None), begun: at(300), clocks_differ: false, legs_known, is_before_overlap: false,
                 };
-                poll.note_requests(1);
+                poll.note_requests(1, false);
                 match poll.note(&read_now) {
                     Outcome::Advance(windows) => {
                         prop_assert_eq!(end, WHOLE);

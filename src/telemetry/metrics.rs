@@ -32,13 +32,15 @@ pub struct Targets {
     pub overlap: Duration,
     /// `poll.settle`.
     pub settle: Duration,
+    /// How far a leg lies behind the newest at the most, unless it is marked late; `None` where no order is promised.
+    pub order_within: Option<Duration>,
 }
 
 impl Default for Targets {
     /// Those of the configuration.
     fn default() -> Self {
         let [freshness, interval, overlap, settle] = [300, 120, 1800, 60].map(Duration::from_secs);
-        Self { freshness, interval, overlap, settle }
+        Self { freshness, interval, overlap, settle, order_within: None }
     }
 }
 
@@ -80,6 +82,8 @@ pub struct Metrics {
     leg_poll_wait: Durations,
     leg_fetch: Durations,
     leg_publish: Durations,
+    leg_behind: Durations,
+    order_within: Seconds,
     /// Rows by what became of them.
     pub rows: Family<UnitResultLabels, Counter>,
     /// Dead letters written.
@@ -125,6 +129,7 @@ impl Default for Metrics {
 }
 
 const API_DELAY_SECONDS: &[f64] = &[2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 180.0, 300.0, 600.0, 1800.0, 7200.0];
+const BEHIND_SECONDS: &[f64] = &[0.0, 1.0, 10.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 21_600.0, 86_400.0];
 const FETCH_SECONDS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
 const FRESHNESS_SECONDS: &[f64] = &[2.0, 5.0, 15.0, 30.0, 60.0, 120.0, 180.0, 300.0, 600.0, 1800.0, 7200.0, 86_400.0];
 const LATENESS_SECONDS: &[f64] = &[30.0, 60.0, 120.0, 300.0, 900.0, 1800.0, 3600.0, 21_600.0, 86_400.0, 604_800.0];
@@ -164,6 +169,8 @@ impl Metrics {
             leg_poll_wait: of_unit(POLL_WAIT_SECONDS),
             leg_fetch: of_unit(FETCH_SECONDS),
             leg_publish: of_unit(PUBLISH_SECONDS),
+            leg_behind: of_unit(BEHIND_SECONDS),
+            order_within: Gauge::default(),
             rows: Family::default(),
             dead_letters: Family::default(),
             text_slips: Family::default(),
@@ -186,6 +193,7 @@ impl Metrics {
             clock_skew: Gauge::default(),
         };
         metrics.freshness_objective.set(targets.freshness.as_secs_f64());
+        metrics.order_within.set(targets.order_within.map_or(0.0, |within| within.as_secs_f64()));
         metrics.poll_overlap.set(targets.overlap.as_secs_f64());
         metrics.poll_interval.set(targets.interval.as_secs_f64());
         metrics.poll_settle.set(targets.settle.as_secs_f64());
@@ -216,6 +224,8 @@ impl Metrics {
         c.seconds("leg_poll_wait", &[UNIT], "of the legs that polls found: at most how long a leg waited for a poll, from the beginning of the newest whole read of a poll that had not shown it, or its disconnect if that was later, to the beginning of the read that did. Part of the API delay, since nobody looks in between", &self.leg_poll_wait);
         c.seconds("leg_fetch", &[UNIT], "of the legs that polls found: from the beginning of the read of its window to the page that showed the leg, with repetitions, due logins and waits for the request budget. Part of the API delay, too", &self.leg_fetch);
         c.seconds("leg_publish", &[UNIT], "of the legs that polls found: from the page that showed the leg to Kafka's acknowledgement of its transaction", &self.leg_publish);
+        c.seconds("leg_behind", &[UNIT], "how far a leg lay behind the newest leg that was published before it, of all units; 0 where it was the newest itself", &self.leg_behind);
+        c.seconds("order_within", &[], "a leg lies behind the newest one published before it by no more than this, or has `ingest.late` true; 0 where no order is promised", &self.order_within);
         c.plain("rows", &[UNIT, of("result", &ROW_RESULTS)], "rows fetched, each with one result: `outside` is beyond the window's ends, where the neighbouring windows read; `held` are too many that cannot be legs. A dead letter that is replayed counts once more, as published or duplicate", &self.rows);
         c.plain("dead_letters", &[UNIT], "dead letters written, each once, however often its row is read", &self.dead_letters);
         c.plain("text_slips", &[UNIT], "published legs with a text of a time that is another instant than the milliseconds beside it, or has another offset than `source.time_zone`. The milliseconds count; where more than a tenth of a window's rows contradict the zone, the state says so", &self.text_slips);
@@ -274,6 +284,7 @@ impl Metrics {
             &self.leg_poll_wait,
             &self.leg_fetch,
             &self.leg_publish,
+            &self.leg_behind,
             &self.source_request_duration,
             &self.lateness,
         ] {
@@ -298,6 +309,12 @@ impl Metrics {
             let labels = UnitResultLabels { unit: unit.to_owned(), result };
             self.freshness_legs.get_or_create(&labels).inc_by(count as u64);
         }
+    }
+
+    /// Takes note of how far a unit's new leg lay behind the newest one.
+    pub fn note_behind(&self, unit: &str, behind: impl Iterator<Item = Duration>) {
+        let family = self.leg_behind.get_or_create_owned(&UnitLabel { unit: unit.to_owned() });
+        behind.for_each(|behind| family.observe(behind.as_secs_f64()));
     }
 
     /// Takes note of where the time of legs went that a poll has found.

@@ -11,6 +11,8 @@
 //! | `odd_rows` | rows that are odd in a field: what of them is published, and that none holds the rest |
 //! | `late` | legs that turn up late: overlap, sweeps, what is measured of them |
 //! | `odd_pages` | an API whose pages are odd: rows that are no JSON, texts for numbers, no cursor, a byte order mark |
+//! | `judged` | an API that shows rubbish, or the same old page, for a while: it is not believed, and nothing is lost |
+//! | `order` | the order of a catch-up, as a Kafka Streams job sees it |
 //! | `days_late` | legs up to three days late, on scaled time |
 //! | `ownership` | two instances, a paused owner, state directories that are lost, damaged, old or foreign |
 //! | `state` | what operators can ask of the journal, and what is refused until they decide |
@@ -57,6 +59,7 @@ mod long_past;
 mod odd_http;
 mod odd_pages;
 mod odd_rows;
+mod order;
 mod otlp;
 mod ownership;
 mod records;

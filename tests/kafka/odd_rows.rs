@@ -95,16 +95,21 @@ async fn an_odd_row_is_published_as_it_is_to_be_and_holds_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_accepting_cannot_change_is_not_said_to_be_accepted() {
+async fn accepting_ends_a_hold_and_says_what_was_held_and_where_the_watermark_has_moved() {
     let ended = Utc::now() - TimeDelta::minutes(40);
     let an_hour_off = json!({ "disconnectedTime": text(ended + TimeDelta::hours(1)) });
     let (sandbox, _file) = showing(&[row("1", ended, an_hour_off)]).await;
     let rig = Rig::new(sandbox, kafka().bootstrap(), &["poll.start_from = \"now-2h\"", "poll.max_window = \"6h\""]);
     let _daemon = rig.start();
     rig.until("state", async || rig.metric("call_legs_unit_state", "state=\"source_time_zone\"").await == 1.0).await;
-    let said = rig.run(&["state", "accept"]);
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    for part in ["nothing was changed", "unit acme: its state is source_time_zone, which accepting does not change: "] {
+    let accept = || String::from_utf8_lossy(&rig.run(&["state", "accept"]).stdout).into_owned();
+    let said = accept();
+    for part in ["accepted for acme", "was held", "completeTo has moved from "] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    rig.until("a poll that believes it", async || rig.whole_polls_of_all().await >= 1.0).await;
+    let said = accept();
+    for part in ["nothing was changed", "unit acme: nothing to accept, its state is ok"] {
         assert!(said.contains(part), "{part} in {said}");
     }
 }

@@ -9,6 +9,7 @@
 //! | `tls_front::start()` | TLS before a server that speaks none |
 //! | `registry::registry()` | `CALL_LEGS_TEST_REGISTRY` (base URL); Apicurio Registry from Maven Central |
 //! | `read_topic::read_topic_with_java()` | `ReadTopic.java`: what a consumer that shares no code with us finds in a topic |
+//! | `late_records::late_records()` | `LateRecords.java`: how many records come too late for a Kafka Streams job |
 //! | `example::abandoned_calls()` | Kafka's jars: the program of `config/examples`, compiled and run |
 //!
 //! A shared part starts once in a test process, when it is first asked for, and ends with that process, even one that is
@@ -39,6 +40,7 @@ mod container;
 mod directories;
 pub mod example;
 pub mod kafka;
+pub mod late_records;
 mod leash;
 mod maven;
 mod ports;

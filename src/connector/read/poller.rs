@@ -26,7 +26,7 @@ use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
 use crate::core::leg::How;
 use crate::core::parts::SPAN_MIN;
-use crate::core::planner::{Cycle, Piece, WindowLength, bound};
+use crate::core::planner::{Cycle, Piece, WindowLength, bound, time_left};
 use crate::core::poll::{Hold, Judgement, Outcome, Poll, WindowEnd, WindowRead, WindowTally};
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::{Delays, Progress, Reach};
@@ -108,6 +108,8 @@ struct Reads<'a> {
     looked_to: Option<UtcMillis>,
     /// When an operator has last accepted what the source shows.
     accepted_at: Option<UtcMillis>,
+    /// When the poll began, and where, behind all holds.
+    began: (Instant, UtcMillis),
     bound: UtcMillis,
     poll: Poll<Cycle>,
     counts: &'a mut Counts,
@@ -344,7 +346,7 @@ impl<S: Source> Poller<S> {
                     collected = &mut collecting => break collected?,
                 }
             };
-            reads.poll.note_requests(collected.pages.requests);
+            reads.poll.note_requests(collected.pages.requests, reads.course.is_held(piece.window));
             reads.seen.add(collected.pages);
             let is_whole = matches!(collected.ended, Ok(WindowEnd::Whole));
             match self.is_to_be_shorter(&collected, &mut reads).await? {
@@ -399,6 +401,7 @@ impl<S: Source> Poller<S> {
             looked_to: (!is_behind).then_some(newest.complete_to),
             final_to: started.progress.final_to,
             accepted_at: started.accepted_at(),
+            began: (Instant::now(), newest.final_to),
             bound,
             poll: Poll::in_doubt(cycle, course.contradiction(now)),
             course,
@@ -514,7 +517,7 @@ impl<S: Source> Poller<S> {
             Err(error) => return Err(error),
         };
         let Pass { tally, requests, doubt, .. } = pass;
-        reads.poll.note_requests(requests);
+        reads.poll.note_requests(requests, reads.course.is_held(piece.window));
         let begun = begun.of_read(&self.reader);
         let clocks_differ = ended == Ok(WindowEnd::Whole) && self.reader.clocks_differ();
         if let Some(membership) = membership {
@@ -544,9 +547,11 @@ impl<S: Source> Poller<S> {
 
     /// Takes note of a window that was read; gives how far the unit has come once it is published.
     async fn note(&self, read: Read, reads: &mut Reads<'_>) -> Result<Vec<Reach>, ReadError> {
-        let Read { piece, ended, judgement, leniency, begun, clocks_differ } = read;
+        let Read { piece, ended, mut judgement, leniency, begun, clocks_differ } = read;
         reads.rows += judgement.shape.rows;
         let end = match ended {
+            // As far as the source shows it, that is all there is.
+            Ok(WindowEnd::Broken(_)) if leniency == Leniency::Accepted => Some(WindowEnd::Whole),
             Ok(end) => Some(end),
             // The newer windows are read first; then this is told with the poll's end.
             Err(error) if error.recovery != Recovery::Refused && reads.failed.is_none() => {
@@ -556,6 +561,9 @@ impl<S: Source> Poller<S> {
             }
             Err(error) => return Err(error.into()),
         };
+        if leniency == Leniency::Accepted {
+            judgement.contradiction = None;
+        }
         let legs_known = match end {
             // Only then does it matter: it was read whole, and nothing has shown a good row.
             Some(WindowEnd::Whole) if reads.poll.shows_no_legs() && judgement.shape.good() == 0 => {
@@ -635,14 +643,19 @@ impl<S: Source> Poller<S> {
     /// Shows and, from time to time, says how far a long poll has come.
     fn tell_catching_up(&self, piece: Piece, reads: &mut Reads<'_>) {
         // A unit with a hole or without a source never looks well in between.
-        if piece.how != How::CatchUp || !reads.poll.is_smooth() {
+        if piece.how != How::CatchUp || !reads.poll.is_smooth() || reads.course.why().is_some() {
             return;
         }
-        self.reader.show(UnitState::CatchingUp, "");
+        let (complete_to, published) = (reads.course.newest().complete_to, reads.counts.published);
+        let (began, from) = reads.began;
+        let left = time_left(Window::new(from, reads.bound), complete_to, began.elapsed());
+        let left = left.map(|left| humantime::format_duration(Duration::from_secs(left.as_secs())).to_string());
+        let takes = left.as_ref().map(|left| format!("it will take some {left} more")).unwrap_or_default();
+        self.reader.show(UnitState::CatchingUp, &takes);
         if reads.told.is_none_or(|told| told.elapsed() >= CATCHING_UP_TOLD) {
             reads.told = Some(Instant::now());
-            let (complete_to, published) = (reads.course.newest().complete_to, reads.counts.published);
-            tracing::info!(unit = self.reader.unit, %complete_to, to = %reads.bound, published, "catching up");
+            let to = reads.bound;
+            tracing::info!(unit = self.reader.unit, %complete_to, %to, published, left, "catching up");
         }
     }
 

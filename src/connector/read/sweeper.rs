@@ -188,7 +188,7 @@ impl<S: Source> Sweeper<S> {
             let (counts, tally) = (&mut sums.counts, WindowTally::default());
             let mut pass = Pass { planned, rows_max: None, counts, tally, requests: 0, doubt: None };
             let read = self.reader.read(&mut pass).await;
-            parts.note_requests(pass.requests);
+            parts.note_requests(pass.requests, false);
             let failed_before = std::mem::take(&mut sums.has_failed);
             let trouble = match read {
                 // When the next one fails, too, it is not the window.

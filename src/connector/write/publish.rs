@@ -13,7 +13,7 @@ use super::request::{Read, RowsOutcome, UnitRows};
 use super::transaction::{CommitError, Draft};
 use super::writer::{ALONE_MAX, Writer, commit_watched};
 use crate::connector::fault::Fault;
-use crate::connector::rows::prepare::ReadyRow;
+use crate::connector::rows::prepare::{ReadyRow, What};
 use crate::connector::stage::{count, stage, traced};
 use crate::core::dead_letter::Reason;
 use crate::core::dedupe::Counts;
@@ -22,6 +22,7 @@ use crate::core::identity::KeyHash;
 use crate::core::journal::UnitProgress;
 use crate::core::leg::How;
 use crate::core::poll::WindowTally;
+use crate::core::time::UtcMillis;
 use crate::core::watermark::Reach;
 use crate::hooks::{self, Mutant};
 use crate::sink::{Cluster, Destination, Message, Packing};
@@ -117,7 +118,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
                 }
             };
             let (messages, from_rows) = take_messages(parts, &mut batches);
-            let units = self.units_after(parts, &batches);
+            let (units, newest) = (self.units_after(parts, &batches), self.ledger().newest);
             if units.is_empty() {
                 self.note_done(parts, &batches, &[], started);
                 return Ok(());
@@ -140,6 +141,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
             match commit_watched(&mut self.owner, draft, &self.status).await {
                 Ok(()) => {
                     self.told.extend(told.into_iter().map(|unit| (unit, Instant::now())));
+                    self.note_behind(parts, &from_rows, newest);
                     self.note_done(parts, &batches, &after, started);
                     return Ok(());
                 }
@@ -168,6 +170,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
                         let units: Vec<&str> = after.iter().map(|after| after.unit.as_str()).collect();
                         tracing::info!(unit = units.join(", "), "the doubtful transaction had come through");
                         acknowledged(&self.status);
+                        self.note_behind(parts, &from_rows, newest);
                         self.note_done(parts, &batches, &after, started);
                         return Ok(());
                     }
@@ -231,6 +234,21 @@ impl<C: Cluster, V: View> Writer<C, V> {
     /// Whether a unit's status was just written with its legs.
     fn is_told(&self, unit: &str) -> bool {
         self.told.get(unit).is_some_and(|told| told.elapsed() < TOLD_KEPT)
+    }
+
+    /// Takes note of how far legs lay behind the newest one published before each; they are in the order of the messages.
+    fn note_behind(&self, parts: &[Part<'_>], from_rows: &[FromRow], mut newest: Option<UtcMillis>) {
+        let mut behind: Vec<Vec<Duration>> = vec![Vec::new(); parts.len()];
+        for from in from_rows {
+            let row = parts[from.part].rows[from.row];
+            if let What::Leg(leg, _) = &row.ready().what {
+                behind[from.part].push(newest.map_or(Duration::ZERO, |newest| newest.since(leg.at)));
+                newest = newest.max(Some(leg.at));
+            }
+        }
+        for (part, behind) in zip(parts, behind) {
+            self.metrics.note_behind(part.read.unit, behind.into_iter());
+        }
     }
 
     /// Takes note of what became of the parts, which is known now.
