@@ -102,6 +102,8 @@ struct Reads<'a> {
     generation: u32,
     /// As of the newest window that counts as read.
     course: &'a mut Course,
+    /// As of the newest window that is published.
+    settled: &'a mut Course,
     /// How far the unit is final, as the journal has it.
     final_to: UtcMillis,
     /// How far the unit was complete before a live poll, behind all holds.
@@ -307,7 +309,10 @@ impl<S: Source> Poller<S> {
             None => Course::new(started.generation, &started.progress),
         };
         course.begin_poll(started.generation, &started.progress, started.accepted_at());
-        let polled = self.poll_from(&started, bound, &mut course, counts, pacing).await;
+        let mut settled = course.clone();
+        let polled = self.poll_from(&started, bound, (&mut course, &mut settled), counts, pacing).await;
+        // A window that was believed, and was not published when the poll was given up, is read again.
+        let course = if polled.is_ok() { course } else { settled };
         self.reader.status.update_unit(&self.reader.unit, |status| {
             status.polled = Some(begun);
             status.held =
@@ -322,11 +327,11 @@ impl<S: Source> Poller<S> {
         &self,
         started: &UnitProgress,
         bound: UtcMillis,
-        course: &mut Course,
+        courses: (&mut Course, &mut Course),
         counts: &mut Counts,
         pacing: &mut Pacing,
     ) -> Result<PollEnd, ReadError> {
-        let mut reads = self.plan(started, bound, course, counts, pacing);
+        let mut reads = self.plan(started, bound, courses, counts, pacing);
         let mut publishing: Option<Publishing> = None;
         while let Some(piece) = self.reader.next_window(|torn| reads.poll.next(torn)) {
             reads.is_anything_read = true;
@@ -373,7 +378,7 @@ impl<S: Source> Poller<S> {
         &self,
         started: &UnitProgress,
         bound: UtcMillis,
-        course: &'a mut Course,
+        (course, settled): (&'a mut Course, &'a mut Course),
         counts: &'a mut Counts,
         pacing: &mut Pacing,
     ) -> Reads<'a> {
@@ -405,6 +410,7 @@ impl<S: Source> Poller<S> {
             bound,
             poll: Poll::in_doubt(cycle, course.contradiction(now)),
             course,
+            settled,
             counts,
             whole_max: WholeMax { rows: pace.window_rows, bytes, takes_room: !is_behind },
             failed: None,
@@ -526,6 +532,7 @@ impl<S: Source> Poller<S> {
         let (judgement, leniency) = (tally.judgement(doubt), planned.leniency);
         let reaches = self.note(Read { piece, ended, judgement, leniency, begun, clocks_differ }, reads).await?;
         self.advance(reads.generation, reaches).await?;
+        reads.settled.clone_from(reads.course);
         self.tell_catching_up(piece, reads);
         Ok(())
     }
@@ -541,6 +548,7 @@ impl<S: Source> Poller<S> {
             reaches = self.note(read, reads).await?;
         }
         self.advance(reads.generation, reaches).await?;
+        reads.settled.clone_from(reads.course);
         self.tell_catching_up(piece, reads);
         Ok(())
     }
