@@ -72,7 +72,7 @@ impl<I: Iterator<Item = Piece>> Parts<I> {
     /// Takes note of how many requests the newest part took; `is_again` if it did not end well before.
     pub fn note_requests(&mut self, requests: usize, is_again: bool) {
         // Of the read that has shown a window to be in need of halves only one request counts: it was to be read anyway.
-        self.requests += if self.is_half || is_again { requests } else { 0 };
+        self.requests += if self.is_half { requests } else { usize::from(is_again) };
     }
 
     /// Whether any window was halved because it did not end well.

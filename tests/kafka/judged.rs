@@ -130,7 +130,7 @@ async fn what_cannot_be_the_legs_of_that_time_is_not_believed_and_nothing_is_los
     }
     let shown = rig.true_identities_of(&pbx);
     let before = rig.whole_polls_of_all().await;
-    rig.until("three more whole polls", async || rig.whole_polls_of_all().await >= before + 3.0).await;
+    rig.until("more whole polls", async || rig.whole_polls_of_all().await >= before + 6.0).await;
     let found = identities(kafka().bootstrap(), &rig.topic).await;
     let legs = rig.sandbox.api().legs_visible(rig.sandbox.now(), chrono_tz::UTC).filter(|leg| leg.pbx_id == pbx);
     let missing = legs.filter(|leg| {
