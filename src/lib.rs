@@ -63,9 +63,9 @@
 //! catch up are merged ([`core::merge`], `connector::read::merger`). The rows go to the writer
 //! (`connector::write::request`), which asks the view what it knows
 //! ([`store`]), decides ([`core::chunk`]), and commits what is new with the identities, the unit's
-//! progress and its status in one transaction ([`sink`]); then the view is told. At the end of the
-//! window [`core::poll`] says what counts as read, and the watermarks move ([`core::watermark`]), which is a
-//! transaction too.
+//! progress and its status in one transaction ([`sink`]); then the view is told. [`core::shape`] says whether a window is
+//! believed, [`core::poll`] what counts as read, and [`core::course`] how polls go on behind what does not. The watermarks
+//! move ([`core::watermark`]) with a window's last rows, or in a transaction of their own.
 //!
 //! # A crash's way
 //!
