@@ -166,9 +166,9 @@ impl Serving {
         let accepted = std::mem::take(&mut writer.accepted);
         match answer {
             Ok(said) if !accepted.is_empty() => {
-                let (once, status) = (self.once.clone(), writer.status.clone());
+                let (once, status, stop) = (self.once.clone(), writer.status.clone(), self.stop.clone());
                 self.workers.spawn(async move {
-                    let followed = what_followed(accepted, &status).await;
+                    let followed = what_followed(accepted, &status, &stop).await;
                     once.answer(pending, Ok([vec![said], followed].concat().join("\n")));
                     Ok(())
                 });
@@ -179,12 +179,17 @@ impl Serving {
 }
 
 /// What polls have made of what was accepted, a line a unit, once they have read it again.
-async fn what_followed(accepted: Vec<AcceptedUnit>, status: &StatusBoard) -> Vec<String> {
+async fn what_followed(accepted: Vec<AcceptedUnit>, status: &StatusBoard, stop: &CancellationToken) -> Vec<String> {
     let mut changes = status.watch();
     let is_polled = |status: &Status| {
         accepted.iter().all(|known| status.units.get(&known.unit).is_some_and(|unit| unit.polled >= known.at))
     };
-    let is_in_time = tokio::time::timeout(FOLLOWED_MAX, changes.wait_for(is_polled)).await.is_ok();
+    let is_in_time = tokio::select! {
+        biased;
+        () = stop.cancelled() => false,
+        () = tokio::time::sleep(FOLLOWED_MAX) => false,
+        polled = changes.wait_for(is_polled) => polled.is_ok(),
+    };
     let status = status.read();
     accepted.iter().map(|known| known.describe(status.units.get(&known.unit), is_in_time)).collect()
 }

@@ -1,6 +1,6 @@
 //! A poll's reads, added up: what of it counts as read, and why the watermarks wait.
 //!
-//! A window that fails leaves a hole in front of which the watermarks stay, and newer windows are read all the same.
+//! What is not believed is held (see [`super::course`]), and newer windows are read all the same.
 
 use std::mem;
 

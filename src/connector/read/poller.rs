@@ -295,8 +295,7 @@ impl<S: Source> Poller<S> {
 
     /// Reads what is new, and the overlap; or everything from the final watermark on, where the unit is behind.
     ///
-    /// A window that fails leaves a hole in front of which the watermarks stay, and newer windows are
-    /// read all the same; when the next one fails too, it is not the window.
+    /// A window that fails is held, and newer windows are read all the same; when the next one fails too, it is not the window.
     async fn poll(&self, counts: &mut Counts, pacing: &mut Pacing) -> Result<PollEnd, ReadError> {
         // The login's answer tells the server's clock, by which the poll is bounded.
         self.reader.log_in().await?;
