@@ -512,7 +512,8 @@ mod tests {
         ) {
             let (mut course, mut progress) = (started(0), Progress::starting_at(at(0), &DELAYS));
             let (mut complete, mut finally, mut now) = (Coverage::default(), Coverage::default(), 100);
-            let heal = (0..3).map(|_| (2_000, vec![(100_000, 0u8)]));
+            // A poll reads a few holds again, so all of them take some polls.
+            let heal = (0..HOLDS_MAX / DUE_MAX + 3).map(|_| (2_000, vec![(100_000, 0u8)]));
             for (waited, outcomes) in polls.into_iter().chain(heal) {
                 now += waited;
                 course.begin_poll(0, &progress, None);
