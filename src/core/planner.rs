@@ -39,12 +39,19 @@ pub struct WindowLength {
     longest: Duration,
     /// The newest window that had too many rows, and how many.
     cut: Option<(Window, u64)>,
-    /// How many windows were read since the source has refused one for its length.
+    /// How many windows were read since the source has refused one for its length, or since a longer one was allowed again.
     good: u32,
+    /// After so many of them a longer one is tried.
+    good_wanted: u32,
+    /// The longest that the source takes for sure, while a longer one is tried.
+    sure: Option<Duration>,
 }
 
-/// After so many windows one of four times the length is tried again.
+/// After so many windows one of four times the length is tried again; after twice as many each time that this is refused.
 const GOOD_WINDOWS: u32 = 10;
+
+/// A source that takes longer windows again is noticed after so many at the latest.
+const GOOD_WINDOWS_MAX: u32 = 320;
 
 /// So many rows a window is to have at most: one that is cut to four fifths of it goes into one transaction.
 pub const WINDOW_ROWS: u64 = 6_000;
@@ -55,7 +62,8 @@ const GROWTH_MAX: u32 = 4;
 impl WindowLength {
     /// Begins with the longest window that is asked for.
     pub const fn new(longest: Duration) -> Self {
-        Self { next: longest, max: longest, longest, cut: None, good: 0 }
+        let good_wanted = GOOD_WINDOWS;
+        Self { next: longest, max: longest, longest, cut: None, good: 0, good_wanted, sure: None }
     }
 
     /// The length of the next window.
@@ -84,8 +92,12 @@ impl WindowLength {
 
     /// Takes note of a window that was read, with so many rows.
     pub fn on_read(&mut self, window: Window, rows: u64, rows_wanted: u64) {
+        if self.sure.is_some_and(|sure| window.length() > sure) {
+            (self.good_wanted, self.sure) = (GOOD_WINDOWS, None);
+        }
         self.good += 1;
-        if self.good >= GOOD_WINDOWS {
+        if self.good >= self.good_wanted && self.max < self.longest {
+            self.sure.get_or_insert(self.max);
             (self.good, self.max) = (0, self.max.saturating_mul(GROWTH_MAX).min(self.longest));
         }
         let longest = window.length().max(self.next).saturating_mul(GROWTH_MAX);
@@ -95,6 +107,9 @@ impl WindowLength {
     /// Takes note of a window that the source refuses for its length.
     pub fn on_refused(&mut self, window: Window) {
         self.good = 0;
+        if self.sure.take().is_some() {
+            self.good_wanted = (self.good_wanted * 2).min(GOOD_WINDOWS_MAX);
+        }
         self.max = (window.length() / GROWTH_MAX).max(SPAN_MIN);
         self.next = self.next.min(self.max);
     }
@@ -424,6 +439,20 @@ mod tests {
         }
         length.on_read(window(&length), 1, 5_000);
         assert_eq!(length.next(), HOUR * 24);
+        let (mut refused, mut takes) = (0, HOUR * 6);
+        for read in 0..2_000 {
+            if read == 1_500 {
+                takes = HOUR * 24;
+            }
+            while length.next() > takes {
+                refused += 1;
+                length.on_refused(window(&length));
+            }
+            length.on_read(window(&length), 1, 5_000);
+        }
+        assert!((5..15).contains(&refused), "ever less often: {refused} times");
+        assert_eq!(length.next(), HOUR * 24, "a source that takes longer windows again is noticed");
+        assert_eq!(length.good_wanted, GOOD_WINDOWS);
     }
 
     #[test]

@@ -247,7 +247,13 @@ fn foreign(status: StatusCode, after: Option<Duration>) -> SourceError {
         "a gateway's or proxy's page came, not the API's answer (HTTP {}): check source.base_url, and the proxies and gateways between here and the API",
         status.as_u16()
     ));
-    SourceError { recovery: Recovery::Retry { after }, ..error }
+    let may_be_for_the_window = may_be_for_the_length(status.as_u16());
+    SourceError { recovery: Recovery::Retry { after }, may_be_for_the_window, ..error }
+}
+
+/// Whether a status may mean that the window is too long, for the API or for a gateway before it.
+const fn may_be_for_the_length(status: u16) -> bool {
+    matches!(status, 400 | 408 | 413 | 414 | 422 | 500..)
 }
 
 /// Turns an error answer into one sentence of advice and what to do about it.
@@ -274,7 +280,8 @@ fn explain(call: Call<'_>, status: StatusCode, headers: &HeaderMap, body: &Error
             let error = SourceError::unreachable(format!(
                 "the source, or a gateway before it, has a fault of its own (HTTP {number})"
             ));
-            SourceError { recovery: Recovery::Retry { after }, may_be_for_the_window: true, ..error }
+            let may_be_for_the_window = may_be_for_the_length(number);
+            SourceError { recovery: Recovery::Retry { after }, may_be_for_the_window, ..error }
         }
         _ if body.code == "SHA001" || body.text.contains("8x8-apikey") => refused(
             "the API key is not valid: set source.api_key to the Key from the 8x8 Admin Console; the Secret is not needed",
@@ -309,7 +316,7 @@ fn explain(call: Call<'_>, status: StatusCode, headers: &HeaderMap, body: &Error
             "the user has no access to PBX {unit}: check source.pbx_ids, and the user's Analytics rights at Supervisor level for it"
         )),
         (_, Call::Report { unit, .. }) => SourceError {
-            may_be_for_the_window: matches!(number, 400 | 413 | 414 | 422),
+            may_be_for_the_window: may_be_for_the_length(number),
             ..refused(&format!(
                 "the source refuses the request for PBX {unit}: check source.pbx_ids, source.time_zone and the filters"
             ))

@@ -1,23 +1,14 @@
 //! An API that shows rubbish for a while, or the same old page: it is not believed, and nothing is lost.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use call_legs::sandbox::dataset::DatasetSettings;
 use call_legs::sandbox::{Sandbox, Settings};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
-use tokio_util::task::AbortOnDropHandle;
+use hyper::Uri;
 
+use super::front::{Answer, Front, Reports};
 use super::rig::{Rig, identities, identity, sandbox_settings};
 use super::support::kafka::kafka;
 
@@ -33,16 +24,15 @@ const RUBBISH: [(&str, &str); 5] = [
     ("odd", r#"{"callId":{},"legId":[],"disconnectedTimeUTC":true}"#),
 ];
 
-/// Hands requests on to the sandbox, or answers them itself.
-struct Front {
-    sandbox: String,
-    client: reqwest::Client,
+/// What is answered instead of the sandbox, at times.
+#[derive(Default)]
+struct Rubbish {
     answer: Mutex<Option<String>>,
     /// The first page of legs that the sandbox has sent.
     first: Mutex<Option<String>>,
 }
 
-impl Front {
+impl Rubbish {
     fn set(&self, answer: Option<String>) {
         *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
     }
@@ -50,37 +40,17 @@ impl Front {
     fn first(&self) -> String {
         self.first.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap()
     }
-
-    async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let is_report = request.uri().path().ends_with("call-legs");
-        let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(answer) = answer.filter(|_| is_report) {
-            return Response::new(Full::new(answer.into()));
-        }
-        let url = format!("{}{}", self.sandbox, request.uri());
-        let (parts, body) = request.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        let mut headers = parts.headers;
-        headers.remove("host");
-        let answered = self.client.request(parts.method, url).headers(headers).body(body).send().await.unwrap();
-        let (status, page) = (answered.status(), answered.text().await.unwrap());
-        if is_report && page.matches("\"callId\"").count() >= 20 {
-            self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(page.clone());
-        }
-        Response::builder().status(status).body(Full::new(page.into())).unwrap()
-    }
 }
 
-async fn serve(listener: TcpListener, front: Arc<Front>) {
-    let mut connections = JoinSet::new();
-    loop {
-        let (stream, _) = listener.accept().await.unwrap();
-        let front = Arc::clone(&front);
-        let service = service_fn(move |request| {
-            let front = Arc::clone(&front);
-            async move { Ok::<_, Infallible>(front.respond(request).await) }
-        });
-        connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+impl Reports for Rubbish {
+    fn answer(&self, _query: &Uri) -> Option<Answer> {
+        Some((200, self.answer.lock().unwrap_or_else(PoisonError::into_inner).clone()?))
+    }
+
+    fn note(&self, page: &str) {
+        if page.matches("\"callId\"").count() >= 20 {
+            self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| page.to_owned());
+        }
     }
 }
 
@@ -89,19 +59,11 @@ async fn what_cannot_be_the_legs_of_that_time_is_not_believed_and_nothing_is_los
     let dataset =
         DatasetSettings { legs: 300, span: Duration::from_secs(300), rate: 5.0, ..DatasetSettings::default() };
     let sandbox = Sandbox::start(Settings { dataset, ..sandbox_settings(1, Duration::from_secs(300)) }).await.unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let base_url = format!("source.base_url = \"http://{}\"", listener.local_addr().unwrap());
-    let front = Arc::new(Front {
-        sandbox: sandbox.base_url(),
-        client: reqwest::Client::builder().no_proxy().build().unwrap(),
-        answer: Mutex::default(),
-        first: Mutex::default(),
-    });
-    let _serving = AbortOnDropHandle::new(tokio::spawn(serve(listener, Arc::clone(&front))));
+    let rubbish = Arc::new(Rubbish::default());
+    let front = Front::start(&sandbox, Arc::clone(&rubbish) as Arc<dyn Reports>).await;
     let pbx = sandbox.api().pbxes()[0].clone();
     let only_it = format!("source.pbx_ids = [{pbx:?}]");
-    let settings =
-        [base_url.as_str(), &only_it, "poll.overlap = \"5s\"", "sweeps = []", "poll.start_from = \"now-10m\""];
+    let settings = [front.setting(), &only_it, "poll.overlap = \"5s\"", "sweeps = []", "poll.start_from = \"now-10m\""];
     let rig = Rig::new(sandbox, kafka().bootstrap(), &settings);
     let _daemon = rig.start();
     rig.until("ten whole polls", async || rig.whole_polls_of_all().await >= 10.0).await;
@@ -110,10 +72,10 @@ async fn what_cannot_be_the_legs_of_that_time_is_not_believed_and_nothing_is_los
         format!(r#"{{"meta":{{"totalRecordCount":7,"scrollId":"s1"}},"data":[{rows}]}}"#)
     };
     let answers =
-        RUBBISH.map(|(what, row)| (what, repeat(row))).into_iter().chain([("the same old page", front.first())]);
+        RUBBISH.map(|(what, row)| (what, repeat(row))).into_iter().chain([("the same old page", rubbish.first())]);
     let polls = async || rig.metric("call_legs_polls_total", "").await;
     for (what, answer) in answers {
-        front.set(Some(answer));
+        rubbish.set(Some(answer));
         // One may be under way.
         let before = polls().await;
         rig.until(&format!("three polls of {what}"), async || polls().await >= before + 3.0).await;
@@ -122,7 +84,7 @@ async fn what_cannot_be_the_legs_of_that_time_is_not_believed_and_nothing_is_los
             page.contains("source_invalid") || page.contains("source_empty") || page.contains("source_incomplete");
         assert!(status == 503 && is_told, "{what}: {status} {page}");
         tokio::time::sleep(LASTS).await;
-        front.set(None);
+        rubbish.set(None);
         rig.until(&format!("the end of what {what} holds"), async || {
             rig.page("/readyz").await.is_some_and(|(status, _)| status == 200)
         })

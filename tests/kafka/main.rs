@@ -12,6 +12,7 @@
 //! | `late` | legs that turn up late: overlap, sweeps, what is measured of them |
 //! | `odd_pages` | an API whose pages are odd: rows that are no JSON, texts for numbers, no cursor, a byte order mark |
 //! | `judged` | an API that shows rubbish, or the same old page, for a while: it is not believed, and nothing is lost |
+//! | `lengths` | how many requests a long and sparse past takes, also where the API refuses long windows |
 //! | `order` | the order of a catch-up, as a Kafka Streams job sees it |
 //! | `days_late` | legs up to three days late, on scaled time |
 //! | `ownership` | two instances, a paused owner, state directories that are lost, damaged, old or foreign |
@@ -31,6 +32,7 @@
 //! | `soak` | kills at random, for as long as one likes |
 //! | `watch` | for how long readers wait for what is in a topic |
 //! | `arrivals` | how fresh live legs are when a consumer has them |
+//! | `front` | a server before the sandbox, which answers itself what a test wants it to |
 //! | `rig` | a sandbox, a topic of its own, a configuration and the child process, for all of them |
 
 #![allow(clippy::excessive_nesting, clippy::too_many_lines, reason = "a test is one story, told from its beginning")]
@@ -51,10 +53,12 @@ mod days_late;
 mod dead_letters;
 mod downstream;
 mod faults;
+mod front;
 mod https;
 mod journals;
 mod judged;
 mod late;
+mod lengths;
 mod long_past;
 mod odd_http;
 mod odd_pages;

@@ -152,6 +152,27 @@ fn what_is_not_the_apis_own_is_called_what_it_is() {
 }
 
 #[test]
+fn a_refusal_that_names_nothing_else_may_be_for_the_windows_length_whoever_wrote_it() {
+    let page = || Call::Report { unit: "acme", scrolling: false };
+    for status in [400, 413, 414, 422, 500, 502, 504] {
+        for body in THEIRS.into_iter().chain([OURS, ""]) {
+            assert!(explained(page(), status, body).may_be_for_the_window, "{status} {body}");
+        }
+    }
+    for (status, body) in [
+        (400, r#"{"code":"SHA001"}"#),
+        (400, r#"{"code":"105-400-038"}"#),
+        (401, OURS),
+        (403, OURS),
+        (403, "<html>"),
+        (404, OURS),
+        (429, ""),
+    ] {
+        assert!(!explained(page(), status, body).may_be_for_the_window, "{status} {body}");
+    }
+}
+
+#[test]
 fn retry_after_is_obeyed_whatever_refuses() {
     let headers = HeaderMap::from_iter([(RETRY_AFTER, "7".parse().unwrap())]);
     let after = Some(Duration::from_secs(7));
