@@ -35,6 +35,10 @@ const OLDER_KIB: u32 = 4 << 10;
 /// other is published.
 pub(crate) const CATCH_UP_BYTES: usize = 14 << 20;
 
+/// So many bytes of pages are enough for a transaction where a window is published page by page: pages for the next one are
+/// fetched meanwhile.
+const PAGED_BYTES: usize = LIVE_BYTES / 2;
+
 /// How many bytes of rows go into one transaction at most; as Avro they are less.
 pub(crate) const CHUNK_BYTES_MAX: usize = 8 << 20;
 
@@ -120,15 +124,19 @@ pub(crate) struct Queue {
     pages: VecDeque<(Arc<Prepared>, Option<Room>)>,
     /// How many rows of the first page are published.
     published: usize,
+    /// How many bytes the pages have.
+    bytes: usize,
 }
 
 impl Queue {
-    /// Takes in what is on its way, up to `rows_max` rows, but waits only where there is nothing; `false` at the end.
+    /// Takes in what is on its way, up to `rows_max` rows or half the room, but waits only where there is nothing; `false` at
+    /// the end.
     pub(crate) async fn fill(&mut self, pages: &mut mpsc::Receiver<Underway>, rows_max: usize) -> Result<bool, Fault> {
-        while self.len() < rows_max {
+        while self.len() < rows_max && self.bytes < PAGED_BYTES {
             let next = if self.pages.is_empty() { pages.recv().await } else { pages.try_recv().ok() };
             let Some(Underway { preparing, room }) = next else { break };
             let prepared = preparing.await.map_err(Fault::from)?;
+            self.bytes += prepared.size_bytes();
             self.pages.push_back((Arc::new(prepared), room));
         }
         Ok(!self.pages.is_empty())
@@ -160,6 +168,7 @@ impl Queue {
             && self.published >= page.len()
         {
             self.published -= page.len();
+            self.bytes -= page.size_bytes();
             self.pages.pop_front();
         }
     }

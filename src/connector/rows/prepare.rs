@@ -182,6 +182,11 @@ impl Prepared {
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }
+
+    /// How many bytes its body has.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.page.size_bytes()
+    }
 }
 
 impl<'a> ReadyRow<'a> {
