@@ -167,8 +167,6 @@ pub struct ChunkPlan {
     pub buried: Vec<Reason>,
     /// Why the first row is held that is.
     pub held_for: Option<Reason>,
-    /// Every row's key.
-    pub keys: Vec<KeyHash>,
     /// What kinds of rows they are.
     pub shape: Shape,
     /// Of a sweep, the unit's own legs: published now or before.
@@ -230,7 +228,6 @@ pub fn plan(rows: &[ChunkRow], known: &[Option<KnownLeg>], context: &ChunkContex
             lateness: Lateness::default(),
             buried: Vec::new(),
             held_for: None,
-            keys: rows.iter().map(|row| row.key).collect(),
             shape: Shape { rows: rows.len() as u64, ..Shape::default() },
             swept: Vec::new(),
             zone: ZoneTally::default(),
@@ -586,7 +583,6 @@ mod tests {
         let [first, revised, last] = [(1, 7, 0), (3, 8, 3), (4, 9, 0)]
             .map(|(number, content, revision)| Entry { key: key(number), seen: seen(content, revision) });
         assert_eq!(remembered(&plan), [first, revised, last]);
-        assert_eq!(plan.keys.len(), 5);
         assert_eq!(plan.disconnected, [(at(8_100), at(10_000)), (at(9_400), at(10_000))], "a revision is not fresh");
     }
 

@@ -48,9 +48,9 @@ pub struct WindowTally {
 }
 
 impl WindowTally {
-    /// Adds what became of a chunk.
-    pub fn add(&mut self, chunk: &ChunkPlan) {
-        self.rows.extend(chunk.keys.iter().map(KeyHash::half));
+    /// Adds what became of a chunk of rows with these keys.
+    pub fn add(&mut self, chunk: &ChunkPlan, keys: impl Iterator<Item = KeyHash>) {
+        self.rows.extend(keys.map(|key| key.half()));
         self.shape += chunk.shape;
         self.held += chunk.counts.held;
         self.held_for = self.held_for.or(chunk.held_for);

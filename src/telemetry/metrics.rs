@@ -311,10 +311,9 @@ impl Metrics {
         }
     }
 
-    /// Takes note of how far a unit's new leg lay behind the newest one.
-    pub fn note_behind(&self, unit: &str, behind: impl Iterator<Item = Duration>) {
-        let family = self.leg_behind.get_or_create_owned(&UnitLabel { unit: unit.to_owned() });
-        behind.for_each(|behind| family.observe(behind.as_secs_f64()));
+    /// How far new legs of a unit lay behind the newest one, in seconds.
+    pub fn leg_behind(&self, unit: &str) -> Histogram {
+        self.leg_behind.get_or_create_owned(&UnitLabel { unit: unit.to_owned() })
     }
 
     /// Takes note of where the time of legs went that a poll has found.

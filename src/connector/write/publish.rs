@@ -238,16 +238,14 @@ impl<C: Cluster, V: View> Writer<C, V> {
 
     /// Takes note of how far legs lay behind the newest one published before each; they are in the order of the messages.
     fn note_behind(&self, parts: &[Part<'_>], from_rows: &[FromRow], mut newest: Option<UtcMillis>) {
-        let mut behind: Vec<Vec<Duration>> = vec![Vec::new(); parts.len()];
+        let of_parts: Vec<_> = parts.iter().map(|part| self.metrics.leg_behind(part.read.unit)).collect();
         for from in from_rows {
             let row = parts[from.part].rows[from.row];
             if let What::Leg(leg, _) = &row.ready().what {
-                behind[from.part].push(newest.map_or(Duration::ZERO, |newest| newest.since(leg.at)));
+                let behind = newest.map_or(Duration::ZERO, |newest| newest.since(leg.at));
+                of_parts[from.part].observe(behind.as_secs_f64());
                 newest = newest.max(Some(leg.at));
             }
-        }
-        for (part, behind) in zip(parts, behind) {
-            self.metrics.note_behind(part.read.unit, behind.into_iter());
         }
     }
 
@@ -261,7 +259,9 @@ impl<C: Cluster, V: View> Writer<C, V> {
                 self.note_uncommitted(part.read.unit, plan.counts);
             }
             self.note_published(plan, part.read, (!batch.is_empty()).then_some(started));
-            part.tally.iter_mut().for_each(|tally| tally.add(plan));
+            if let Some(tally) = &mut part.tally {
+                tally.add(plan, part.rows.iter().map(|row| row.ready().key));
+            }
             part.counts += plan.counts;
         }
     }
