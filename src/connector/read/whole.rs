@@ -67,6 +67,11 @@ impl WholeWindow {
         }
     }
 
+    /// The span of time that the query asked for, margins included.
+    pub(crate) const fn asked(&self) -> Window {
+        self.asked
+    }
+
     /// Begins a second pass over the window's pages.
     pub(crate) fn begin_second_pass(&mut self) {
         self.second = Some(FxHashSet::default());

@@ -227,8 +227,6 @@ pub(crate) struct WholeMax {
 pub(crate) struct Collected {
     pub(crate) planned: PlannedRead,
     rows: WholeWindow,
-    /// The span of time that the query asked for, margins included.
-    asked: Window,
     /// When the newest pass began.
     begun_at: UtcMillis,
     pub(crate) ended: Result<WindowEnd, SourceError>,
@@ -340,7 +338,6 @@ impl<S: Source> WindowReader<S> {
         let mut collected = Collected {
             planned,
             rows: WholeWindow::new(bounds.asked, self.pace.belief.time_basis),
-            asked: bounds.asked,
             begun_at: self.clock.now(),
             ended: Ok(WindowEnd::Whole),
             pages: PagesSeen::default(),
@@ -807,7 +804,6 @@ impl Collected {
         Self {
             planned,
             rows: WholeWindow::new(piece.window, crate::core::leg::TimeBasis::Disconnect),
-            asked: piece.window,
             begun_at: start,
             ended: Ok(WindowEnd::Whole),
             pages: PagesSeen::default(),
@@ -827,7 +823,7 @@ impl Collected {
         let rows = self.rows.take(count);
         let is_last = is_whole && self.rows.first_time().is_none();
         let reaches = if is_last { std::mem::take(&mut self.reaches) } else { Vec::new() };
-        UnitRows { reaches, ..self.planned.unit_rows(unit, self.asked, self.begun_at, rows) }
+        UnitRows { reaches, ..self.planned.unit_rows(unit, self.rows.asked(), self.begun_at, rows) }
     }
 }
 
@@ -883,12 +879,14 @@ pub(crate) fn describe_doubt(window: Window, doubt: Doubt) -> String {
         Doubt::Dead(held, reason) => {
             let because = reason.map(|reason| format!(", the first because {reason}")).unwrap_or_default();
             format!(
-                "window {window}: {held} rows cannot be legs{because}. So many of its rows are taken for a fault of the API                  (dead_letter.max_ratio), so they are not buried yet"
+                "window {window}: {held} rows cannot be legs{because}. So many of its rows are taken for a fault of the API \
+                 (dead_letter.max_ratio), so they are not buried yet"
             )
         }
         Doubt::NoneGood(rows) => format!("window {window}: none of its {rows} rows is a leg of that time"),
         Doubt::Astray { astray, rows } => format!(
-            "window {window}: {astray} of its {rows} rows are legs of another time, so the API serves something else than was              asked for, or goes by another time than source.time_basis says"
+            "window {window}: {astray} of its {rows} rows are legs of another time, so the API serves something else than was \
+             asked for, or goes by another time than source.time_basis says"
         ),
     };
     format!(
@@ -915,5 +913,14 @@ mod tests {
     fn what_was_meant_to_end_has_not_failed() {
         assert_eq!(ReadError::from(Fault::Stopped).failure(), None);
         assert_eq!(ReadError::Replaced.failure(), None);
+    }
+
+    #[test]
+    fn no_text_has_a_run_of_spaces() {
+        let window = Window::new(UtcMillis::new(0), UtcMillis::new(1_000));
+        for doubt in [Doubt::Dead(3, None), Doubt::NoneGood(5), Doubt::Astray { astray: 20, rows: 30 }] {
+            let text = describe_doubt(window, doubt);
+            assert!(!text.contains("  "), "{text}");
+        }
     }
 }
