@@ -55,9 +55,10 @@
 //!
 //! # A leg's way
 //!
-//! The poller of its unit plans a poll: what is new, then the overlap; or everything from the final watermark on, where
-//! the unit is behind ([`core::planner`]). A window becomes a query ([`core::query`]), whose pages are fetched
-//! ([`source`]) until the scroll ends ([`core::pagination`]). Each page is made ready in a task of its own
+//! The poller of its unit plans a poll (`connector::read::poller`): what is new, then the overlap; or everything from the
+//! final watermark on, where the unit is behind ([`core::planner`]). A window becomes a query ([`core::query`]), whose pages
+//! are fetched with patience ([`source`], `connector::read::fetch`) until the scroll ends ([`core::pagination`],
+//! `connector::read::scroll`). Each page is made ready in a task of its own
 //! (`connector::rows::prepare`): its rows are parsed ([`source::wire`]), hashed ([`core::identity`]) and encoded
 //! ([`codec`]). A window that was read whole is put into the order of time (`connector::read::whole`); those of units that
 //! catch up are merged ([`core::merge`], `connector::read::merger`). The rows go to the writer

@@ -122,8 +122,7 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
         let (shared, queues) = self.shared(writer);
         let mut serving = Serving::begin(queues, shared.writer.clone(), writer, stop);
         for unit in &self.terms.units {
-            let reader = self.reader(unit, &shared, &serving.stop);
-            serving.workers.spawn(Backfiller { reader }.run());
+            serving.workers.spawn(Backfiller::new(self.scroller(unit, &shared, &serving.stop)).run());
         }
         let (_orders, mut nothing_asked) = mpsc::channel(1);
         let units = self.terms.units.clone();

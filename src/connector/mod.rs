@@ -32,8 +32,8 @@ mod serve;
 mod stage;
 mod write;
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU32, AtomicUsize};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -59,15 +59,17 @@ use crate::telemetry::{Metrics, Role, StatusBoard};
 use fault::Fault;
 use read::ahead::Ahead;
 use read::backfiller::Backfiller;
+use read::fetch::Fetcher;
 use read::merger::Merger;
 use read::poller::Poller;
+use read::priority::LivePriority;
+use read::scroll::Scroller;
+use read::sweeper::Sweeper;
+use read::unit::UnitContext;
 use rows::leg_message::LegWriter;
 use rows::prepare::{PageTerms, Preparer};
-use write::owner::Owner;
-
-use read::sweeper::Sweeper;
-use read::window::{Traffic, WindowReader};
 use serve::{Serving, refuse};
+use write::owner::Owner;
 use write::request::{Queues, WriterHandle, queues};
 use write::writer::{Purpose, Writer};
 
@@ -165,23 +167,23 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
         }
     }
 
-    fn reader(&self, unit: &str, shared: &Shared, stop: &CancellationToken) -> WindowReader<S> {
-        WindowReader {
-            unit: unit.to_owned(),
-            source: Arc::clone(&self.source),
-            writer: shared.writer.clone(),
-            clock: Arc::clone(&self.clock),
+    /// What a unit's readers read with.
+    fn scroller(&self, unit: &str, shared: &Shared, stop: &CancellationToken) -> Arc<Scroller<S>> {
+        let unit = Arc::new(UnitContext {
+            name: unit.to_owned(),
             pace: self.pace.clone(),
+            clock: Arc::clone(&self.clock),
+            writer: shared.writer.clone(),
             status: self.status.clone(),
             metrics: Arc::clone(&self.metrics),
-            traffic: shared.traffic.clone(),
-            ahead: shared.ahead.clone(),
-            trouble: Arc::default(),
-            torn: Arc::default(),
-            longest_page: Arc::clone(&shared.longest_page),
-            good_polls: Arc::default(),
             stop: stop.clone(),
-        }
+            trouble: Mutex::default(),
+            torn: Mutex::default(),
+            good_polls: AtomicU32::default(),
+        });
+        let fetcher = Fetcher { unit, source: Arc::clone(&self.source), live: shared.live.clone() };
+        let (ahead, longest_page) = (shared.ahead.clone(), Arc::clone(&shared.longest_page));
+        Arc::new(Scroller { fetcher, ahead, longest_page })
     }
 
     fn ahead(&self) -> Ahead {
@@ -217,13 +219,12 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
         let (merger, merge) = Merger::new(shared.writer.clone(), self.pace.request_every, serving.stop.clone());
         serving.workers.spawn(merger.run());
         for unit in &self.terms.units {
-            let reader = self.reader(unit, &shared, &serving.stop);
-            let sweeper = Sweeper { reader: reader.clone(), sweeps: self.pace.sweeps.clone() };
-            serving.workers.spawn(Backfiller { reader: reader.clone() }.run());
+            let scroller = self.scroller(unit, &shared, &serving.stop);
+            let sweeper = Sweeper::new(Arc::clone(&scroller), self.pace.sweeps.clone());
+            serving.workers.spawn(Backfiller::new(Arc::clone(&scroller)).run());
             let from = writer.progress(unit).filter(|unit| unit.is_started()).map(|unit| unit.progress.final_to);
-            let membership = Some(merge.join(unit, from.unwrap_or(UtcMillis::new(i64::MIN))));
-            let (merge, start_from) = (merge.clone(), self.start_from);
-            serving.workers.spawn(Poller { reader, merge, membership, start_from }.run());
+            let membership = merge.join(unit, from.unwrap_or(UtcMillis::new(i64::MIN)));
+            serving.workers.spawn(Poller::new(scroller, merge.clone(), membership, self.start_from).run());
             serving.workers.spawn(sweeper.run());
         }
         drop((shared, merge));
@@ -233,15 +234,15 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
     /// What the readers of one time of owning the journal share, and the writer's end of it.
     fn shared(&self, writer: &Writer<C, V>) -> (Shared, Queues) {
         let (handle, queues) = queues(self.pace.interval, writer.shown());
-        let (traffic, longest_page) = (Traffic::default(), Arc::default());
-        (Shared { writer: handle, traffic, ahead: self.ahead(), longest_page }, queues)
+        let (live, longest_page) = (LivePriority::default(), Arc::default());
+        (Shared { writer: handle, live, ahead: self.ahead(), longest_page }, queues)
     }
 }
 
 /// What readers share.
 struct Shared {
     writer: WriterHandle,
-    traffic: Traffic,
+    live: LivePriority,
     ahead: Ahead,
     longest_page: Arc<AtomicUsize>,
 }

@@ -9,10 +9,16 @@
 //! Only what coverage lacks is read, in windows that are cut until none is huge, and always behind the polls. How
 //! far it has come is the unit's coverage, so a crash at any instant costs the window under way.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::window::{Pass, PlannedRead, ReadError, WindowReader, describe_doubt};
+use super::doubt::{describe_contradiction, describe_doubt};
+use super::paged_read::PagedRead;
+use super::plan::PlannedRead;
+use super::read_error::ReadError;
+use super::scroll::Scroller;
+use super::unit::UnitContext;
 use crate::connector::fault::Fault;
 use crate::connector::stage::{root, traced};
 use crate::connector::write::request::{CoveredWindow, Lane, Request};
@@ -22,7 +28,7 @@ use crate::core::journal::{Backfill, BackfillState, Nonce, UnitProgress};
 use crate::core::leg::How;
 use crate::core::parts::SPAN_MIN;
 use crate::core::planner::{Piece, WindowLength, backfill_holes};
-use crate::core::poll::{TELLING_LEGS, WindowEnd, WindowTally};
+use crate::core::poll::{TELLING_LEGS, WindowEnd};
 use crate::core::shape::Doubt;
 use crate::core::time::{UtcMillis, Window};
 use crate::source::{Source, SourceError};
@@ -37,7 +43,8 @@ const ROWS_MAX: u64 = 10_000;
 
 /// Backfills one unit.
 pub(crate) struct Backfiller<S> {
-    pub(crate) reader: WindowReader<S>,
+    unit: Arc<UnitContext>,
+    scroller: Arc<Scroller<S>>,
 }
 
 /// Where the backfills of a unit have come to.
@@ -53,12 +60,16 @@ struct Course {
 }
 
 impl<S: Source> Backfiller<S> {
+    pub(crate) fn new(scroller: Arc<Scroller<S>>) -> Self {
+        Self { unit: Arc::clone(&scroller.fetcher.unit), scroller }
+    }
+
     /// Backfills whatever is asked for, until told to stop.
     pub(crate) async fn run(self) -> Result<(), Fault> {
         let mut failures = 0;
         let mut repeated = Repeated::default();
         let mut course = Course {
-            length: WindowLength::new(self.reader.pace.window_max),
+            length: WindowLength::new(self.unit.pace.window_max),
             of: None,
             counts: Counts::default(),
             held: None,
@@ -70,7 +81,7 @@ impl<S: Source> Backfiller<S> {
                     failures = 0;
                     if let Some(Streak { failures, lasted }) = repeated.works() {
                         let lasted_s = lasted.as_secs();
-                        tracing::info!(unit = self.reader.unit, failures, lasted_s, "the backfill goes on");
+                        tracing::info!(unit = self.unit.name, failures, lasted_s, "the backfill goes on");
                     }
                 }
                 Ok(false) => {
@@ -81,10 +92,10 @@ impl<S: Source> Backfiller<S> {
                 Err(ReadError::Replaced) => {}
                 Err(ReadError::Source(error)) => {
                     failures += 1;
-                    pause = self.reader.pause_after(&error, failures);
+                    pause = self.scroller.fetcher.pause_after(&error, failures);
                     let again_in_s = pause.as_secs();
                     if let Some(Streak { failures, .. }) = repeated.failed(error.failure.as_str()) {
-                        tracing::warn!(unit = self.reader.unit, failures, again_in_s, "the backfill waits: {error}");
+                        tracing::warn!(unit = self.unit.name, failures, again_in_s, "the backfill waits: {error}");
                     }
                     self.show_trouble(&error.to_string());
                 }
@@ -93,7 +104,7 @@ impl<S: Source> Backfiller<S> {
             }
             tokio::select! {
                 biased;
-                () = self.reader.stop.cancelled() => return Ok(()),
+                () = self.unit.stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -101,35 +112,35 @@ impl<S: Source> Backfiller<S> {
 
     /// Whether the unit's polls do not believe what the source shows.
     fn shows_nothing(&self) -> bool {
-        let status = self.reader.status.read();
-        status.units.get(&self.reader.unit).is_some_and(|unit| unit.state == UnitState::SourceEmpty)
+        let status = self.unit.status.read();
+        status.units.get(&self.unit.name).is_some_and(|unit| unit.state == UnitState::SourceEmpty)
     }
 
     /// Whether a window without a leg is not believed.
     async fn is_silence_doubtful(&self, window: Window) -> Result<bool, Fault> {
-        Ok(self.shows_nothing() || self.reader.legs_known(Lane::Old, window).await? >= TELLING_LEGS)
+        Ok(self.shows_nothing() || self.unit.legs_known(Lane::Old, window).await? >= TELLING_LEGS)
     }
 
     /// What of a window is believed in any case, where dead rows of one that begins there are held since then.
     fn leniency(&self, window: Window, unit: &UnitProgress, held: Option<(UtcMillis, UtcMillis)>) -> Leniency {
         let held_since = held.filter(|(start, _)| *start == window.start).map(|(_, since)| since);
-        let good = self.reader.good_polls.load(Ordering::Relaxed);
-        Leniency::of(window, unit.accepted_at(), held_since, Polls { good, now: self.reader.clock.now() })
+        let good = self.unit.good_polls.load(Ordering::Relaxed);
+        Leniency::of(window, unit.accepted_at(), held_since, Polls { good, now: self.unit.clock.now() })
     }
 
     /// Reads the next window, if there is one; `false` when there is nothing to do for a while.
     async fn step(&self, course: &mut Course) -> Result<bool, ReadError> {
-        let name = self.reader.unit.clone();
-        let next = self.reader.writer.ask(Lane::Old, |reply| Request::NextBackfill(name, reply)).await?;
+        let name = self.unit.name.clone();
+        let next = self.unit.writer.ask(Lane::Old, |reply| Request::NextBackfill(name, reply)).await?;
         // As of the answer, or later.
-        let unit = self.reader.progress().filter(|unit| unit.is_started());
+        let unit = self.unit.progress().filter(|unit| unit.is_started());
         let Some((unit, backfill)) = unit.zip(next) else { return Ok(false) };
         let Some(hole) = backfill_holes(backfill.window, &unit.progress).first().copied() else {
             // After a rewind polls read a part of it again, which is covered when they have left it.
             return self.finish_if_covered(&unit, &backfill).await;
         };
         let window = Window::new(hole.start, hole.start.plus(course.length.next()).min(hole.end));
-        let trace = root!("backfill", unit = self.reader.unit, %window);
+        let trace = root!("backfill", unit = self.unit.name, %window);
         traced(trace, self.read_window(window, &unit, &backfill, course)).await.map(|()| true)
     }
 
@@ -146,31 +157,26 @@ impl<S: Source> Backfiller<S> {
         }
         let (piece, generation, final_to) =
             (Piece { window, how: How::Backfill }, unit.generation, unit.progress.final_to);
-        let mut pass = Pass {
-            planned: PlannedRead::older(piece, generation, final_to, self.leniency(window, unit, course.held)),
-            rows_max: (window.length() > SPAN_MIN).then_some(ROWS_MAX),
-            counts: &mut course.counts,
-            tally: WindowTally::default(),
-            requests: 0,
-            doubt: None,
-        };
-        let ended = match self.reader.read(&mut pass).await {
-            Err(ReadError::Source(error)) if self.reader.is_for_the_length(&error, window).await? => {
+        let planned = PlannedRead::older(piece, generation, final_to, self.leniency(window, unit, course.held));
+        let rows_max = (window.length() > SPAN_MIN).then_some(ROWS_MAX);
+        let mut read = PagedRead::new(planned, rows_max, &mut course.counts);
+        let ended = match read.read(&self.scroller).await {
+            Err(ReadError::Source(error)) if self.scroller.fetcher.is_for_the_length(&error, window).await? => {
                 course.length.on_refused(window);
                 return Ok(());
             }
             ended => ended?,
         };
-        let rows = pass.tally.rows.len() as u64;
+        let rows = read.tally.rows.len() as u64;
         match ended {
             WindowEnd::TooManyRows(rows) => {
                 course.length.on_too_many(window, rows, ROWS_MAX);
-                tracing::debug!(unit = self.reader.unit, %window, rows, "a window of a backfill is cut");
+                tracing::debug!(unit = self.unit.name, %window, rows, "a window of a backfill is cut");
                 return Ok(());
             }
             WindowEnd::Broken(fault) if fault.is_mended_by_halves() && window.length() > SPAN_MIN => {
                 course.length.halve(window);
-                tracing::debug!(unit = self.reader.unit, %window, "a window of a backfill is halved");
+                tracing::debug!(unit = self.unit.name, %window, "a window of a backfill is halved");
                 return Ok(());
             }
             WindowEnd::Broken(_) | WindowEnd::Whole => {}
@@ -181,19 +187,19 @@ impl<S: Source> Backfiller<S> {
                     SourceError::unreachable(format!("window {window} could not be read whole: {fault}")).into()
                 );
             }
-            WindowEnd::Whole if let Some(doubt @ Doubt::Dead(..)) = pass.doubt => {
+            WindowEnd::Whole if let Some(doubt @ Doubt::Dead(..)) = read.doubt => {
                 let held = course.held.filter(|(start, _)| *start == window.start);
-                course.held = held.or_else(|| Some((window.start, self.reader.clock.now())));
+                course.held = held.or_else(|| Some((window.start, self.unit.clock.now())));
                 return Err(SourceError::unreachable(describe_doubt(window, doubt)).into());
             }
-            WindowEnd::Whole if let Some(found) = pass.tally.contradiction() => {
-                let what = self.reader.describe_contradiction(window, found);
+            WindowEnd::Whole if let Some(found) = read.tally.contradiction() => {
+                let what = describe_contradiction(window, found);
                 return Err(SourceError::unreachable(what).into());
             }
-            WindowEnd::Whole if let Some(doubt) = pass.doubt => {
+            WindowEnd::Whole if let Some(doubt) = read.doubt => {
                 return Err(SourceError::unreachable(describe_doubt(window, doubt)).into());
             }
-            WindowEnd::Whole if pass.tally.shape.good() == 0 && self.is_silence_doubtful(window).await? => {
+            WindowEnd::Whole if read.tally.shape.good() == 0 && self.is_silence_doubtful(window).await? => {
                 let what =
                     "the source shows nothing at present, where it had shown legs: a past without any is not believed";
                 return Err(SourceError::unreachable(what).into());
@@ -202,11 +208,11 @@ impl<S: Source> Backfiller<S> {
         }
         course.length.on_read(window, rows, ROWS_MAX);
         let (generation, backfill, counts) = (unit.generation, backfill.id, std::mem::take(&mut course.counts));
-        let covered = CoveredWindow { unit: self.reader.unit.clone(), generation, window, backfill, counts };
-        if !self.reader.writer.ask(Lane::Old, |reply| Request::Cover(covered, reply)).await? {
+        let covered = CoveredWindow { unit: self.unit.name.clone(), generation, window, backfill, counts };
+        if !self.unit.writer.ask(Lane::Old, |reply| Request::Cover(covered, reply)).await? {
             return Err(ReadError::Replaced);
         }
-        tracing::debug!(unit = self.reader.unit, %window, rows, published = counts.published, "a window was backfilled");
+        tracing::debug!(unit = self.unit.name, %window, rows, published = counts.published, "a window was backfilled");
         Ok(())
     }
 
@@ -215,16 +221,16 @@ impl<S: Source> Backfiller<S> {
             return Ok(false);
         }
         let done = Backfill { state: BackfillState::Done, ..backfill.clone() };
-        self.reader.writer.ask(Lane::Old, |reply| Request::NoteBackfill(done, reply)).await?;
+        self.unit.writer.ask(Lane::Old, |reply| Request::NoteBackfill(done, reply)).await?;
         let Counts { published, duplicate, dead, beyond_horizon, .. } = backfill.counts;
-        let (unit_name, window) = (&self.reader.unit, backfill.window);
+        let (unit_name, window) = (&self.unit.name, backfill.window);
         tracing::info!(unit = unit_name, %window, published, duplicate, dead, beyond_horizon, "a backfill is done");
         Ok(true)
     }
 
     fn show_trouble(&self, trouble: &str) {
-        self.reader.status.update(|status| {
-            let of_unit = status.backfills.values_mut().filter(|shown| shown.unit == self.reader.unit);
+        self.unit.status.update(|status| {
+            let of_unit = status.backfills.values_mut().filter(|shown| shown.unit == self.unit.name);
             of_unit
                 .filter(|shown| shown.state == BackfillState::Running)
                 .for_each(|shown| shown.trouble = Some(trouble.to_owned()));

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::ahead::CHUNK_BYTES_MAX;
-use super::window::{Collected, ReadError};
+use super::read_error::ReadError;
+use super::whole_read::WholeRead;
 use crate::connector::fault::Fault;
 use crate::connector::write::request::{Lane, Request, RowsOutcome, RowsRequest, UnitRows, WriterHandle};
 use crate::connector::write::transaction::PAGE_ENTRIES_MAX;
@@ -26,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const REQUESTS_A_WINDOW: u32 = 4;
 
 /// What became of a window: of its rows, and how far the unit has come if that did not go with them.
-pub(crate) type Published = Result<(Counts, Vec<Reach>), ReadError>;
+pub(super) type PublishResult = Result<(Counts, Vec<Reach>), ReadError>;
 
 /// Where units that catch up take part in the merge.
 #[derive(Clone)]
@@ -55,8 +56,8 @@ enum News {
 
 struct Offer {
     unit: String,
-    collected: Collected,
-    done: oneshot::Sender<Published>,
+    read: WholeRead,
+    done: oneshot::Sender<PublishResult>,
 }
 
 /// A window that is being published.
@@ -92,9 +93,9 @@ impl Membership {
     }
 
     /// Has a window published that was read whole; its end comes when all of it lies below the front and is published.
-    pub(crate) fn offer(&self, collected: Collected) -> oneshot::Receiver<Published> {
+    pub(crate) fn offer(&self, read: WholeRead) -> oneshot::Receiver<PublishResult> {
         let (done, published) = oneshot::channel();
-        let offer = Offer { unit: self.unit.clone(), collected, done };
+        let offer = Offer { unit: self.unit.clone(), read, done };
         let _ = self.handle.news.send(News::Offered(Box::new(offer)));
         published
     }
@@ -119,11 +120,11 @@ impl Drop for Membership {
 
 impl SortedRows for Waiting {
     fn first_time(&self) -> Option<UtcMillis> {
-        self.offer.collected.rows().first_time()
+        self.offer.read.rows().first_time()
     }
 
     fn count_before(&self, end: UtcMillis, max: usize) -> usize {
-        self.offer.collected.rows().count_before(end, max)
+        self.offer.read.rows().count_before(end, max)
     }
 }
 
@@ -156,7 +157,7 @@ impl Merger {
                 }
                 Step::Done(unit) => {
                     if let Some(Waiting { offer, counts }) = self.merge.take(&unit) {
-                        let _ = offer.done.send(Ok((counts, offer.collected.reaches)));
+                        let _ = offer.done.send(Ok((counts, offer.read.reaches)));
                     }
                 }
                 Step::Wait(patience) => {
@@ -180,7 +181,7 @@ impl Merger {
             News::Joined(unit, from) => self.merge.join(&unit, from),
             News::Left(unit) => self.merge.leave(&unit),
             News::Offered(offer) => {
-                let (unit, window) = (offer.unit.clone(), offer.collected.planned.piece.window);
+                let (unit, window) = (offer.unit.clone(), offer.read.planned.piece.window);
                 let waiting = Waiting { offer: *offer, counts: Counts::default() };
                 self.merge.offer(&unit, window, waiting);
             }
@@ -191,7 +192,7 @@ impl Merger {
 
     fn bytes(&mut self, counts: &[(String, usize)]) -> usize {
         let of_unit = |(unit, count): &(String, usize)| {
-            self.merge.rows(unit).map_or(0, |waiting| waiting.offer.collected.rows().bytes(*count))
+            self.merge.rows(unit).map_or(0, |waiting| waiting.offer.read.rows().bytes(*count))
         };
         counts.iter().map(of_unit).sum()
     }
@@ -203,7 +204,7 @@ impl Merger {
             // Else the unit would be ahead of the others, whose rows would be late then.
             let is_whole = self.merge.is_below_front(&unit);
             if let Some(Waiting { offer, .. }) = self.merge.rows(&unit) {
-                units.push(offer.collected.take_unit_rows(&unit, count, is_whole));
+                units.push(offer.read.take_unit_rows(&unit, count, is_whole));
             }
         }
         let names: Vec<String> = units.iter().map(|rows| rows.unit.clone()).collect();
@@ -237,9 +238,9 @@ mod tests {
     use crate::core::leg::How;
     use crate::core::planner::Piece;
 
-    fn collected(start: i64, end: i64) -> Collected {
+    fn whole_read(start: i64, end: i64) -> WholeRead {
         let window = Window::new(UtcMillis::new(start), UtcMillis::new(end));
-        Collected::empty(Piece { window, how: How::CatchUp })
+        WholeRead::empty(Piece { window, how: How::CatchUp })
     }
 
     #[tokio::test(start_paused = true)]
@@ -251,7 +252,7 @@ mod tests {
             let (failing, well) = (handle.join("failing", UtcMillis::new(0)), handle.join("well", UtcMillis::new(0)));
             assert_eq!(well.members(), 2);
             let started = Instant::now();
-            let mut published = well.offer(collected(0, 100));
+            let mut published = well.offer(whole_read(0, 100));
             if is_refused {
                 failing.note_refused();
             } else {
@@ -259,7 +260,7 @@ mod tests {
                     let waited = tokio::time::timeout(Duration::from_secs(60), &mut published).await;
                     assert!(waited.is_err(), "after {:?}", started.elapsed());
                     assert!(
-                        failing.offer(collected(0, 10)).await.is_ok(),
+                        failing.offer(whole_read(0, 10)).await.is_ok(),
                         "what it reads below the front is published"
                     );
                 }

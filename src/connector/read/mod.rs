@@ -4,18 +4,35 @@
 //! |---|---|
 //! | `poller` | one unit's polls |
 //! | `merger` | the windows of units that catch up, published in the order of time over all of them |
-//! | `sweeper`, `backfiller` | its slower re-reads, and the past periods that an operator asked for |
-//! | `window` | one window read to its last page |
-//! | `whole` | the rows of a window that is published whole, and their order |
+//! | `sweeper`, `backfiller` | a unit's slower re-reads, and the past periods that an operator asked for |
+//! | `plan` | a read as it was planned |
+//! | `paged_read` | one window read page by page; each page is published as it comes |
+//! | `whole_read`, `whole` | one window read whole before it is published; its rows and their order |
+//! | `doubt` | whether a window is believed |
+//! | `scroll` | one pass over a window's pages |
 //! | `ahead` | pages on their way: how many, made ready meanwhile, put together for transactions |
+//! | `fetch` | one request, with patience |
+//! | `priority` | older reads wait for live ones |
+//! | `clocks` | the local clock and the source's |
+//! | `unit` | what the readers of one unit share |
+//! | `read_error` | why a read was given up |
 
 pub(crate) mod ahead;
 pub(crate) mod backfiller;
+mod clocks;
+mod doubt;
+pub(crate) mod fetch;
 pub(crate) mod merger;
+mod paged_read;
+mod plan;
 pub(crate) mod poller;
+pub(crate) mod priority;
+mod read_error;
+pub(crate) mod scroll;
 pub(crate) mod sweeper;
-pub(crate) mod whole;
-pub(crate) mod window;
+pub(crate) mod unit;
+mod whole;
+mod whole_read;
 
 use std::time::Duration;
 

@@ -12,11 +12,15 @@ use tracing::{Instrument, Span};
 
 use super::Pace;
 use super::ahead::{CATCH_UP_BYTES, LIVE_BYTES};
-use super::merger::{Membership, MergeHandle, Published as Ended};
-use super::window::{
-    Collected, PagesSeen, Pass, PlannedRead, ReadError, WholeMax, WindowReader, describe_doubt, first_dead_rows,
-    state_of,
-};
+use super::clocks::{Clocks, ReadStart};
+use super::doubt::{describe_contradiction, describe_doubt};
+use super::merger::{Membership, MergeHandle, PublishResult};
+use super::paged_read::PagedRead;
+use super::plan::{PlannedRead, first_dead_rows};
+use super::read_error::{ReadError, state_of};
+use super::scroll::{PagesSeen, Scroller, WholeMax};
+use super::unit::UnitContext;
+use super::whole_read::WholeRead;
 use crate::config::StartFrom;
 use crate::connector::fault::Fault;
 use crate::connector::stage::{count, root, stage, traced};
@@ -27,7 +31,7 @@ use crate::core::journal::UnitProgress;
 use crate::core::leg::How;
 use crate::core::parts::SPAN_MIN;
 use crate::core::planner::{Cycle, Piece, WindowLength, bound, time_left};
-use crate::core::poll::{Hold, Judgement, Outcome, Poll, WindowEnd, WindowRead, WindowTally};
+use crate::core::poll::{Hold, Judgement, Outcome, Poll, WindowEnd, WindowRead};
 use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::{Delays, Progress, Reach};
 use crate::hooks::{self, Mutant};
@@ -45,11 +49,12 @@ const WINDOW_ROWS_MAX: u64 = 250_000;
 
 /// Polls one unit.
 pub(crate) struct Poller<S> {
-    pub(crate) reader: WindowReader<S>,
-    pub(crate) merge: MergeHandle,
-    /// From the beginning: until it is clear that the unit is not behind, the others wait for it.
-    pub(crate) membership: Option<Membership>,
-    pub(crate) start_from: Option<StartFrom>,
+    unit: Arc<UnitContext>,
+    scroller: Arc<Scroller<S>>,
+    clocks: Clocks<S>,
+    merge: MergeHandle,
+    membership: Option<Membership>,
+    start_from: Option<StartFrom>,
 }
 
 /// What polls have in common, and what the newest says of the next.
@@ -75,25 +80,6 @@ impl Pacing {
             self.page_rows = self.page_rows.min(seen.longest);
         }
         self.is_one_page = seen.with_rows <= 1 && rows <= self.page_rows as u64;
-    }
-}
-
-/// When a read began, by the local clock and by the earlier of the two.
-#[derive(Clone, Copy)]
-struct Begun {
-    local: UtcMillis,
-    earlier: UtcMillis,
-}
-
-impl Begun {
-    fn now<S: Source>(reader: &WindowReader<S>) -> Self {
-        let local = reader.clock.now();
-        Self { local, earlier: reader.earlier_now(local) }
-    }
-
-    /// The same once the answers have told the server's clock anew: the smaller reading counts.
-    fn of_read<S: Source>(self, reader: &WindowReader<S>) -> UtcMillis {
-        self.earlier.min(reader.earlier_now(self.local)).floor_second()
     }
 }
 
@@ -131,16 +117,16 @@ impl Reads<'_> {
     }
 
     /// A read of a window that is still to be made.
-    fn planned<S: Source>(&self, piece: Piece, begun: Begun, reader: &WindowReader<S>) -> PlannedRead {
+    fn planned(&self, piece: Piece, start: ReadStart, delays: &Delays) -> PlannedRead {
         // As of the beginning: what the answers tell of the server's clock makes less final, never more.
-        let Delays { settle, overlap, .. } = reader.pace.delays;
-        let leniency = self.course.leniency(piece.window, begun.earlier, self.accepted_at);
+        let &Delays { settle, overlap, .. } = delays;
+        let leniency = self.course.leniency(piece.window, start.earlier, self.accepted_at);
         let looked_to = self.course.looked_to(piece.window);
         PlannedRead {
             piece,
             generation: self.generation,
             final_to: self.final_to,
-            makes_final_to: begun.earlier.minus(settle).minus(overlap),
+            makes_final_to: start.earlier.minus(settle).minus(overlap),
             looked_to: self.looked_to.map_or(looked_to, |before| before.min(looked_to)),
             leniency,
             dead_rows: first_dead_rows(leniency),
@@ -163,14 +149,14 @@ struct Publishing {
     piece: Piece,
     /// What is taken note of once its rows are published.
     read: Option<Read>,
-    publishing: Underway,
+    publishing: PendingRows,
 }
 
 /// How its rows are published.
-enum Underway {
+enum PendingRows {
     /// In the order of all units that catch up.
-    Merged(oneshot::Receiver<Ended>),
-    Alone(AbortOnDropHandle<Ended>),
+    Merged(oneshot::Receiver<PublishResult>),
+    Alone(AbortOnDropHandle<PublishResult>),
 }
 
 /// A window that was read whole and is published.
@@ -186,8 +172,8 @@ impl Publishing {
     async fn ended(publishing: &mut Option<Self>) -> Result<Published, ReadError> {
         let Some(Self { publishing: rows, .. }) = publishing else { return std::future::pending().await };
         let ended = match rows {
-            Underway::Merged(rows) => rows.await.map_err(|_| Fault::Stopped)?,
-            Underway::Alone(rows) => rows.await.map_err(Fault::from)?,
+            PendingRows::Merged(rows) => rows.await.map_err(|_| Fault::Stopped)?,
+            PendingRows::Alone(rows) => rows.await.map_err(Fault::from)?,
         };
         let Some(publishing) = publishing.take() else { return std::future::pending().await };
         let (counts, reaches) = ended?;
@@ -225,10 +211,23 @@ impl PollEnd {
 }
 
 impl<S: Source> Poller<S> {
+    /// A poller of a unit that takes part in the merge from the beginning: until it is clear that the unit is not behind,
+    /// the others wait for it.
+    pub(crate) fn new(
+        scroller: Arc<Scroller<S>>,
+        merge: MergeHandle,
+        membership: Membership,
+        start_from: Option<StartFrom>,
+    ) -> Self {
+        let unit = Arc::clone(&scroller.fetcher.unit);
+        let clocks = Clocks { unit: Arc::clone(&unit), source: Arc::clone(&scroller.fetcher.source) };
+        Self { unit, scroller, clocks, merge, membership: Some(membership), start_from }
+    }
+
     /// Polls until told to stop.
     pub(crate) async fn run(mut self) -> Result<(), Fault> {
         let mut failures = 0;
-        let Pace { window_max, page_rows, .. } = self.reader.pace;
+        let Pace { window_max, page_rows, .. } = self.unit.pace;
         let mut pacing = Pacing {
             length: WindowLength::new(window_max),
             course: None,
@@ -240,21 +239,21 @@ impl<S: Source> Poller<S> {
         loop {
             let started = Instant::now();
             let mut counts = Counts::default();
-            let live = self.reader.traffic.begin_live();
-            let span = root!("poll", unit = self.reader.unit, result = Empty, rows = Empty, published = Empty);
+            let live = self.scroller.fetcher.live.begin();
+            let span = root!("poll", unit = self.unit.name, result = Empty, rows = Empty, published = Empty);
             let ended = traced(span.clone(), self.poll(&mut counts, &mut pacing)).await;
             drop(live);
             note_trace(span, &ended, counts);
             if ended.is_err() {
                 // What was read and is not published comes in order all the same.
-                self.reader.ahead.forget();
+                self.scroller.ahead.forget();
             }
             let pause = match ended {
                 Ok(end) => {
                     failures = 0;
-                    let progress = self.reader.progress();
+                    let progress = self.unit.progress();
                     self.report_end(end, counts, progress.as_ref().map(|unit| &unit.progress), started.elapsed());
-                    self.reader.pace.interval.saturating_sub(started.elapsed())
+                    self.unit.pace.interval.saturating_sub(started.elapsed())
                 }
                 Err(ReadError::Source(error)) => {
                     if let Some(membership) = pacing.membership.as_ref().filter(|_| error.recovery == Recovery::Refused)
@@ -277,7 +276,7 @@ impl<S: Source> Poller<S> {
             };
             tokio::select! {
                 biased;
-                () = self.reader.stop.cancelled() => return Ok(()),
+                () = self.unit.stop.cancelled() => return Ok(()),
                 () = self.accepted_after(pacing.accepted_at) => {}
                 () = tokio::time::sleep(pause) => {}
             }
@@ -286,8 +285,8 @@ impl<S: Source> Poller<S> {
 
     /// Waits until an operator accepts what the source shows, again or for the first time.
     async fn accepted_after(&self, known: Option<UtcMillis>) {
-        let mut shown = self.reader.writer.shown();
-        let accepted_at = |shown: &Shown| shown.units.get(&self.reader.unit).and_then(|unit| unit.accepted_at());
+        let mut shown = self.unit.writer.shown();
+        let accepted_at = |shown: &Shown| shown.units.get(&self.unit.name).and_then(|unit| unit.accepted_at());
         if shown.wait_for(|shown| accepted_at(shown) > known).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -298,11 +297,11 @@ impl<S: Source> Poller<S> {
     /// A window that fails is held, and newer windows are read all the same; when the next one fails too, it is not the window.
     async fn poll(&self, counts: &mut Counts, pacing: &mut Pacing) -> Result<PollEnd, ReadError> {
         // The login's answer tells the server's clock, by which the poll is bounded.
-        self.reader.log_in().await?;
+        self.scroller.fetcher.log_in().await?;
         let started = self.started().await?;
         pacing.accepted_at = started.accepted_at();
-        let begun = self.reader.clock.now();
-        let bound = bound(self.reader.earlier_now(self.reader.clock.now()));
+        let begun = self.unit.clock.now();
+        let bound = bound(self.clocks.now());
         let mut course = match pacing.course.take() {
             Some(course) => course,
             None => Course::new(started.generation, &started.progress),
@@ -312,7 +311,7 @@ impl<S: Source> Poller<S> {
         let polled = self.poll_from(&started, bound, (&mut course, &mut settled), counts, pacing).await;
         // A window that was believed, and was not published when the poll was given up, is read again.
         let course = if polled.is_ok() { course } else { settled };
-        self.reader.status.update_unit(&self.reader.unit, |status| {
+        self.unit.status.update_unit(&self.unit.name, |status| {
             status.polled = Some(begun);
             status.held =
                 course.holds().iter().filter(|hold| hold.why.is_some()).map(|hold| (hold.window, hold.rows)).collect();
@@ -332,16 +331,16 @@ impl<S: Source> Poller<S> {
     ) -> Result<PollEnd, ReadError> {
         let mut reads = self.plan(started, bound, courses, counts, pacing);
         let mut publishing: Option<Publishing> = None;
-        while let Some(piece) = self.reader.next_window(|torn| reads.poll.next(torn)) {
+        while let Some(piece) = self.unit.next_window(|torn| reads.poll.next(torn)) {
             reads.is_anything_read = true;
-            let begun = Begun::now(&self.reader);
-            let planned = reads.planned(piece, begun, &self.reader);
+            let start = self.clocks.read_start();
+            let planned = reads.planned(piece, start, &self.unit.pace.delays);
             if !reads.poll.windows().is_read_whole() {
                 self.settle(&mut publishing, &mut reads).await?;
-                self.read_by_pages(planned, begun, &mut reads, pacing.membership.as_ref()).await?;
+                self.read_by_pages(planned, start, &mut reads, pacing.membership.as_ref()).await?;
                 continue;
             }
-            let collecting = self.reader.collect(planned, reads.whole_max);
+            let collecting = WholeRead::read(&self.scroller, planned, reads.whole_max);
             tokio::pin!(collecting);
             let collected = loop {
                 tokio::select! {
@@ -356,12 +355,12 @@ impl<S: Source> Poller<S> {
             match self.is_to_be_shorter(&collected, &mut reads).await? {
                 Shorter::No => {
                     self.settle(&mut publishing, &mut reads).await?;
-                    publishing = self.take(collected, begun, &mut reads, pacing.membership.as_ref()).await?;
+                    publishing = self.take(collected, start, &mut reads, pacing.membership.as_ref()).await?;
                 }
                 Shorter::Yes => {}
                 Shorter::Impossible => {
                     self.settle(&mut publishing, &mut reads).await?;
-                    self.read_by_pages(planned, begun, &mut reads, pacing.membership.as_ref()).await?;
+                    self.read_by_pages(planned, start, &mut reads, pacing.membership.as_ref()).await?;
                 }
             }
             if !is_whole {
@@ -381,9 +380,9 @@ impl<S: Source> Poller<S> {
         counts: &'a mut Counts,
         pacing: &mut Pacing,
     ) -> Reads<'a> {
-        let (pace, now, newest) = (&self.reader.pace, self.reader.clock.now(), course.newest());
+        let (pace, now, newest) = (&self.unit.pace, self.unit.clock.now(), course.newest());
         let is_behind = pace.is_behind(newest.complete_to, bound);
-        let cycle = stage!("plan", unit = self.reader.unit, from = %newest.final_to, to = %bound).in_scope(|| {
+        let cycle = stage!("plan", unit = self.unit.name, from = %newest.final_to, to = %bound).in_scope(|| {
             let cycle = if is_behind {
                 Cycle::behind(newest, bound, &pace.delays, pacing.length)
             } else {
@@ -392,7 +391,7 @@ impl<S: Source> Poller<S> {
             cycle.with_holds(course.due(now), course.before_holds())
         });
         if is_behind && !hooks::is_mutant(Mutant::UnitAfterUnit) {
-            let join = || self.merge.join(&self.reader.unit, newest.final_to);
+            let join = || self.merge.join(&self.unit.name, newest.final_to);
             pacing.membership.get_or_insert_with(join);
         } else {
             pacing.membership = None;
@@ -421,9 +420,9 @@ impl<S: Source> Poller<S> {
     }
 
     /// Whether a window that was read is read in shorter ones instead of being published.
-    async fn is_to_be_shorter(&self, collected: &Collected, reads: &mut Reads<'_>) -> Result<Shorter, ReadError> {
+    async fn is_to_be_shorter(&self, collected: &WholeRead, reads: &mut Reads<'_>) -> Result<Shorter, ReadError> {
         let window = collected.planned.piece.window;
-        let unit = &self.reader.unit;
+        let unit = &self.unit.name;
         match &collected.ended {
             Ok(WindowEnd::TooManyRows(rows)) if window.length() > SPAN_MIN => {
                 tracing::debug!(unit, %window, rows, "a window has too many rows and is read in shorter ones");
@@ -431,14 +430,16 @@ impl<S: Source> Poller<S> {
                     reads.poll.halve(collected.planned.piece);
                     return Ok(Shorter::Yes);
                 };
-                if cycle.length().on_too_many(window, *rows, self.reader.pace.window_rows) {
+                if cycle.length().on_too_many(window, *rows, self.unit.pace.window_rows) {
                     cycle.take_back(window);
                     return Ok(Shorter::Yes);
                 }
                 Ok(self.out_of_order(window))
             }
             Ok(WindowEnd::TooManyRows(_)) => Ok(self.out_of_order(window)),
-            Err(error) if collected.pages.with_rows == 0 && self.reader.is_for_the_length(error, window).await? => {
+            Err(error)
+                if collected.pages.with_rows == 0 && self.scroller.fetcher.is_for_the_length(error, window).await? =>
+            {
                 let Some(cycle) = reads.poll.recut() else { return Ok(Shorter::No) };
                 cycle.take_back(window);
                 cycle.length().on_refused(window);
@@ -450,27 +451,26 @@ impl<S: Source> Poller<S> {
 
     /// Counts a window that is published page by page although its rows should come in order.
     fn out_of_order(&self, window: Window) -> Shorter {
-        let unit = &self.reader.unit;
+        let unit = &self.unit.name;
         tracing::debug!(unit, %window, "a window has too many rows, however short: it is published page by page, out of order");
-        self.reader.metrics.unordered_windows.get_or_create(&UnitLabel { unit: unit.clone() }).inc();
+        self.unit.metrics.unordered_windows.get_or_create(&UnitLabel { unit: unit.clone() }).inc();
         Shorter::Impossible
     }
 
     /// Takes note of a window that was read whole, and begins to publish it, beside the read of the next one.
     async fn take(
         &self,
-        mut collected: Collected,
-        begun: Begun,
+        mut collected: WholeRead,
+        start: ReadStart,
         reads: &mut Reads<'_>,
         membership: Option<&Membership>,
     ) -> Result<Option<Publishing>, ReadError> {
         let PlannedRead { piece, leniency, .. } = collected.planned;
-        let (ended, judgement, begun) = (collected.ended.clone(), collected.judgement, begun.of_read(&self.reader));
+        let (ended, judgement, begun) = (collected.ended.clone(), collected.judgement, self.clocks.begun(start));
         let (is_whole, rows) = (ended == Ok(WindowEnd::Whole), judgement.shape.rows);
-        let read =
-            Read { piece, ended, judgement, leniency, begun, clocks_differ: is_whole && self.reader.clocks_differ() };
+        let read = Read { piece, ended, judgement, leniency, begun, clocks_differ: is_whole && self.clocks.differ() };
         if is_whole {
-            reads.poll.windows().length().on_read(piece.window, rows, self.reader.pace.window_rows);
+            reads.poll.windows().length().on_read(piece.window, rows, self.unit.pace.window_rows);
         }
         // What was read before a fault is published before it is told.
         let is_noted_later = read.ended.is_err() || hooks::is_mutant(Mutant::BegunWhenPublished);
@@ -486,10 +486,10 @@ impl<S: Source> Poller<S> {
             None
         };
         let publishing = match membership {
-            Some(membership) => Underway::Merged(membership.offer(collected)),
+            Some(membership) => PendingRows::Merged(membership.offer(collected)),
             None => {
-                let publishing = self.reader.clone().publish_whole(collected).in_current_span();
-                Underway::Alone(AbortOnDropHandle::new(tokio::spawn(publishing)))
+                let publishing = collected.publish(Arc::clone(&self.unit)).in_current_span();
+                PendingRows::Alone(AbortOnDropHandle::new(tokio::spawn(publishing)))
             }
         };
         Ok(Some(Publishing { piece, read, publishing }))
@@ -508,23 +508,22 @@ impl<S: Source> Poller<S> {
     async fn read_by_pages(
         &self,
         planned: PlannedRead,
-        begun: Begun,
+        start: ReadStart,
         reads: &mut Reads<'_>,
         membership: Option<&Membership>,
     ) -> Result<(), ReadError> {
         let piece = planned.piece;
         let rows_max = (piece.window.length() > SPAN_MIN).then_some(WINDOW_ROWS_MAX);
-        let (counts, tally) = (&mut *reads.counts, WindowTally::default());
-        let mut pass = Pass { planned, rows_max, counts, tally, requests: 0, doubt: None };
-        let ended = match self.reader.read(&mut pass).await {
+        let mut read = PagedRead::new(planned, rows_max, reads.counts);
+        let ended = match read.read(&self.scroller).await {
             Ok(ended) => Ok(ended),
             Err(ReadError::Source(error)) => Err(error),
             Err(error) => return Err(error),
         };
-        let Pass { tally, requests, doubt, .. } = pass;
+        let PagedRead { tally, requests, doubt, .. } = read;
         reads.poll.note_requests(requests, reads.course.is_held(piece.window));
-        let begun = begun.of_read(&self.reader);
-        let clocks_differ = ended == Ok(WindowEnd::Whole) && self.reader.clocks_differ();
+        let begun = self.clocks.begun(start);
+        let clocks_differ = ended == Ok(WindowEnd::Whole) && self.clocks.differ();
         if let Some(membership) = membership {
             membership.note_read(piece.window);
         }
@@ -542,7 +541,7 @@ impl<S: Source> Poller<S> {
         *reads.counts += counts;
         if let Some(mut read) = read {
             if hooks::is_mutant(Mutant::BegunWhenPublished) {
-                read.begun = self.reader.clock.now().floor_second();
+                read.begun = self.unit.clock.now().floor_second();
             }
             reaches = self.note(read, reads).await?;
         }
@@ -562,7 +561,7 @@ impl<S: Source> Poller<S> {
             Ok(end) => Some(end),
             // The newer windows are read first; then this is told with the poll's end.
             Err(error) if error.recovery != Recovery::Refused && reads.failed.is_none() => {
-                tracing::debug!(unit = self.reader.unit, window = %piece.window, "a window could not be read: {error}");
+                tracing::debug!(unit = self.unit.name, window = %piece.window, "a window could not be read: {error}");
                 reads.failed = Some(error.of(piece.window));
                 None
             }
@@ -574,25 +573,25 @@ impl<S: Source> Poller<S> {
         let legs_known = match end {
             // Only then does it matter: it was read whole, and nothing has shown a good row.
             Some(WindowEnd::Whole) if reads.poll.shows_no_legs() && judgement.shape.good() == 0 => {
-                self.reader.legs_known(Lane::Live, piece.window).await?
+                self.unit.legs_known(Lane::Live, piece.window).await?
             }
             _ => 0,
         };
         let is_before_overlap = reads.looked_to.is_some_and(|looked_to| looked_to <= piece.window.start)
             && reads.poll.windows().has_overlap_left();
         let noted = WindowRead { piece, end, judgement, begun, clocks_differ, legs_known, is_before_overlap };
-        let Pace { interval, ref delays, .. } = self.reader.pace;
+        let Pace { interval, ref delays, .. } = self.unit.pace;
         match reads.poll.note(&noted) {
             Outcome::Waits => {}
             Outcome::Held(Some(_)) if hooks::is_mutant(Mutant::HoldsPass) => {
                 return Ok(self.believe(reads.course, vec![(piece.window, begun)]));
             }
             Outcome::Held(why) => {
-                tracing::debug!(unit = self.reader.unit, window = %piece.window, ?why, "a window is held");
+                tracing::debug!(unit = self.unit.name, window = %piece.window, ?why, "a window is held");
                 reads.course.hold(piece.window, why, begun, interval, delays);
             }
             Outcome::Halved => {
-                tracing::debug!(unit = self.reader.unit, window = %piece.window, ?end, "a window of a poll is halved");
+                tracing::debug!(unit = self.unit.name, window = %piece.window, ?end, "a window of a poll is halved");
             }
             Outcome::Advance(windows) => {
                 if leniency == Leniency::Released {
@@ -606,7 +605,7 @@ impl<S: Source> Poller<S> {
 
     /// How far the unit has come once these windows are published, each by a read that began then.
     fn believe(&self, course: &mut Course, windows: Vec<(Window, UtcMillis)>) -> Vec<Reach> {
-        let believe = |(window, begun)| course.believe(window, begun, &self.reader.pace.delays);
+        let believe = |(window, begun)| course.believe(window, begun, &self.unit.pace.delays);
         windows.into_iter().flat_map(believe).collect()
     }
 
@@ -625,21 +624,21 @@ impl<S: Source> Poller<S> {
         let mut hold = poll.hold();
         let is_all_in_doubt = matches!(hold, Some(Hold::Empty(..) | Hold::ClockSkew | Hold::TimeZone(..)));
         course.end_poll(!is_all_in_doubt && course.is_newest_believed());
-        self.reader.good_polls.store(course.good_polls(), Ordering::Relaxed);
+        self.unit.good_polls.store(course.good_polls(), Ordering::Relaxed);
         hold = hold.or_else(|| course.why().and_then(|held| held.why));
         if !is_anything_read {
             // Asks all the same, so that a clock that went backwards is noticed.
             let just_now = Window::new(bound.minus(Duration::from_secs(1)), bound);
-            self.reader.ask(just_now).await?;
-            hold = self.reader.clocks_differ().then_some(Hold::ClockSkew);
+            self.scroller.fetcher.ask(just_now).await?;
+            hold = self.clocks.differ().then_some(Hold::ClockSkew);
         }
         Ok(hold.map_or(PollEnd::Whole, |hold| self.held(hold)))
     }
 
     /// Says and counts that a window passes although it has too many dead rows.
     fn tell_released(&self, window: Window) {
-        let unit = &self.reader.unit;
-        self.reader.metrics.released_windows.get_or_create(&UnitLabel { unit: unit.clone() }).inc();
+        let unit = &self.unit.name;
+        self.unit.metrics.released_windows.get_or_create(&UnitLabel { unit: unit.clone() }).inc();
         tracing::warn!(
             unit,
             %window,
@@ -658,11 +657,11 @@ impl<S: Source> Poller<S> {
         let left = time_left(Window::new(from, reads.bound), complete_to, began.elapsed());
         let left = left.map(|left| humantime::format_duration(Duration::from_secs(left.as_secs())).to_string());
         let takes = left.as_ref().map(|left| format!("it will take some {left} more")).unwrap_or_default();
-        self.reader.show(UnitState::CatchingUp, &takes);
+        self.unit.show(UnitState::CatchingUp, &takes);
         if reads.told.is_none_or(|told| told.elapsed() >= CATCHING_UP_TOLD) {
             reads.told = Some(Instant::now());
             let to = reads.bound;
-            tracing::info!(unit = self.reader.unit, %complete_to, %to, published, left, "catching up");
+            tracing::info!(unit = self.unit.name, %complete_to, %to, published, left, "catching up");
         }
     }
 
@@ -674,10 +673,8 @@ impl<S: Source> Poller<S> {
                 format!("window {window} could not be read whole, and is read again: {fault}"),
             ),
             Hold::Invalid(window, doubt) => (UnitState::SourceInvalid, describe_doubt(window, doubt)),
-            Hold::ClockSkew => (UnitState::ClockSkew, self.reader.describe_skew()),
-            Hold::TimeZone(window, found) => {
-                (UnitState::SourceTimeZone, self.reader.describe_contradiction(window, found))
-            }
+            Hold::ClockSkew => (UnitState::ClockSkew, self.clocks.describe_skew()),
+            Hold::TimeZone(window, found) => (UnitState::SourceTimeZone, describe_contradiction(window, found)),
             Hold::Empty(since, known) => (UnitState::SourceEmpty, describe_empty(since, known)),
         };
         PollEnd::Held(state, detail)
@@ -688,19 +685,19 @@ impl<S: Source> Poller<S> {
         if reaches.is_empty() {
             return Ok(());
         }
-        let reached = Reached { unit: self.reader.unit.clone(), generation, reaches };
-        let advanced = self.reader.writer.ask(Lane::Live, |reply| Request::Advance(reached, reply)).await?;
+        let reached = Reached { unit: self.unit.name.clone(), generation, reaches };
+        let advanced = self.unit.writer.ask(Lane::Live, |reply| Request::Advance(reached, reply)).await?;
         advanced.map(|_| ()).ok_or(ReadError::Replaced)
     }
 
     /// The unit's progress; one that was never read is begun, and at once, so that "now-24h" means the first start's now.
     async fn started(&self) -> Result<Arc<UnitProgress>, ReadError> {
-        if let Some(known) = self.reader.progress().filter(|unit| unit.is_started()) {
+        if let Some(known) = self.unit.progress().filter(|unit| unit.is_started()) {
             return Ok(known);
         }
-        let now = self.reader.earlier_now(self.reader.clock.now());
-        let start = FirstStart { unit: self.reader.unit.clone(), now, start_from: self.start_from };
-        Ok(Arc::new(self.reader.writer.ask(Lane::Live, |reply| Request::Begin(start, reply)).await?))
+        let now = self.clocks.now();
+        let start = FirstStart { unit: self.unit.name.clone(), now, start_from: self.start_from };
+        Ok(Arc::new(self.unit.writer.ask(Lane::Live, |reply| Request::Begin(start, reply)).await?))
     }
 
     /// Shows, counts and logs how a poll ended.
@@ -708,24 +705,24 @@ impl<S: Source> Poller<S> {
         let result = end.result();
         match end {
             PollEnd::Whole => {
-                if let Some(Streak { failures, lasted }) = self.reader.trouble().works() {
+                if let Some(Streak { failures, lasted }) = self.unit.trouble().works() {
                     let lasted_s = lasted.as_secs();
-                    tracing::info!(unit = self.reader.unit, failures, lasted_s, "the polls read everything again");
+                    tracing::info!(unit = self.unit.name, failures, lasted_s, "the polls read everything again");
                 }
-                self.reader.show(UnitState::Ok, "");
-                let now = self.reader.clock.now();
-                self.reader.status.update_unit(&self.reader.unit, |status| status.last_poll_ok = Some(now));
+                self.unit.show(UnitState::Ok, "");
+                let now = self.unit.clock.now();
+                self.unit.status.update_unit(&self.unit.name, |status| status.last_poll_ok = Some(now));
             }
             PollEnd::Held(state, detail) => {
-                if let Some(Streak { failures, .. }) = self.reader.trouble().failed(state.as_str()) {
-                    tracing::warn!(unit = self.reader.unit, failures, "{detail}");
+                if let Some(Streak { failures, .. }) = self.unit.trouble().failed(state.as_str()) {
+                    tracing::warn!(unit = self.unit.name, failures, "{detail}");
                 }
-                self.reader.show(state, &detail);
+                self.unit.show(state, &detail);
             }
         }
         self.note_poll(result, counts, took);
         tracing::info!(
-            unit = self.reader.unit,
+            unit = self.unit.name,
             result,
             published = counts.published,
             duplicate = counts.duplicate,
@@ -744,12 +741,12 @@ impl<S: Source> Poller<S> {
 
     /// Shows, counts and logs a poll that was given up, and says how long to pause.
     fn report_failure(&self, error: &SourceError, failures: u32, counts: Counts, took: Duration) -> Duration {
-        let pause = self.reader.pause_after(error, failures);
-        self.reader.show(state_of(error.failure), &error.to_string());
+        let pause = self.scroller.fetcher.pause_after(error, failures);
+        self.unit.show(state_of(error.failure), &error.to_string());
         self.note_poll(error.failure.as_str(), counts, took);
-        let (unit, published, again_in_s) = (&self.reader.unit, counts.published, pause.as_secs());
+        let (unit, published, again_in_s) = (&self.unit.name, counts.published, pause.as_secs());
         // A request that was worth waiting for counts, too.
-        match self.reader.trouble().failed(error.failure.as_str()) {
+        match self.unit.trouble().failed(error.failure.as_str()) {
             Some(Streak { failures, lasted }) => {
                 let lasted_s = lasted.as_secs();
                 tracing::warn!(unit, failures, lasted_s, published, again_in_s, "the poll failed: {error}");
@@ -760,15 +757,15 @@ impl<S: Source> Poller<S> {
     }
 
     fn note_poll(&self, result: &'static str, counts: Counts, took: Duration) {
-        self.reader.metrics.polls.get_or_create(&UnitResultLabels { unit: self.reader.unit.clone(), result }).inc();
+        self.unit.metrics.polls.get_or_create(&UnitResultLabels { unit: self.unit.name.clone(), result }).inc();
         let poll = PollNote {
-            at: self.reader.clock.now(),
+            at: self.unit.clock.now(),
             result: result.to_owned(),
             fetched: counts.fetched(),
             published: counts.published,
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         };
-        self.reader.status.note(&self.reader.unit, |recent| recent.note_poll(poll));
+        self.unit.status.note(&self.unit.name, |recent| recent.note_poll(poll));
     }
 }
 

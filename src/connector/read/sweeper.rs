@@ -18,7 +18,12 @@ use tokio::time::Instant;
 use tracing::Span;
 use tracing::field::Empty;
 
-use super::window::{Pass, PlannedRead, ReadError, WindowReader, describe_doubt};
+use super::doubt::{describe_contradiction, describe_doubt};
+use super::paged_read::PagedRead;
+use super::plan::PlannedRead;
+use super::read_error::ReadError;
+use super::scroll::Scroller;
+use super::unit::UnitContext;
 use crate::connector::fault::Fault;
 use crate::connector::stage::{count, root, stage, traced};
 use crate::connector::write::request::{Lane, Request, SweptHours};
@@ -29,7 +34,7 @@ use crate::core::identity::KeyHash;
 use crate::core::journal::{Swept, UnitProgress};
 use crate::core::parts::Parts;
 use crate::core::planner::{Piece, Sweep, next_sweep, remembered_from, sweep_pieces};
-use crate::core::poll::{WindowEnd, WindowTally};
+use crate::core::poll::WindowEnd;
 use crate::core::time::Window;
 use crate::core::zone::Contradiction;
 use crate::source::{Recovery, Source, SourceError};
@@ -39,11 +44,16 @@ const LOOK_EVERY_MAX: Duration = Duration::from_secs(60);
 
 /// Sweeps one unit.
 pub(crate) struct Sweeper<S> {
-    pub(crate) reader: WindowReader<S>,
-    pub(crate) sweeps: Vec<Sweep>,
+    unit: Arc<UnitContext>,
+    scroller: Arc<Scroller<S>>,
+    sweeps: Vec<Sweep>,
 }
 
 impl<S: Source> Sweeper<S> {
+    pub(crate) fn new(scroller: Arc<Scroller<S>>, sweeps: Vec<Sweep>) -> Self {
+        Self { unit: Arc::clone(&scroller.fetcher.unit), scroller, sweeps }
+    }
+
     /// Sweeps until told to stop.
     pub(crate) async fn run(self) -> Result<(), Fault> {
         let shortest = self.sweeps.iter().map(|sweep| sweep.every).min();
@@ -57,7 +67,7 @@ impl<S: Source> Sweeper<S> {
             let swept = match &due {
                 Some((unit, sweep)) => {
                     let back = humantime::format_duration(sweep.lookback);
-                    let span = root!("sweep", unit = self.reader.unit, %back, rows = Empty, published = Empty);
+                    let span = root!("sweep", unit = self.unit.name, %back, rows = Empty, published = Empty);
                     traced(span, self.sweep(unit, *sweep)).await
                 }
                 None => Ok(()),
@@ -68,7 +78,7 @@ impl<S: Source> Sweeper<S> {
                     if let Some((_, sweep)) = due {
                         let again_in = (sweep.every / 4).max(LOOK_EVERY_MAX.min(sweep.every));
                         held_back.insert(sweep.lookback, Instant::now() + again_in);
-                        let (unit, again_in_s) = (&self.reader.unit, again_in.as_secs());
+                        let (unit, again_in_s) = (&self.unit.name, again_in.as_secs());
                         let back = humantime::format_duration(sweep.lookback);
                         tracing::warn!(
                             unit,
@@ -82,7 +92,7 @@ impl<S: Source> Sweeper<S> {
             }
             tokio::select! {
                 biased;
-                () = self.reader.stop.cancelled() => return Ok(()),
+                () = self.unit.stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -90,8 +100,8 @@ impl<S: Source> Sweeper<S> {
 
     /// The sweep that is to be done now, and the unit as it is.
     fn due(&self, held_back: &BTreeMap<Duration, Instant>) -> Option<(Arc<UnitProgress>, Sweep)> {
-        let unit = self.reader.progress().filter(|unit| unit.is_started())?;
-        let now = self.reader.clock.now();
+        let unit = self.unit.progress().filter(|unit| unit.is_started())?;
+        let now = self.unit.clock.now();
         // A sweep that was never done is due one pace after the unit's own beginning: a first start has just read it all.
         let begun = unit.change.as_ref().map_or(now, |change| change.at);
         let last = |sweep: &Sweep| unit.last_swept(sweep.lookback).unwrap_or(begun);
@@ -102,10 +112,10 @@ impl<S: Source> Sweeper<S> {
     }
 
     async fn sweep(&self, unit: &UnitProgress, sweep: Sweep) -> Result<(), ReadError> {
-        let (now, started) = (self.reader.clock.now(), Instant::now());
+        let (now, started) = (self.unit.clock.now(), Instant::now());
         let mut sums = Sums::default();
-        let pieces = stage!("plan", unit = self.reader.unit)
-            .in_scope(|| sweep_pieces(&unit.progress, sweep.lookback, self.reader.pace.window_max));
+        let pieces = stage!("plan", unit = self.unit.name)
+            .in_scope(|| sweep_pieces(&unit.progress, sweep.lookback, self.unit.pace.window_max));
         for pieces in pieces.chunk_by(|a, b| Hour::of(a.window.start) == Hour::of(b.window.start)) {
             self.sweep_hour(unit.generation, pieces, &mut sums).await?;
         }
@@ -113,14 +123,14 @@ impl<S: Source> Sweeper<S> {
         Span::current().record("published", count(sums.counts.published));
         if let Some((window, found)) = sums.contradiction {
             // All its rows were published; what the API may have kept back is found by the sweep that agrees with us.
-            let detail = self.reader.describe_contradiction(window, found);
-            tracing::warn!(unit = self.reader.unit, "the sweep does not count and is begun again: {detail}");
+            let detail = describe_contradiction(window, found);
+            tracing::warn!(unit = self.unit.name, "the sweep does not count and is begun again: {detail}");
             return Err(SourceError::unreachable(detail).into());
         }
         let swept = sums.trouble.is_none().then_some(Swept { lookback: sweep.lookback, at: now });
         let (generation, hours) = (unit.generation, sums.compared);
-        let seen = SweptHours { unit: self.reader.unit.clone(), generation, swept, hours };
-        if self.reader.writer.ask(Lane::Old, |reply| Request::NoteSwept(seen, reply)).await?.is_none() {
+        let seen = SweptHours { unit: self.unit.name.clone(), generation, swept, hours };
+        if self.unit.writer.ask(Lane::Old, |reply| Request::NoteSwept(seen, reply)).await?.is_none() {
             return Err(ReadError::Replaced);
         }
         self.report_hours(&sums.differing);
@@ -142,15 +152,15 @@ impl<S: Source> Sweeper<S> {
             return Ok(());
         }
         let known = async || {
-            let unit = self.reader.unit.clone();
-            self.reader.writer.ask(Lane::Old, |reply| Request::Hour(unit, hour, reply)).await
+            let unit = self.unit.name.clone();
+            self.unit.writer.ask(Lane::Old, |reply| Request::Hour(unit, hour, reply)).await
         };
         let Some(before) = known().await? else { return Ok(()) };
         let (seen, published) = (legs.len() as u64, before.rows.published);
         let is_told = before.agreement() != Agreement::NotCompared
             && before.compared.is_some_and(|compared| compared.seen == seen);
         if seen != published && !is_told {
-            let unit = &self.reader.unit;
+            let unit = &self.unit.name;
             tracing::info!(unit, %hour, seen, published, "not as many legs as were published: reading the hour again");
             if !self.read_pieces(generation, pieces, &mut legs, sums).await? {
                 return Ok(());
@@ -175,9 +185,9 @@ impl<S: Source> Sweeper<S> {
     ) -> Result<bool, ReadError> {
         let mut is_whole = true;
         let mut parts = Parts::new(pieces.iter().copied());
-        while let Some(piece) = self.reader.next_window(|torn| parts.next(torn)) {
+        while let Some(piece) = self.unit.next_window(|torn| parts.next(torn)) {
             // What the floor has passed meanwhile can no longer be told from what was published.
-            let unit = self.reader.progress();
+            let unit = self.unit.progress();
             if unit.as_ref().is_some_and(|unit| piece.window.start < remembered_from(&unit.progress)) {
                 return Ok(false);
             }
@@ -185,28 +195,27 @@ impl<S: Source> Sweeper<S> {
             let leniency = Leniency::by_order(piece.window, accepted_at);
             let final_to = unit.map_or(piece.window.end, |unit| unit.progress.final_to);
             let planned = PlannedRead::older(piece, generation, final_to, leniency);
-            let (counts, tally) = (&mut sums.counts, WindowTally::default());
-            let mut pass = Pass { planned, rows_max: None, counts, tally, requests: 0, doubt: None };
-            let read = self.reader.read(&mut pass).await;
-            parts.note_requests(pass.requests, false);
+            let mut read = PagedRead::new(planned, None, &mut sums.counts);
+            let ended = read.read(&self.scroller).await;
+            parts.note_requests(read.requests, false);
             let failed_before = std::mem::take(&mut sums.has_failed);
-            let trouble = match read {
+            let trouble = match ended {
                 // When the next one fails, too, it is not the window.
                 Err(ReadError::Source(error)) if error.recovery != Recovery::Refused && !failed_before => {
-                    tracing::warn!(unit = self.reader.unit, window = %piece.window, "a window could not be swept: {error}");
+                    tracing::warn!(unit = self.unit.name, window = %piece.window, "a window could not be swept: {error}");
                     sums.has_failed = true;
                     Some(error)
                 }
                 Err(error) => return Err(error),
                 Ok(WindowEnd::Broken(fault)) if fault.is_mended_by_halves() && parts.halve_within(piece) => None,
                 Ok(WindowEnd::Broken(fault)) => {
-                    tracing::warn!(unit = self.reader.unit, window = %piece.window, %fault, "a window could not be swept whole; the sweep is begun again");
+                    tracing::warn!(unit = self.unit.name, window = %piece.window, %fault, "a window could not be swept whole; the sweep is begun again");
                     Some(SourceError::unreachable(fault.to_string()))
                 }
-                Ok(_) => pass.doubt.map(|doubt| {
+                Ok(_) => read.doubt.map(|doubt| {
                     let detail = describe_doubt(piece.window, doubt);
                     tracing::warn!(
-                        unit = self.reader.unit,
+                        unit = self.unit.name,
                         "a window is not believed, and the sweep is begun again: {detail}"
                     );
                     SourceError::unreachable(detail)
@@ -214,14 +223,14 @@ impl<S: Source> Sweeper<S> {
             };
             is_whole &= trouble.is_none();
             sums.trouble = sums.trouble.take().or(trouble);
-            sums.contradiction = sums.contradiction.or(pass.tally.contradiction().map(|found| (piece.window, found)));
-            legs.extend(pass.tally.legs);
+            sums.contradiction = sums.contradiction.or(read.tally.contradiction().map(|found| (piece.window, found)));
+            legs.extend(read.tally.legs);
         }
         Ok(is_whole)
     }
 
     fn report(&self, sweep: Sweep, started: Instant, counts: Counts) {
-        let (unit, took_s, lookback_s) = (&self.reader.unit, started.elapsed().as_secs(), sweep.lookback.as_secs());
+        let (unit, took_s, lookback_s) = (&self.unit.name, started.elapsed().as_secs(), sweep.lookback.as_secs());
         let Counts { published, revised, duplicate, dead, beyond_horizon, .. } = counts;
         if published > 0 {
             tracing::warn!(
@@ -244,7 +253,7 @@ impl<S: Source> Sweeper<S> {
         let Some((hour, Compared { seen, rows })) = differing.first() else { return };
         let Window { start, end } = hour.window();
         tracing::warn!(
-            unit = self.reader.unit,
+            unit = self.unit.name,
             hours = differing.len(),
             %hour,
             published = rows.published,
