@@ -2,7 +2,11 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `poller` | one unit's polls |
+//! | `poller` | the loop of one unit's polls: what a poll plans, and the pause after it |
+//! | `unit_poll` | one poll: which windows are read whole, which page by page, and which in shorter ones |
+//! | `poll_progress` | what of a poll counts as read, and how far the unit has come by it |
+//! | `poll_report` | what is told of a poll |
+//! | `pending_window` | a window that is being published, beside the read of the next one |
 //! | `merger` | the windows of units that catch up, published in the order of time over all of them |
 //! | `sweeper`, `backfiller` | a unit's slower re-reads, and the past periods that an operator asked for |
 //! | `plan` | a read as it was planned |
@@ -24,13 +28,17 @@ mod doubt;
 pub(crate) mod fetch;
 pub(crate) mod merger;
 mod paged_read;
+mod pending_window;
 mod plan;
+mod poll_progress;
+mod poll_report;
 pub(crate) mod poller;
 pub(crate) mod priority;
 mod read_error;
 pub(crate) mod scroll;
 pub(crate) mod sweeper;
 pub(crate) mod unit;
+mod unit_poll;
 mod whole;
 mod whole_read;
 
