@@ -9,7 +9,7 @@
 //! to stop.
 
 use std::pin::Pin;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::fault::{Fault, OrderError};
-use super::orders::order::{AcceptedUnit, Answer, Answers, Order, OrderRequest};
+use super::orders::once::Once;
+use super::orders::order::{AcceptedUnit, Answer, Order, OrderRequest};
 use super::orders::replay::{Replay, ReplayStep};
 use super::orders::survey::ReplayTerms;
 use super::orders::verify::verify_beside;
@@ -249,40 +250,4 @@ pub(super) fn refuse(reply: oneshot::Sender<Answer>, status: &StatusBoard) {
         _ => "this instance does not own the journal yet: try again in a moment".to_owned(),
     };
     let _ = reply.send(Err(OrderError::Refused(what)));
-}
-
-/// Orders that were answered, for callers that ask again.
-#[derive(Clone, Default)]
-struct Once(Arc<std::sync::Mutex<Answers>>);
-
-impl Once {
-    /// The order, if it was not carried out before and is still wanted; else it is answered.
-    fn begin(&self, request: OrderRequest) -> Option<(Order, Pending)> {
-        let instead = self.answers().instead_of(&request);
-        let OrderRequest { order, id, reply, .. } = request;
-        match instead {
-            Some(answer) => {
-                let _ = reply.send(answer);
-                None
-            }
-            None => Some((order, Pending { id, reply })),
-        }
-    }
-
-    /// Answers an order that was carried out.
-    fn answer(&self, pending: Pending, answer: Answer) {
-        self.answers().note(pending.id, &answer);
-        // A caller that leaves meanwhile finds what was done in the journal.
-        let _ = pending.reply.send(answer);
-    }
-
-    fn answers(&self) -> MutexGuard<'_, Answers> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// An order that is being carried out.
-struct Pending {
-    id: Option<String>,
-    reply: oneshot::Sender<Answer>,
 }

@@ -2,7 +2,6 @@
 //!
 //! An order that changes what is published says what it would do before it does it.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -120,36 +119,6 @@ impl AcceptedUnit {
 
 /// What an order has done, in lines for the operator.
 pub type Answer = Result<String, OrderError>;
-
-/// How many answers are remembered, for callers that ask again.
-const ANSWERS_MAX: usize = 64;
-
-/// The newest answers by the names of their orders, oldest first.
-#[derive(Debug, Default)]
-pub(crate) struct Answers(VecDeque<(String, Answer)>);
-
-impl Answers {
-    /// The answer to an order that is not to be begun; `None` if it is.
-    pub(crate) fn instead_of(&self, request: &OrderRequest) -> Option<Answer> {
-        let known = self.0.iter().find(|(id, _)| request.id.as_ref() == Some(id));
-        if let Some((_, answer)) = known {
-            return Some(answer.clone());
-        }
-        let is_late = request.deadline.is_some_and(|deadline| deadline <= Instant::now());
-        (is_late || request.reply.is_closed()).then(|| {
-            Err(OrderError::Failed("the owner was busy until the order's time was over: nothing was done".to_owned()))
-        })
-    }
-
-    /// Remembers an answer.
-    pub(crate) fn note(&mut self, id: Option<String>, answer: &Answer) {
-        let Some(id) = id else { return };
-        if self.0.len() == ANSWERS_MAX {
-            self.0.pop_front();
-        }
-        self.0.push_back((id, answer.clone()));
-    }
-}
 
 impl Order {
     /// What the journal is owned for, where it is owned for this order only.
