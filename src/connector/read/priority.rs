@@ -44,3 +44,25 @@ impl Drop for LiveRead {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_quiet_once_the_last_of_several_live_reads_has_ended() {
+        let live = LivePriority::default();
+        live.quiet().await;
+        let (first, second) = (live.begin(), live.begin());
+        let quiet = live.quiet();
+        tokio::pin!(quiet);
+        let mut is_quiet = async || tokio::time::timeout(Duration::from_secs(1), &mut quiet).await.is_ok();
+        assert!(!is_quiet().await);
+        drop(first);
+        assert!(!is_quiet().await);
+        drop(second);
+        assert!(is_quiet().await);
+    }
+}

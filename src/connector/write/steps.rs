@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::zip;
 
-use super::hourly::SeenHours;
 use rustc_hash::FxHashMap;
 
+use super::hourly::SeenHours;
 use super::request::{
     FirstStart, Judged, JudgedRows, PageOf, Reached, Reply, Request, Rows, RowsRequest, SweptHours, Verdict,
 };
 use super::transaction::Draft;
 use super::writer::Writer;
+use crate::config::Start;
 use crate::connector::fault::Fault;
 use crate::connector::rows::prepare::{ReadyRow, What};
 use crate::core::dead_letter::{Decided, Undecided};
@@ -18,6 +19,7 @@ use crate::core::hours::{Compared, Hour};
 use crate::core::identity::KeyHash;
 use crate::core::journal::{Change, ChangeKind, Delivery, UnitProgress};
 use crate::core::ledger::Ledger;
+use crate::core::time::UtcMillis;
 use crate::core::watermark::{Delays, Progress};
 use crate::sink::Cluster;
 use crate::store::View;
@@ -115,16 +117,22 @@ impl<C: Cluster, V: View> Writer<C, V> {
 
     /// Starts a unit that was never read, and gives its progress; that of one that was, too.
     async fn begin(&mut self, start: &FirstStart) -> Result<UnitProgress, Fault> {
+        let mut first = None;
         loop {
             self.owner.own().await?;
             let known = self.progress(&start.unit).cloned().unwrap_or_else(|| self.unstarted(&start.unit));
             // A doubtful attempt may have come through, or the view had to be built anew first.
             if known.is_started() {
+                if let Some(FirstProgress { told, .. }) = first {
+                    told.tell(&start.unit);
+                }
                 return Ok(known);
             }
-            let progress = first_progress(start, self.ledger(), &self.terms.delays)?;
+            let begun = first_progress(start, self.ledger(), &self.terms.delays)?;
             let change = Some(Change { what: ChangeKind::Started, at: self.clock.now() });
             let source = self.owner.terms.source;
+            let progress = begun.progress.clone();
+            first = Some(begun);
             let begun = UnitProgress { progress, source, change, ..self.with_uncommitted(&known) };
             self.commit_progress(vec![begun]).await?;
         }
@@ -216,34 +224,62 @@ impl<C: Cluster, V: View> Writer<C, V> {
     }
 }
 
+/// Where a unit starts that was never read, and what is told of that once it is in the journal.
+struct FirstProgress {
+    progress: Progress,
+    told: FirstTold,
+}
+
+enum FirstTold {
+    /// It starts at `poll.start_from`, or at the edge of what the API keeps.
+    AtStart(Start),
+    /// It goes on where `allpbxes` had come to.
+    AfterAll(UtcMillis),
+    /// It starts beside others.
+    BesideOthers(UtcMillis),
+}
+
+impl FirstTold {
+    fn tell(&self, unit: &str) {
+        match self {
+            Self::AtStart(Start { at, clamped }) => {
+                if *clamped {
+                    tracing::warn!(unit, start = %at, "poll.start_from is older than the two years that the API keeps: starting at their edge");
+                }
+                tracing::info!(unit, start = %at, "reading starts");
+            }
+            Self::AfterAll(complete_to) => {
+                tracing::info!(unit, %complete_to, "a new unit continues what was read of allpbxes");
+            }
+            Self::BesideOthers(start) => {
+                tracing::warn!(unit, %start, "a new unit beside others starts one overlap ago, not at poll.start_from; what is older takes a rewind of this unit: call-legs state rewind");
+            }
+        }
+    }
+}
+
 /// Where a unit starts that was never read.
 ///
 /// In a new journal at `poll.start_from`. Beside units that were read already it continues what covers
 /// it: names take over from `allpbxes`, `allpbxes` from the names; any other unit starts one overlap ago.
-fn first_progress(start: &FirstStart, ledger: &Ledger, delays: &Delays) -> Result<Progress, Fault> {
+fn first_progress(start: &FirstStart, ledger: &Ledger, delays: &Delays) -> Result<FirstProgress, Fault> {
     let &FirstStart { ref unit, now, start_from } = start;
     let units = &ledger.head.units;
-    if units.contains_key(unit) {
+    // Also in a journal of units that were renamed before anything was read.
+    if units.contains_key(unit) || !units.values().any(|unit| unit.is_started()) {
         let start = start_from.ok_or_else(|| Fault::NoStart(unit.clone()))?.resolve(now);
-        if start.clamped {
-            tracing::warn!(unit, start = %start.at, "poll.start_from is older than the two years that the API keeps: starting at their edge");
-        }
-        tracing::info!(unit, start = %start.at, "reading starts");
-        return Ok(Progress::starting_at(start.at, delays));
-    }
-    if !units.values().any(|unit| unit.is_started()) {
-        // Renamed before anything was read: a new journal all the same.
-        let start = start_from.ok_or_else(|| Fault::NoStart(unit.clone()))?.resolve(now);
-        return Ok(Progress::starting_at(start.at, delays));
+        return Ok(FirstProgress {
+            progress: Progress::starting_at(start.at, delays),
+            told: FirstTold::AtStart(start),
+        });
     }
     let started = |name: &str| units.get(name).filter(|unit| unit.is_started());
     if let Some(all) = started(ALL_PBXES) {
-        tracing::info!(unit, complete_to = %all.progress.complete_to, "a new unit continues what was read of allpbxes");
-        return Ok(all.progress.clone());
+        let told = FirstTold::AfterAll(all.progress.complete_to);
+        return Ok(FirstProgress { progress: all.progress.clone(), told });
     }
     let recently = now.minus(delays.overlap + delays.settle).floor_second();
     let oldest = units.values().filter(|unit| unit.is_started()).map(|unit| unit.progress.final_to).min();
     let start = if unit == ALL_PBXES { oldest.map_or(recently, |oldest| oldest.min(recently)) } else { recently };
-    tracing::warn!(unit, %start, "a new unit beside others starts one overlap ago, not at poll.start_from; what is older takes a rewind of this unit: call-legs state rewind");
-    Ok(Progress::starting_at(start, delays))
+    Ok(FirstProgress { progress: Progress::starting_at(start, delays), told: FirstTold::BesideOthers(start) })
 }
