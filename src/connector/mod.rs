@@ -183,7 +183,7 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
         });
         let fetcher = Fetcher { unit, source: Arc::clone(&self.source), live: shared.live.clone() };
         let (ahead, longest_page) = (shared.ahead.clone(), Arc::clone(&shared.longest_page));
-        Arc::new(Scroller { fetcher, ahead, longest_page })
+        Arc::new(Scroller::new(fetcher, ahead, longest_page))
     }
 
     fn ahead(&self) -> Ahead {

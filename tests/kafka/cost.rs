@@ -1,10 +1,12 @@
-//! How many requests a long and sparse past takes, also where the API refuses long windows.
+//! How many requests and rows it takes: a long and sparse past, an API that refuses long windows, kills, a long overlap.
 
-use std::sync::Arc;
+use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use call_legs::sandbox::Sandbox;
+use call_legs::sandbox::dataset::DatasetSettings;
+use call_legs::sandbox::{Sandbox, Settings};
 use chrono::{NaiveDateTime, TimeDelta};
 use hyper::Uri;
 
@@ -33,17 +35,22 @@ impl Reports for Lengths {
     fn answer(&self, query: &Uri) -> Option<Answer> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let (status, body) = self.refused?;
-        let parameters: Vec<(String, String)> =
-            url::form_urlencoded::parse(query.query().unwrap().as_bytes()).into_owned().collect();
-        let at = |name: &str| {
-            let text = &parameters.iter().find(|(known, _)| known == name).unwrap().1;
-            NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S").unwrap()
-        };
-        (at("endTime") - at("startTime") > TimeDelta::days(1)).then(|| {
+        let [start, end] = bounds(query);
+        (end - start > TimeDelta::days(1)).then(|| {
             self.refusals.fetch_add(1, Ordering::Relaxed);
             (status, body.to_owned())
         })
     }
+}
+
+/// The window that a query asks for.
+fn bounds(query: &Uri) -> [NaiveDateTime; 2] {
+    let parameters: Vec<(String, String)> =
+        url::form_urlencoded::parse(query.query().unwrap().as_bytes()).into_owned().collect();
+    ["startTime", "endTime"].map(|name| {
+        let text = &parameters.iter().find(|(known, _)| known == name).unwrap().1;
+        NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S").unwrap()
+    })
 }
 
 /// Catches up over so many days; gives how many reports were asked for until the unit is live, and how many were refused.
@@ -81,4 +88,97 @@ async fn an_api_that_refuses_windows_of_more_than_a_day_is_read_in_shorter_ones(
         let windows = 4 * usize::try_from(days).unwrap();
         assert!(refused > 0 && asked - refused < windows, "{asked} requests, {refused} refused, {days} days");
     }
+}
+
+/// Counts the rows that the API sends, and remembers which windows were asked for.
+#[derive(Default)]
+struct Seen {
+    rows: AtomicUsize,
+    windows: Mutex<Vec<[NaiveDateTime; 2]>>,
+}
+
+impl Reports for Seen {
+    fn answer(&self, query: &Uri) -> Option<Answer> {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner).push(bounds(query));
+        None
+    }
+
+    fn note(&self, page: &str) {
+        self.rows.fetch_add(page.matches("\"callId\"").count(), Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_kill_a_catch_up_reads_two_windows_again_at_the_most() {
+    const KILLS: usize = 4;
+    const LEGS: usize = 60_000;
+    let mut settings = sandbox_settings(LEGS as u64, Duration::from_hours(3));
+    settings.dataset.pbxes = vec!["acme".to_owned()];
+    let sandbox = Sandbox::start(settings).await.unwrap();
+    let seen = Arc::new(Seen::default());
+    let front = Front::start(&sandbox, Arc::clone(&seen) as Arc<dyn Reports>).await;
+    let keys = [
+        front.setting(),
+        "poll.start_from = \"now-4h\"",
+        "poll.interval = \"1h\"",
+        "poll.overlap = \"10s\"",
+        "sweeps = []",
+    ];
+    let rig = Rig::new(sandbox, kafka().bootstrap(), &keys);
+    for _ in 0..KILLS {
+        // In the third transaction with legs of each run.
+        let died = rig.start_to_die_at("committing:3").ended();
+        assert_eq!(died.signal(), Some(9), "{died}");
+    }
+    let _daemon = rig.start();
+    rig.until("the end of the catch-up", async || rig.whole_polls_of_all().await >= 1.0).await;
+    assert_complete(&identities(kafka().bootstrap(), &rig.topic).await, &rig.true_identities(), false);
+    let again = seen.rows.load(Ordering::Relaxed) - LEGS;
+    eprintln!("{LEGS} legs, {KILLS} kills: {again} rows were read again");
+    // One that is being published, one that is read meanwhile, and each process's first pages, which tell how many rows
+    // there are.
+    let (window, page) = (6_000, 1_000);
+    assert!(again <= KILLS * 2 * window + (KILLS + 1) * 3 * page, "{again} rows");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_legs_do_not_wait_for_a_long_overlap() {
+    const PAGES: u64 = 20;
+    let span = Duration::from_secs(400);
+    let dataset = DatasetSettings { rate: 5.0, pbxes: vec!["acme".to_owned()], ..DatasetSettings::default() };
+    let dataset = DatasetSettings { legs: PAGES * 100, span, ..dataset };
+    let sandbox = Sandbox::start(Settings { dataset, ..sandbox_settings(1, span) }).await.unwrap();
+    let seen = Arc::new(Seen::default());
+    let front = Front::start(&sandbox, Arc::clone(&seen) as Arc<dyn Reports>).await;
+    let keys = [
+        front.setting(),
+        "poll.start_from = \"now-10m\"",
+        "poll.interval = \"10s\"",
+        "poll.overlap = \"400s\"",
+        "source.page_size = 100",
+        "source.requests_per_minute = 150",
+        "sweeps = []",
+    ];
+    let rig = Rig::new(sandbox, kafka().bootstrap(), &keys);
+    let _daemon = rig.start();
+    rig.polled_whole(2).await;
+    let began = seen.windows.lock().unwrap_or_else(PoisonError::into_inner).len();
+    rig.polled_whole(3).await;
+    let windows = seen.windows.lock().unwrap_or_else(PoisonError::into_inner).split_off(began);
+    // A poll asks for what is new, and then, page by page, for the overlap.
+    let is_new = |[start, end]: &[NaiveDateTime; 2]| *end - *start < TimeDelta::seconds(60);
+    let polls: Vec<&[[NaiveDateTime; 2]]> = windows.chunk_by(|before, next| is_new(before) || !is_new(next)).collect();
+    for poll in &polls[1..polls.len() - 1] {
+        let [new, overlap] = [true, false].map(|wanted| poll.iter().filter(|window| is_new(window) == wanted).count());
+        assert!(
+            is_new(&poll[0]) && new <= 3 && overlap >= 15,
+            "{new} requests for what is new, {overlap} for the overlap"
+        );
+    }
+    assert!(polls.len() >= 3, "{windows:?}");
+    let [sum, count] = ["sum", "count"].map(|part| format!("call_legs_freshness_seconds_{part}"));
+    let fresh = rig.metric(&sum, "").await / rig.metric(&count, "").await;
+    eprintln!(
+        "polls every 10 s over an overlap of {PAGES} pages: legs were {fresh:.1} s old on average when they were published"
+    );
 }

@@ -12,7 +12,7 @@
 //! | `late` | legs that turn up late: overlap, sweeps, what is measured of them |
 //! | `odd_pages` | an API whose pages are odd: rows that are no JSON, texts for numbers, no cursor, a byte order mark |
 //! | `judged` | an API that shows rubbish, or the same old page, for a while: it is not believed, and nothing is lost |
-//! | `lengths` | how many requests a long and sparse past takes, also where the API refuses long windows |
+//! | `cost` | how many requests and rows it takes: a long and sparse past, an API that refuses long windows, kills, a long overlap |
 //! | `order` | the order of a catch-up, as a Kafka Streams job sees it |
 //! | `days_late` | legs up to three days late, on scaled time |
 //! | `ownership` | two instances, a paused owner, state directories that are lost, damaged, old or foreign |
@@ -47,6 +47,7 @@ mod audit;
 mod backfill;
 mod browser;
 mod commands;
+mod cost;
 mod crash;
 mod dashboard;
 mod days_late;
@@ -58,7 +59,6 @@ mod https;
 mod journals;
 mod judged;
 mod late;
-mod lengths;
 mod long_past;
 mod odd_http;
 mod odd_pages;

@@ -6,8 +6,9 @@
 //!              └──────────────── room is given back once a page is published ─────────────────────┘
 //! ```
 //!
-//! A window that is read whole takes its room as a whole, once its first page tells how much that is: nobody waits for room
-//! while holding some. Catch-ups take none: how long their windows are keeps them within their share.
+//! A window that is read whole takes its room as a whole, once its first page tells how much that is; for the first page
+//! room is taken before, and given back. Nobody waits for room while holding some. Catch-ups take none: how long their
+//! windows are keeps them within their share.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

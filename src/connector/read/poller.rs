@@ -75,7 +75,7 @@ impl<S: Source> Poller<S> {
             end_span(span, &ended, counts);
             if ended.is_err() {
                 // What was read and is not published comes in order all the same.
-                self.scroller.ahead.forget();
+                self.scroller.forget_rows();
             }
             let report = PollReport { unit: &self.unit, counts, took: started.elapsed() };
             let pause = match ended {

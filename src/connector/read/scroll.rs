@@ -19,12 +19,17 @@ use crate::source::{Recovery, Source};
 /// A window that shows more rows than it has announced is taken for one of so many times as many.
 const GROWTH_GUESSED: u64 = 4;
 
+/// How many bytes a row of a page has at most, as a rule: room for the first page of a unit is taken before it is asked for.
+const ROW_BYTES: usize = 2 << 10;
+
 /// Passes over the pages of one unit's windows.
 pub(crate) struct Scroller<S> {
     pub(crate) fetcher: Fetcher<S>,
-    pub(crate) ahead: Ahead,
+    ahead: Ahead,
     /// How many rows the longest page has had, of all units.
-    pub(crate) longest_page: Arc<AtomicUsize>,
+    longest_page: Arc<AtomicUsize>,
+    /// How many bytes the next window's first page may have: as many as that of the window before.
+    first_page_bytes: AtomicUsize,
 }
 
 /// Which windows a pass gives up before anything of them is published.
@@ -74,6 +79,17 @@ pub(crate) struct PagesSeen {
 }
 
 impl<S: Source> Scroller<S> {
+    /// Passes of one unit; the length of the longest page is that of all units.
+    pub(crate) fn new(fetcher: Fetcher<S>, ahead: Ahead, longest_page: Arc<AtomicUsize>) -> Self {
+        let first_page_bytes = AtomicUsize::new(fetcher.unit.pace.page_rows * ROW_BYTES);
+        Self { fetcher, ahead, longest_page, first_page_bytes }
+    }
+
+    /// Forgets which rows came before: some of them are not published, and are to come in order.
+    pub(super) fn forget_rows(&self) {
+        self.ahead.forget();
+    }
+
     /// Fetches page after page, and passes each on.
     pub(super) async fn scroll(
         &self,
@@ -84,9 +100,13 @@ impl<S: Source> Scroller<S> {
     ) -> Result<ScrollResult, ReadError> {
         let unit = &self.fetcher.unit;
         let (mut scroll, mut size) = (Scroll::default(), PageSize::default());
-        let (mut cursor, mut seen, mut is_torn, mut room) = (None, PagesSeen::default(), false, None);
+        let (mut cursor, mut seen, mut is_torn) = (None, PagesSeen::default(), false);
         let (mut rows, mut bytes) = (0, 0);
         let is_narrow = unit.torn().is_narrow(origin.piece.window);
+        let mut room = None;
+        if max.takes_room() {
+            room = Some(self.room(self.first_page_bytes.load(Ordering::Relaxed)).await?);
+        }
         let end = loop {
             let query = PageQuery { cursor: cursor.as_deref(), rows: size.rows(), is_live: origin.piece.how.is_live() };
             let mut page = self.fetcher.fetch(bounds, query).await?;
@@ -116,11 +136,15 @@ impl<S: Source> Scroller<S> {
                     is_short: page.len() < longest,
                 }),
             };
-            if !page.is_empty() {
-                if max.takes_room() && room.is_none() {
-                    let wanted = in_all(page.total, rows, bytes);
-                    room = Some(unit.until_stopped(self.ahead.room(wanted, true)).await??);
+            if max.takes_room() && (cursor.is_none() || room.is_none()) {
+                self.first_page_bytes.store(bytes, Ordering::Relaxed);
+                // Nobody waits for room while holding some.
+                drop(room.take());
+                if !page.is_empty() {
+                    room = Some(self.room(in_all(page.total, rows, bytes)).await?);
                 }
+            }
+            if !page.is_empty() {
                 let underway = match max {
                     ScrollMax::Whole(_) => self.ahead.begin_within(page, unit.clock.now(), origin),
                     ScrollMax::Rows(_) => {
@@ -138,6 +162,10 @@ impl<S: Source> Scroller<S> {
         };
         let total = scroll.total().filter(|_| !matches!(end, WindowEnd::TooManyRows(_)));
         Ok(ScrollResult { end: PassEnd { end, total }, pages: seen, is_torn, room })
+    }
+
+    async fn room(&self, bytes: usize) -> Result<Room, ReadError> {
+        Ok(self.fetcher.unit.until_stopped(self.ahead.room(bytes, true)).await??)
     }
 
     /// Whether a second pass over a window may end better than the first, which has seen so many distinct rows.

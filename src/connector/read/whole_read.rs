@@ -47,8 +47,8 @@ impl WholeRead {
     ) -> Result<Self, ReadError> {
         let (window, unit) = (planned.piece.window, &scroller.fetcher.unit);
         let bounds = scroller.fetcher.bounds(window)?;
-        let rows = WholeWindow::new(bounds.asked, unit.pace.belief.time_basis);
-        let mut read = Self::new(planned, rows, unit.clock.now());
+        let no_rows = || WholeWindow::new(bounds.asked, unit.pace.belief.time_basis);
+        let mut read = Self::new(planned, no_rows(), unit.clock.now());
         for is_second in [false, true] {
             if is_second {
                 read.rows.begin_second_pass();
@@ -64,10 +64,12 @@ impl WholeRead {
                 break;
             }
         }
-        read.rows.sort();
         if matches!(read.ended, Ok(WindowEnd::TooManyRows(_))) {
-            scroller.ahead.forget();
+            scroller.forget_rows();
+            // With the rows goes their room, which the next read waits for.
+            read.rows = no_rows();
         } else {
+            read.rows.sort();
             read.judge(unit).await?;
         }
         Ok(read)
