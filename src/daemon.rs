@@ -23,10 +23,10 @@ use crate::connector::{
 };
 use crate::core::journal::Nonce;
 use crate::core::leg::TimeBasis;
-use crate::core::planner;
 use crate::core::retry::Backoff;
 use crate::core::shape::Belief;
 use crate::core::watermark::Delays;
+use crate::core::window_length;
 use crate::error::{Ended, Exit, OrExit};
 use crate::panics;
 use crate::sink::topics::{self, Topic, TopicAdmin, Topics};
@@ -238,7 +238,7 @@ async fn connector(
             window_max: config.poll.max_window,
             behind_max,
             request_every: Duration::from_secs(60) / config.source.requests_per_minute.max(1),
-            window_rows: planner::WINDOW_ROWS,
+            window_rows: window_length::WINDOW_ROWS,
             page_rows: usize::try_from(config.source.page_size).unwrap_or(usize::MAX),
             clock_tolerance: config.poll.clock_tolerance,
             sweeps: config.sweeps.clone(),

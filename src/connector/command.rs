@@ -41,7 +41,7 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
         let carried_out = if order.is_long() {
             self.carry_out_beside(&mut writer, order, &stop).await
         } else {
-            Ok(writer.carry_out(order).await)
+            Ok(writer.carry_out(order).await.map(|done| done.said))
         };
         let worked = match carried_out {
             Ok(Ok(said)) if is_to_be_read => {

@@ -20,7 +20,7 @@ use tracing::Instrument;
 
 use super::fault::{Fault, OrderError};
 use super::orders::once::Once;
-use super::orders::order::{AcceptedUnit, Answer, Order, OrderRequest};
+use super::orders::order::{AcceptedUnit, Answer, Done, Order, OrderRequest};
 use super::orders::replay::{Replay, ReplayStep};
 use super::orders::survey::ReplayTerms;
 use super::orders::verify::verify_beside;
@@ -162,11 +162,10 @@ impl Serving {
             return;
         }
         let Some((order, pending)) = self.once.begin(request) else { return };
-        let answer = writer.carry_out(order).await;
+        let done = writer.carry_out(order).await;
         writer.show();
-        let accepted = std::mem::take(&mut writer.accepted);
-        match answer {
-            Ok(said) if !accepted.is_empty() => {
+        match done {
+            Ok(Done { said, accepted }) if !accepted.is_empty() => {
                 let (once, status, stop) = (self.once.clone(), writer.status.clone(), self.stop.clone());
                 self.workers.spawn(async move {
                     let followed = what_followed(accepted, &status, &stop).await;
@@ -174,7 +173,7 @@ impl Serving {
                     Ok(())
                 });
             }
-            answer => self.once.answer(pending, answer),
+            done => self.once.answer(pending, done.map(|done| done.said)),
         }
     }
 }

@@ -29,4 +29,5 @@ pub mod shape;
 pub mod skew;
 pub mod time;
 pub mod watermark;
+pub mod window_length;
 pub mod zone;

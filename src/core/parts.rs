@@ -14,9 +14,7 @@ use std::time::Duration;
 
 use super::planner::Piece;
 use super::time::Window;
-
-/// The shortest window: the API's bounds are whole seconds.
-pub const SPAN_MIN: Duration = Duration::from_secs(1);
+use super::window_length::SPAN_MIN;
 
 /// How many requests a poll may spend on windows in halves, the first one included.
 const REQUESTS_MAX: usize = 16;
@@ -161,9 +159,10 @@ mod tests {
 
     use super::super::coverage::Coverage;
     use super::super::leg::How;
-    use super::super::planner::{Cycle, WindowLength, bound};
+    use super::super::planner::{Cycle, bound};
     use super::super::time::UtcMillis;
     use super::super::watermark::{Delays, Progress};
+    use super::super::window_length::WindowLength;
     use super::*;
 
     fn at(second: i64) -> UtcMillis {

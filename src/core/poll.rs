@@ -489,7 +489,7 @@ mod tests {
             };
             while let Some(piece) = poll.next(&TornWindows::default()) {
                 let (mut end, rows, legs_known) = ends.next().unwrap_or((WHOLE, 1, 0));
-                if end == Some(WindowEnd::TooManyRows(9)) && piece.window.length() <= super::super::parts::SPAN_MIN {
+                if end == Some(WindowEnd::TooManyRows(9)) && piece.window.length() <= super::super::window_length::SPAN_MIN {
                     end = WHOLE;
                 }
                 let tally = tally(if end == Some(WindowEnd::TooManyRows(9)) { 0 } else { rows });

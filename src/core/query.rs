@@ -74,8 +74,9 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::{Index, select};
 
-    use super::super::planner::{Cycle, WindowLength, bound, sweep_pieces};
+    use super::super::planner::{Cycle, bound, sweep_pieces};
     use super::super::watermark::{Delays, Progress};
+    use super::super::window_length::WindowLength;
     use super::*;
 
     fn utc(text: &str) -> UtcMillis {

@@ -93,4 +93,9 @@ async fn nothing_is_lost_and_nothing_repeated_whatever_is_killed() {
     assert_eq!((lost, repeated), (0, 0));
     let verified = first.run(&["state", "verify"]);
     assert!(String::from_utf8_lossy(&verified.stdout).contains("the view equals the journal"), "{verified:?}");
+    // What ended before has been shown for long, however late it was.
+    let audited = first.run(&["audit", "--from", "now-3h", "--to", "now-150s"]);
+    let said = String::from_utf8_lossy(&audited.stdout).into_owned();
+    eprintln!("{}", said.lines().last().unwrap_or_default());
+    assert!(audited.status.success(), "{said}{}", String::from_utf8_lossy(&audited.stderr));
 }

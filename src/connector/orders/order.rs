@@ -117,6 +117,20 @@ impl AcceptedUnit {
     }
 }
 
+/// What an order has done.
+pub(crate) struct Done {
+    /// In lines for the operator.
+    pub(crate) said: String,
+    /// The units whose polls are now to read again what was held.
+    pub(crate) accepted: Vec<AcceptedUnit>,
+}
+
+impl From<String> for Done {
+    fn from(said: String) -> Self {
+        Self { said, accepted: Vec::new() }
+    }
+}
+
 /// What an order has done, in lines for the operator.
 pub type Answer = Result<String, OrderError>;
 
@@ -150,17 +164,19 @@ impl Order {
 }
 
 impl<C: Cluster, V: View> Writer<C, V> {
-    /// Carries an order out; gives what was done, in lines for the operator.
-    pub(crate) async fn carry_out(&mut self, order: Order) -> Result<String, OrderError> {
-        let done = match order {
+    /// Carries an order out.
+    pub(crate) async fn carry_out(&mut self, order: Order) -> Result<Done, OrderError> {
+        let said = match order {
             Order::Rewind { unit, to, confirmed } => self.rewind(&unit, to.floor_second(), confirmed).await,
-            Order::Accept { unit } => self.accept(unit.as_deref()).await,
+            Order::Accept { unit } => {
+                return self.accept(unit.as_deref()).await.map_err(failed)?.map_err(OrderError::Refused);
+            }
             Order::Adopt if !self.has_begun => {
                 return Err(OrderError::Refused(
                     "there is a journal: only one that is lost is rebuilt from the legs".to_owned(),
                 ));
             }
-            Order::Adopt => return self.adopted().await.map_err(failed),
+            Order::Adopt => self.adopted().await.map(Ok),
             Order::Rebuild => self.rebuild().await.map(Ok),
             Order::Backfill { unit, from, to, confirmed, forced } => {
                 let window = Window::new(from.floor_second(), to.floor_second());
@@ -172,7 +188,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
                 return Err(OrderError::Failed("this order is carried out beside the others".to_owned()));
             }
         };
-        done.map_err(failed)?.map_err(OrderError::Refused)
+        said.map_err(failed)?.map(Done::from).map_err(OrderError::Refused)
     }
 
     /// Takes note of a past period to be read, of each unit that has not read all of it.
@@ -232,7 +248,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
     }
 
     /// Goes on with what is there. What was held is read again by the units' polls, and then passes.
-    async fn accept(&mut self, unit: Option<&str>) -> Result<Result<String, String>, Fault> {
+    async fn accept(&mut self, unit: Option<&str>) -> Result<Result<Done, String>, Fault> {
         let change = Some(Change { what: ChangeKind::Accepted, at: self.now() });
         let source = self.source();
         let known = self.ledger().head.units.values();
@@ -246,7 +262,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
         let (accepted, others): (Vec<_>, Vec<_>) = meant.into_iter().partition(|unit| self.is_acceptable(&unit.unit));
         let unchanged: Vec<String> = others.iter().map(|unit| self.describe_unaccepted(&unit.unit)).collect();
         if accepted.is_empty() {
-            return Ok(Ok(format!("nothing was changed\n{}", unchanged.join("\n"))));
+            return Ok(Ok(format!("nothing was changed\n{}", unchanged.join("\n")).into()));
         }
         let names: Vec<String> = accepted.iter().map(|unit| unit.unit.clone()).collect();
         let status = self.status.read();
@@ -255,7 +271,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
             let at = unit.change.as_ref().map(|change| change.at);
             AcceptedUnit { unit: unit.unit.clone(), held, at, complete_to: unit.progress.complete_to }
         };
-        self.accepted = accepted.iter().map(held).collect();
+        let units = accepted.iter().map(held).collect();
         drop(status);
         self.change(accepted).await?;
         let names = names.join(", ");
@@ -266,7 +282,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
         let done = format!(
             "accepted for {names}: reading goes on from where it was, with the source and topics as they are now"
         );
-        Ok(Ok([vec![done], unchanged].concat().join("\n")))
+        Ok(Ok(Done { said: [vec![done], unchanged].concat().join("\n"), accepted: units }))
     }
 
     /// Whether there is something to accept of a unit. Where nobody polls, only the next poll could tell.

@@ -22,9 +22,10 @@ use crate::connector::write::request::{FirstStart, Lane, Request, Shown};
 use crate::core::course::Course;
 use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
-use crate::core::planner::{Cycle, WindowLength, bound};
+use crate::core::planner::{Cycle, bound};
 use crate::core::poll::Poll;
 use crate::core::time::{UtcMillis, Window};
+use crate::core::window_length::WindowLength;
 use crate::hooks::{self, Mutant};
 use crate::source::{Recovery, Source};
 

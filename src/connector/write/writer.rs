@@ -18,7 +18,6 @@ use crate::clock::Clock;
 use crate::codec::Framing;
 use crate::config::MessageTimestamp;
 use crate::connector::fault::Fault;
-use crate::connector::orders::order::AcceptedUnit;
 use crate::connector::rows::leg_message::LegWriter;
 use crate::core::dead_letter::{Decided, Reason};
 use crate::core::dedupe::{Counts, Revisions};
@@ -117,8 +116,6 @@ pub(crate) struct Writer<C: Cluster, V> {
     for_an_order_since: Option<UtcMillis>,
     /// Whether this process has begun the journal.
     pub(crate) has_begun: bool,
-    /// What the newest order to accept was about, until its answer is given.
-    pub(crate) accepted: Vec<AcceptedUnit>,
     shown: watch::Sender<Shown>,
 }
 
@@ -146,7 +143,6 @@ impl<C: Cluster, V: View> Writer<C, V> {
             told: BTreeMap::new(),
             for_an_order_since: None,
             has_begun: false,
-            accepted: Vec::new(),
             shown: watch::Sender::default(),
         }
     }
