@@ -10,7 +10,7 @@ use maud::{Markup, html};
 use crate::core::journal::BackfillState;
 use crate::core::time::{UtcMillis, Window};
 use crate::telemetry::recent::{MINUTES_MAX, MinuteNote, POLLS_MAX, PollNote};
-use crate::telemetry::snapshot::UnitSnapshot;
+use crate::telemetry::shown::UnitSnapshot;
 use crate::telemetry::status::BackfillStatus;
 use crate::telemetry::words::{clock, length};
 

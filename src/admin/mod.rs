@@ -32,7 +32,8 @@ use server::Limits;
 
 use crate::clock::{Clock, SystemClock};
 use crate::connector::{Order, OrderError, OrderRequest};
-use crate::telemetry::snapshot::{Process, Snapshot};
+use crate::telemetry::shown::Snapshot;
+use crate::telemetry::snapshot::Process;
 use crate::telemetry::{Metrics, StatusBoard};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

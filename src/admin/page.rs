@@ -14,9 +14,9 @@ use super::drawing;
 use crate::core::dead_letter::Reason;
 use crate::core::journal::BackfillState;
 use crate::core::time::UtcMillis;
-use crate::telemetry::snapshot::{RoleShown, Snapshot, UnitSnapshot};
+use crate::telemetry::shown::{Level, RoleShown, Snapshot, UnitSnapshot};
 use crate::telemetry::status::BackfillStatus;
-use crate::telemetry::words::{Level, clock, length};
+use crate::telemetry::words::{clock, length};
 
 /// What the drawings of minutes span.
 const HOUR: Duration = Duration::from_secs(3600);

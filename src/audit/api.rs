@@ -17,9 +17,9 @@ use crate::core::time::{UtcMillis, Window};
 use crate::source::wire::{self, Page, Row};
 use crate::source::{Recovery, Source, SourceError};
 
-use super::Progress;
 use super::compare::{Comparison, Shown, UnitIndex};
 use super::content::Parts;
+use super::progress::Progress;
 
 /// How often a request is sent before its window is given up: for about two minutes.
 const ATTEMPTS_MAX: u32 = 9;

@@ -20,33 +20,32 @@
 mod api;
 pub mod compare;
 pub mod content;
+mod progress;
 pub mod report;
 mod topic;
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono_tz::Tz;
 
 use self::api::{QUERY_MARGIN, UnitReading};
 use self::compare::{Comparison, Difference, Findings, Kind, Terms, UnitIndex, UnitTerms};
+pub use self::progress::{AuditError, Progress};
 pub use self::report::Report;
 use self::report::Unread;
 use self::topic::{Found, Scope};
 use crate::clock::Clock;
-use crate::codec::{DecodeError, Decoder};
+use crate::codec::Decoder;
 use crate::config::{self, StartFrom};
-use crate::connector::{ConnectorError, read_journal};
+use crate::connector::read_journal;
 use crate::core::dedupe::Revisions;
 use crate::core::hours::Hour;
 use crate::core::journal::{Delivery, Trace, UnitProgress};
 use crate::core::ledger::Ledger;
 use crate::core::leg::TimeBasis;
 use crate::core::time::{UtcMillis, Window};
-use crate::sink::{Cluster, Destination, SinkError, topics};
+use crate::sink::{Cluster, Destination, topics};
 use crate::source::{Recovery, Source, SourceError};
 
 /// What is to be compared, and how the connector reads.
@@ -72,64 +71,6 @@ pub struct Question {
     pub source: u64,
     /// What becomes of a leg that changes after it was published.
     pub revisions: Revisions,
-}
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum AuditError {
-    /// The period cannot be compared.
-    #[error("{0}")]
-    Period(String),
-    /// The API refuses, or does not answer.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// Kafka refuses, or does not answer.
-    #[error(transparent)]
-    Sink(#[from] SinkError),
-    /// The journal cannot be read.
-    #[error(transparent)]
-    Journal(#[from] ConnectorError),
-    /// Nothing was ever published.
-    #[error("kafka.journal: {0} holds no journal: nothing was published yet that could be compared")]
-    NoJournal(String),
-    /// The registry does not give the schema of a record.
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
-}
-
-/// How much was read, for whoever waits.
-#[derive(Debug, Default)]
-pub struct Progress {
-    records: AtomicU64,
-    rows: AtomicU64,
-    waiting_for: Mutex<Option<String>>,
-}
-
-impl Progress {
-    fn add_records(&self, count: usize) {
-        self.records.fetch_add(count as u64, Ordering::Relaxed);
-    }
-
-    fn add_rows(&self, count: usize) {
-        self.rows.fetch_add(count as u64, Ordering::Relaxed);
-    }
-
-    fn wait_for(&self, what: Option<String>) {
-        // A text is whole at every instant.
-        *self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner) = what;
-    }
-}
-
-/// How much was read, and what is waited for.
-impl fmt::Display for Progress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (records, rows) = (self.records.load(Ordering::Relaxed), self.rows.load(Ordering::Relaxed));
-        write!(f, "{records} records of Kafka and {rows} rows of the API read")?;
-        match &*self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(what) => write!(f, "; waiting: {what}"),
-            None => Ok(()),
-        }
-    }
 }
 
 /// A period that can be compared.
@@ -418,14 +359,10 @@ fn notes(
     notes
 }
 
-/// A unit's name in the report.
-fn unit_name(units: &[String], index: UnitIndex) -> &str {
-    units.get(usize::from(index)).map_or("?", String::as_str)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
+    use std::sync::Mutex;
 
     use super::compare::{Records, Tally};
     use super::*;

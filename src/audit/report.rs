@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value as Json, json};
 
 use super::compare::{Day, Difference, Findings, LISTED_MAX, Tally, UnitIndex};
-use super::unit_name;
 use crate::core::time::Window;
 
 /// The counts that the table shows, by their position in [`Tally::named`], with the columns' headings.
@@ -317,6 +316,11 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+/// A unit's name in the report.
+pub(super) fn unit_name(units: &[String], index: UnitIndex) -> &str {
+    units.get(usize::from(index)).map_or("?", String::as_str)
 }
 
 #[cfg(test)]

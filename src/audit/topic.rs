@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::compare::{Buried, Published, Records, UnitIndex};
 use super::content::Parts;
-use super::{AuditError, Progress};
+use super::progress::{AuditError, Progress};
 use crate::codec::{DecodeError, Decoder};
 use crate::core::identity::KeyHash;
 use crate::core::journal::Trace;

@@ -27,7 +27,7 @@ use crate::http::{self, Fault};
 use crate::sink::reader::{From, TopicReader};
 use crate::sink::topics;
 use crate::telemetry::recent::PollNote;
-use crate::telemetry::snapshot::{RoleShown, Snapshot, UnitSnapshot};
+use crate::telemetry::shown::{RoleShown, Snapshot, UnitSnapshot};
 use crate::telemetry::words::{clock, length};
 
 /// A snapshot is made at once, or not at all.

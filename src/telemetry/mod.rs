@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod otlp;
 pub mod recent;
 pub mod repeated;
+pub mod shown;
 pub mod snapshot;
 pub mod status;
 pub mod words;

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::snapshot::{RoleShown, Snapshot, UnitSnapshot};
+use super::shown::{Headline, Level, RoleShown, Snapshot, UnitSnapshot};
 use crate::core::feed::BEATS_MISSED_MAX;
 use crate::core::time::UtcMillis;
 
@@ -16,28 +14,6 @@ const POLL_SLOW: Duration = Duration::from_secs(10);
 
 /// So many intervals without a poll that ended are worth a word.
 const POLLS_MISSED: u64 = 3;
-
-/// How things are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Level {
-    /// As they should be.
-    Good,
-    /// Not yet, or not here: nobody has to act.
-    #[default]
-    Working,
-    /// Somebody should look.
-    Bad,
-}
-
-/// One sentence or two that say how things are.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Headline {
-    /// How they are.
-    pub level: Level,
-    /// In words.
-    pub sentence: String,
-}
 
 /// Says how things are: the most urgent first.
 pub(super) fn headline(snapshot: &Snapshot) -> Headline {

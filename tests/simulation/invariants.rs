@@ -450,11 +450,14 @@ impl<'a> Seen<'a> {
         let Some(row) = self.world.api.legs().iter().find(is_it).filter(|_| out.topic == OutTopic::DeadLetters) else {
             return false;
         };
-        let mut started = self.progress().filter(|(_, progress)| progress.unit == row.unit && progress.is_started());
-        started.next().is_some_and(|(_, first)| {
-            let start = first.progress.final_to;
-            row.disconnected < start && start.since(row.disconnected) <= Duration::from_secs(1)
-        })
+        self.start_of(&row.unit)
+            .is_some_and(|start| row.disconnected < start && start.since(row.disconnected) <= Duration::from_secs(1))
+    }
+
+    /// From where on a unit is read.
+    fn start_of(&self, unit: &str) -> Option<UtcMillis> {
+        let mut started = self.progress().filter(|(_, progress)| progress.unit == unit && progress.is_started());
+        started.next().map(|(_, first)| first.progress.final_to)
     }
 
     /// I1 of revisions: none but where they are wanted, one for each change, numbered in order, and none missing
@@ -486,14 +489,15 @@ impl<'a> Seen<'a> {
             }
             let has_read =
                 |pass: &&Pass| pass.unit == leg.unit && revised <= pass.begun && pass.window.contains(leg.disconnected);
-            // Reads of one window never overlap: with the next one begun, everything of this one is published.
+            // A read has two passes at the most, and reads of one window never overlap: once a pass begins after two others,
+            // everything of the first is published.
             let published = self.passes.iter().filter(has_read).find(|pass| {
-                let follows = |next: &&Pass| {
-                    next.life == pass.life
-                        && pass.ended.is_some_and(|ended| ended <= next.begun)
-                        && self.stored_at(out) < next.begun
+                let next = |pass: &Pass| {
+                    let follows =
+                        |next: &&Pass| next.life == pass.life && pass.ended.is_some_and(|ended| ended <= next.begun);
+                    self.passes.iter().filter(has_read).find(follows)
                 };
-                self.passes.iter().filter(has_read).any(|next| follows(&next))
+                next(pass).and_then(next).is_some_and(|last| self.stored_at(out) < last.begun)
             });
             if let Some(pass) = published {
                 wrong.push(format!("I1: {pass:?} has read {leg:?} changed, and it is not published"));
@@ -512,9 +516,10 @@ impl<'a> Seen<'a> {
             }
             let is_in_progress =
                 leg.is_in_progress && out.trace.seen.fingerprint == leg.contents.map(|[first, _]| first);
-            // A clock that has jumped is noticed with the next answer only.
+            // A clock that has jumped is noticed with the next answer only. Before the start every time is final.
             if is_in_progress
                 && !self.world.plan.has_clock_jumps
+                && self.start_of(&leg.unit).is_some_and(|start| start <= leg.disconnected)
                 && self.stored_at(out) < self.promised(leg.disconnected)
             {
                 wrong.push(format!("{out:?} is in progress, and its time was not final"));
