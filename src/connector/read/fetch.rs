@@ -105,10 +105,9 @@ impl<S: Source> Fetcher<S> {
         Ok(answer)
     }
 
-    /// Asks for the newest second only, to hear from the source when there is nothing to read.
+    /// Asks for a window's first page and drops it, to hear from the source when there is nothing to read.
     pub(super) async fn ask(&self, window: Window) -> Result<(), ReadError> {
-        let bounds = query_bounds(window, self.unit.pace.time_zone)
-            .ok_or_else(|| SourceError::refused("the present is outside the calendar: check this machine's clock"))?;
+        let bounds = self.bounds(window)?;
         let newest = PageQuery { cursor: None, rows: None, is_live: true };
         self.fetch(&bounds, newest).await.map(|_| ())
     }
