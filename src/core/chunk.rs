@@ -137,8 +137,10 @@ pub struct DeadRow {
     pub row: usize,
     /// Why.
     pub reason: Reason,
-    /// By when it may be forgotten; without a time of its own not before all that the query has asked for.
+    /// Its time; without one of its own the end of what the query has asked for.
     pub at: UtcMillis,
+    /// It is not forgotten before the floor has come here.
+    pub kept_to: UtcMillis,
 }
 
 /// A dead row to put among the dead letters.
@@ -244,7 +246,7 @@ pub fn plan(rows: &[ChunkRow], known: &[Option<KnownLeg>], context: &ChunkContex
                 if is_maybe_forgotten {
                     planner.plan.counts.beyond_horizon += 1;
                 } else {
-                    planner.plan.dead.push(DeadRow { row: index, reason, at: context.asked.last() });
+                    planner.plan.dead.push(context.dead_row_without_a_time(index, reason));
                 }
             }
             RowKind::Unfinished => planner.plan.counts.unfinished += 1,
@@ -260,6 +262,13 @@ impl ChunkContext<'_> {
         let is_older = !self.piece.how.is_live();
         let is_below_floor = self.asked.start < self.progress.floor;
         is_older && is_below_floor && self.progress.coverage.contains(self.piece.window.last())
+    }
+
+    /// The margins of the next window show it as well. A window of history lies below the floor, by which the row would be
+    /// forgotten at once: it is remembered like what is read now.
+    fn dead_row_without_a_time(&self, row: usize, reason: Reason) -> DeadRow {
+        let at = self.asked.last();
+        DeadRow { row, reason, at, kept_to: at.max(self.progress.final_to) }
     }
 }
 
@@ -340,7 +349,8 @@ impl Planner<'_> {
                 self.plan.counts.beyond_horizon += 1;
                 return false;
             }
-            self.refused.push(DeadRow { row, reason, at: self.context.piece.window.not_after(leg.at) });
+            let at = self.context.piece.window.not_after(leg.at);
+            self.refused.push(DeadRow { row, reason, at, kept_to: at });
             return false;
         }
         self.plan.publish.push(Publication { row, entry });
@@ -425,6 +435,7 @@ impl ChunkPlan {
             letters.push(Letter { dead: *dead, entry });
             self.buried.push(dead.reason);
             self.page.add_new(entry, dead.at, true);
+            self.page.keep_to(dead.kept_to);
         }
         letters
     }
@@ -690,7 +701,7 @@ mod tests {
         rows[0].refused = Some(Reason::TooLarge);
         let mut plan = planned(&rows, &[None, None, ours(7, 0)], &context(&progress));
         assert_eq!(published(&plan), [(1, 0)], "what follows is decided as if the first had not been there");
-        assert_eq!(plan.dead, [DeadRow { row: 0, reason: Reason::TooLarge, at: at(9_000) }]);
+        assert_eq!(plan.dead, [DeadRow { row: 0, reason: Reason::TooLarge, at: at(9_000), kept_to: at(9_000) }]);
         assert_eq!((plan.counts.published, plan.disconnected.len()), (1, 1));
         let letters = plan.bury(&unknown(&plan.dead.clone()), &BTreeSet::new(), DeadRows::Buried);
         assert_eq!((letters.len(), plan.counts.dead, plan.counts.fetched()), (1, 1, 3));
@@ -743,6 +754,20 @@ mod tests {
         assert_eq!(counts(How::Sweep, 5_000, 5_100), 0, "above the floor nothing is forgotten");
         assert_eq!(counts(How::Backfill, 500, 900), 0, "never read");
         assert_eq!(counts(How::Poll, 4_999, 5_100), 0);
+    }
+
+    #[test]
+    fn a_dead_row_of_history_is_remembered_until_the_next_window_is_read() {
+        let progress = progress();
+        let kept_to = |how, from, to| {
+            let window = Window::new(at(from), at(to));
+            let context = ChunkContext { piece: Piece { window, how }, asked: window, ..context(&progress) };
+            let mut plan = planned(&[row(key(1), RowKind::Dead(Reason::CallId))], &[None], &context);
+            plan.bury(&[RowKey { key: key(9), is_known: false }], &BTreeSet::new(), DeadRows::Buried);
+            plan.page.span().1
+        };
+        assert_eq!(kept_to(How::Backfill, 500, 900), progress.final_to, "the floor is far above the window");
+        assert_eq!(kept_to(How::Poll, 8_000, 10_000), at(10_000).minus(Duration::from_millis(1)));
     }
 
     /// Some legs in and around the window, few identities, few contents, and dead rows between them.

@@ -220,7 +220,7 @@ pub struct Page {
     pub generation: u32,
     /// The earliest time of its rows, on the axis of the windows.
     pub first: UtcMillis,
-    /// The latest.
+    /// The latest. A dead row without a time keeps the page until the floor has passed all that may show the row.
     pub last: UtcMillis,
     /// The fingerprints' version; where it is not ours, entries compare equal to any content.
     pub fingerprint_version: u8,

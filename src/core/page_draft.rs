@@ -44,6 +44,11 @@ impl PageDraft {
         }
     }
 
+    /// Has the page remembered until the floor has come to `at`.
+    pub fn keep_to(&mut self, at: UtcMillis) {
+        self.last = self.last.max(at);
+    }
+
     /// Makes the page's unit one of `units`, in the page's generation, where a lost journal is rebuilt.
     pub fn belong_to(&self, units: &mut Vec<UnitProgress>, source: u64) {
         if let Some(known) = units.iter_mut().find(|known| known.unit == self.unit) {
@@ -76,7 +81,7 @@ impl PageDraft {
         &self.dead
     }
 
-    /// The times of the oldest and the newest row.
+    /// The time of the oldest row, and by when the page may be forgotten.
     #[cfg(test)]
     pub const fn span(&self) -> (UtcMillis, UtcMillis) {
         (self.first, self.last)
