@@ -169,9 +169,11 @@ impl Ledger {
     pub fn late_before(&self, unit: &str, behind_max: Option<Duration>) -> UtcMillis {
         let final_to = self.head.units.get(unit).map(|unit| unit.progress.final_to);
         let behind_max = behind_max.filter(|_| !hooks::is_mutant(Mutant::LateBelowFinalOnly));
-        // Of what was forgotten, the floors tell.
+        // The floors tell of forgotten pages. A rewind takes the floor back: until it was ordered, there may have been legs.
         let floors = self.head.units.values().filter(|unit| unit.is_started()).map(|unit| unit.progress.floor);
-        let newest = self.newest.max(floors.max());
+        let rewinds = self.head.units.values().filter_map(|unit| unit.change.as_ref());
+        let rewinds = rewinds.filter(|change| change.what == ChangeKind::Rewound).map(|change| change.at);
+        let newest = self.newest.max(floors.chain(rewinds).max());
         let behind = newest.zip(behind_max).map(|(newest, behind_max)| newest.minus(behind_max));
         final_to.max(behind).unwrap_or(UtcMillis::new(i64::MIN))
     }
@@ -560,6 +562,28 @@ mod tests {
         ledger.write(Record::Progress(left[0].clone()));
         assert_eq!(ledger.forgettable_below(&units), 2);
         assert_eq!(ledger.left_behind(&units), [], "once");
+    }
+
+    #[test]
+    fn what_is_late_is_late_also_when_the_pages_before_a_rewind_are_forgotten() {
+        let behind_max = Some(Duration::from_secs(100));
+        let mut ledger = Ledger::with([genesis()]);
+        ledger.write(Record::Page(page(&ledger, "a", 850, 900)));
+        ledger.write(Record::Progress(progress(&ledger, "a", 910)));
+        let before = ledger.late_before("a", behind_max);
+        let change = Some(Change { what: ChangeKind::Rewound, at: at(950) });
+        let rewound = UnitProgress {
+            generation: 1,
+            progress: Progress::starting_at(at(200), &DELAYS),
+            oldest_needed_seq: 2,
+            change,
+            ..progress(&ledger, "a", 0)
+        };
+        ledger.write(Record::Progress(rewound));
+        assert!(ledger.late_before("a", behind_max) >= before);
+        let after_a_restart = Ledger::of(ledger.head.clone(), ledger.pages.clone());
+        assert!(after_a_restart.pages.is_empty(), "its generation is over");
+        assert!(after_a_restart.late_before("a", behind_max) >= before, "nothing else knows of the leg at 900");
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub(crate) struct TrueLeg {
     pub(crate) contents: Option<[Fingerprint; 2]>,
     /// What a dead letter of it would be called, in each of its versions.
     pub(crate) dead_keys: Vec<KeyHash>,
+    /// Whether nobody can tell where it ends.
+    pub(crate) is_endless: bool,
     /// Orders rows of one start time.
     number: u64,
     first: String,
@@ -82,6 +84,7 @@ impl TrueLeg {
         // In every query of a minute it would have each second of that minute read by itself.
         (self.revised, self.under_way, self.is_in_progress, self.is_astray) = (None, None, false, false);
         (self.first, self.second) = (raw.clone(), raw);
+        self.is_endless = true;
     }
 
     fn raw_at(&self, now: UtcMillis) -> &str {
@@ -503,6 +506,7 @@ fn leg(dice: &mut Dice, unit: &str, number: u64, disconnected: UtcMillis, overla
         key,
         contents,
         dead_keys,
+        is_endless: false,
         number,
         first,
         second,

@@ -429,7 +429,7 @@ impl<'a> Seen<'a> {
         for &out in &self.out {
             let id = (out.topic, out.trace.generation, out.key, out.trace.seen.revision);
             let Some(first) = known.insert(id, out) else { continue };
-            if self.is_before_the_start(out) {
+            if self.is_at_the_start(out) {
                 continue;
             }
             if self.is_exact {
@@ -444,14 +444,15 @@ impl<'a> Seen<'a> {
         }
     }
 
-    /// Whether a dead letter is of a row without a time from the margin before its unit's first window.
-    fn is_before_the_start(&self, out: &Out) -> bool {
+    /// Whether a dead letter is of a row without a time at the start of its unit: the margins of the first window and of a
+    /// backfill that ends there both show the row, and more than a horizon may lie between the two.
+    fn is_at_the_start(&self, out: &Out) -> bool {
         let is_it = |leg: &&TrueLeg| leg.sort == Sort::Rubbish && leg.dead_keys.contains(&out.key);
         let Some(row) = self.world.api.legs().iter().find(is_it).filter(|_| out.topic == OutTopic::DeadLetters) else {
             return false;
         };
-        self.start_of(&row.unit)
-            .is_some_and(|start| row.disconnected < start && start.since(row.disconnected) <= Duration::from_secs(1))
+        let margins = |start: UtcMillis| start.minus(Duration::from_secs(1))..start.plus(Duration::from_secs(2));
+        self.start_of(&row.unit).is_some_and(|start| margins(start).contains(&row.disconnected))
     }
 
     /// From where on a unit is read.

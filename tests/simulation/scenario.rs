@@ -229,8 +229,10 @@ async fn play_all_kinds(world: &mut World, checker: &mut Checker<AvroCodec>) -> 
         world.order().await;
     }
     // Long enough for the longest pause of a back-off, for what is late in the network, and for several polls.
-    // A row without an end takes three polls until it is found.
-    sleep(Duration::from_secs(if world.plan.endless > 0.0 { 1_500 } else { 600 })).await;
+    // A row without an end takes three polls until it is found, and each may lie in what was missed.
+    let endless = world.api.legs().iter().filter(|leg| leg.is_endless).count();
+    let looked_for = world.plan.interval * 3 * u32::try_from(endless).unwrap_or(u32::MAX);
+    sleep(Duration::from_secs(if endless > 0 { 1_500 } else { 600 }) + looked_for).await;
     world.reap_all();
     let mut wrong = checker.check(world);
     if world.orders == orders {
