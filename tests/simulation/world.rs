@@ -473,6 +473,8 @@ impl World {
             let (reply, answer) = oneshot::channel();
             let request = OrderRequest { order: order.clone(), id: None, deadline: None, reply };
             if running.orders.try_send(request).is_err() {
+                // Its queue is full: so many orders came while it waited for the brokers.
+                sleep(Duration::from_secs(1)).await;
                 continue;
             }
             // Whoever is killed or paused does not answer.
