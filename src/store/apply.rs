@@ -1,9 +1,9 @@
-//! An apply, step by step: what comes becomes recent entries and runs, what is no longer needed goes.
+//! An apply, step by step: what comes becomes recent entries and slices, what is no longer needed goes.
 //!
 //! ```text
-//!   stage    runs are written and durable, if any are due     ┐ a crash leaves files that nobody lists,
-//!   commit   one batch: pages, entries, head, list of runs    │ and the old head
-//!   clean    pages, entries and files that are not listed     ┘ or the new one, and files that nobody lists
+//!   stage    slices that are due are written, and durable       ┐ a crash leaves slices that nobody lists,
+//!   commit   one batch: pages, entries, head, list of slices    │ and the old head
+//!   clean    pages and databases that are not needed            ┘ or the new one, and slices that nobody lists
 //! ```
 //!
 //! After a step that fails what is in memory is no longer what is on disk: the files are to be closed.
@@ -12,13 +12,9 @@ use std::collections::BTreeMap;
 
 use sled::Batch;
 
-use super::files::{FILTER_BITS, Files, Result, Unusable, delete, sync_dir};
-use super::filter::folds;
+use super::files::{Files, Result, Unusable};
 use super::head::{Kept, Record, put_entries, put_page};
-use super::merge::{due, merge};
 use super::packed::{PageRef, pack_meta, page_key};
-use super::run::{Run, run_path};
-use super::run_writer::{Plan, RunWriter};
 use crate::core::journal::{Entry, Page};
 use crate::core::ledger::{Head, PageId, PageMeta};
 
@@ -40,7 +36,6 @@ impl Files {
     pub(super) fn stage(&mut self, pages: &[Page], head: Head) -> Result<Staged> {
         debug_assert!(pages.iter().all(|page| page.seq <= head.last_seq), "a page beyond its head would be lost");
         let mut kept = self.record.as_ref().map(|record| record.kept.clone()).unwrap_or_default();
-        let runs_before = kept.next_run;
         let oldest_before = kept.oldest;
         kept.oldest = kept.oldest.max(head.oldest_needed_seq());
         let mut batch = Batch::default();
@@ -52,17 +47,17 @@ impl Files {
             let entries = self.entries_that_count(page)?;
             coming += entries.len();
             if self.recent.len() > 0 && self.recent.len() + entries.len() > self.sizes.recent {
-                self.write_recent(&mut kept)?;
+                self.seal(&mut kept)?;
                 unsaved.clear();
             }
             let unit = kept.unit(&page.unit)?;
-            let page = PageRef { seq: page.seq, unit, generation: page.generation, entries: 0 };
+            let page = PageRef { seq: page.seq, unit, generation: page.generation };
             self.recent.insert(page, entries.iter().copied());
             unsaved.push((id, entries));
         }
-        // What comes in bulk goes to a run at once: it need not be written twice.
+        // What comes in bulk goes to a slice at once: it need not be written twice.
         if coming.min(self.recent.len()) > self.sizes.recent / 2 {
-            self.write_recent(&mut kept)?;
+            self.seal(&mut kept)?;
             unsaved.clear();
         }
         for (id, entries) in unsaved {
@@ -75,12 +70,13 @@ impl Files {
         }
         kept.pages = kept.pages.saturating_sub(pages);
         kept.entries = kept.entries.saturating_sub(entries);
-        self.drop_forgotten(&kept);
-        self.merge_due(&mut kept)?;
-        if kept.next_run != runs_before {
-            sync_dir(&self.dir).map_err(|error| self.refused("write", &self.dir, &error))?;
+        self.slices.forget(kept.oldest);
+        if self.slices.all.iter().all(|slice| Some(slice.record.number) != self.before_slice) {
+            self.before.clear();
+            self.before_slice = None;
         }
-        kept.runs = self.runs.iter().map(|run| run.record).collect();
+        self.slices.give_back()?;
+        kept.slices = self.slices.all.iter().map(|slice| (slice.record.number, slice.record)).collect();
         Ok(Staged { record: Record { head, kept }, batch })
     }
 
@@ -115,12 +111,12 @@ impl Files {
         Ok(new)
     }
 
-    /// A page's entries without those that a newer page in a run has taken over: of two writers' pages one
+    /// A page's entries without those that a newer page in a slice has taken over: of two writers' pages one
     /// may come late, and what is looked for is found in the newest place first.
     fn entries_that_count(&self, page: &Page) -> Result<Vec<Entry>> {
         let mut entries = Vec::with_capacity(page.legs.len() + page.dead.len());
         entries.extend(page.entries());
-        if page.seq < self.newest_in_runs() {
+        if page.seq < self.slices.newest() {
             let keys: Vec<_> = entries.iter().map(|entry| entry.key).collect();
             let mut known = self.find(&keys)?.into_iter();
             entries.retain(|_| known.next().flatten().is_none_or(|known| known.seq <= page.seq));
@@ -128,67 +124,25 @@ impl Files {
         Ok(entries)
     }
 
-    /// Makes a run of the recent entries.
-    fn write_recent(&mut self, kept: &mut Kept) -> Result<()> {
-        let (pages, entries) = self.recent.sorted(kept.oldest);
-        if !entries.is_empty() {
-            let plan = self.plan(kept, 0, entries.len() as u64);
-            let mut writer = RunWriter::create(&self.dir, plan, pages, &self.sizes)?;
-            writer.write_all(&entries)?;
-            let run = writer.finish()?;
-            self.runs.push(run);
+    /// Makes a slice of the recent entries.
+    fn seal(&mut self, kept: &mut Kept) -> Result<()> {
+        let sorted = self.recent.sorted(kept.oldest);
+        self.before_slice = None;
+        if !sorted.entries.is_empty() {
+            self.slices.seal(kept.next_slice, sorted)?;
+            self.before_slice = Some(kept.next_slice);
+            kept.next_slice += 1;
         }
         std::mem::swap(&mut self.recent, &mut self.before);
         self.recent.clear();
         kept.epoch += 1;
         kept.chunks = 0;
-        self.fold_filters();
         Ok(())
-    }
-
-    fn plan(&self, kept: &mut Kept, level: u8, entries_max: u64) -> Plan {
-        let number = kept.next_run;
-        kept.next_run += 1;
-        let entries = self.runs.iter().map(|run| run.record.entries).sum::<u64>() + entries_max;
-        let filter_bits = (self.sizes.filter_bytes as f64 * 8.0 / entries as f64).min(FILTER_BITS);
-        Plan { number, level, entries_max, filter_bits }
-    }
-
-    fn drop_forgotten(&mut self, kept: &Kept) {
-        for run in self.runs.extract_if(.., |run| run.record.newest < kept.oldest) {
-            self.obsolete.push(run.record.number);
-        }
-    }
-
-    /// Merges runs for as long as any are due.
-    fn merge_due(&mut self, kept: &mut Kept) -> Result<()> {
-        while let Some((range, level)) = due(&self.runs, kept.entries, kept.oldest, &self.sizes) {
-            let at = range.start;
-            let mut inputs: Vec<Run> = self.runs.drain(range).collect();
-            // Before the new one takes its place.
-            inputs.iter_mut().for_each(|run| run.filter.clear());
-            let needed = inputs.iter().map(|run| run.record.entries - run.forgotten(kept.oldest)).sum();
-            let plan = self.plan(kept, level, needed);
-            if let Some(run) = merge(&self.dir, &inputs, plan, kept.oldest, &self.sizes)? {
-                self.runs.insert(at, run);
-            }
-            self.obsolete.extend(inputs.iter().map(|run| run.record.number));
-            self.fold_filters();
-        }
-        Ok(())
-    }
-
-    fn fold_filters(&mut self) {
-        let filters = self.runs.iter().map(|run| (run.record.entries, run.filter.shape().blocks));
-        let folds = folds(&filters.collect::<Vec<_>>(), self.sizes.filter_bytes);
-        for (run, folds) in self.runs.iter_mut().zip(folds) {
-            (0..folds).for_each(|_| run.filter.fold());
-        }
     }
 
     /// The second step: the head with all that it says, all or nothing and durable when it returns.
-    pub(super) fn commit(&mut self, staged: Staged) -> Result<()> {
-        self.head.write(staged.batch, &staged.record)?;
+    pub(super) fn commit(&mut self, mut staged: Staged) -> Result<()> {
+        self.head.write(staged.batch, self.record.as_ref(), &mut staged.record)?;
         self.record = Some(staged.record);
         self.mark()
     }
@@ -199,13 +153,9 @@ impl Files {
         self.head.forget(&record.kept)?;
         // In the first half of an epoch less has to be copied.
         let is_little = (record.kept.chunks as usize * self.sizes.chunk) < self.sizes.recent / 2;
-        if is_little && self.head.is_bloated(&record.kept, self.sizes.head_slack) {
+        if is_little && self.head.is_bloated(&record.kept, self.sizes.slack) {
             self.head.renew(&self.dir, &record.kept)?;
         }
-        for number in std::mem::take(&mut self.obsolete) {
-            let path = run_path(&self.dir, number);
-            delete(&path).map_err(|error| self.refused("delete", &path, &error))?;
-        }
-        Ok(())
+        self.slices.drop_forgotten()
     }
 }

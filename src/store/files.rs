@@ -1,22 +1,21 @@
-//! The view's files: a small database for what changes, and runs of entries for what does not.
+//! The view's files: a small database for what changes, and slices of entries for what does not. All of it is sled.
 //!
 //! ```text
-//!   <state.dir>/store/head-<n>/  sled: the head, the pages, the entries of pages that are in no run   (head)
-//!   <state.dir>/store/run-<n>    entries of many pages, sorted by key, never changed                  (run)
+//!   <state.dir>/store/head-<n>/    the head, the pages, the entries of pages that are in no slice   (head)
+//!   <state.dir>/store/slices-<n>/  slices: entries of many pages, by key, never changed             (slice)
 //!
-//!   apply ──▶ recent entries, in memory ──enough──▶ run ──enough──▶ merged runs       (recent, merge)
-//!      └────▶ head: pages, their entries, the list of runs; one batch, one flush                  (apply)
+//!   apply ──▶ recent entries, in memory ──enough──▶ slice                               (recent, slice)
+//!      └────▶ head: pages, their entries, the list of slices; one batch, one flush              (apply)
 //! ```
 //!
-//! sled's batch makes an apply atomic: before it the runs that it lists are written and durable, after it what it
-//! no longer lists is deleted. Files that it does not list are nobody's, and deleted at opening.
+//! sled's batch makes an apply atomic: before it the slices that it lists are written and durable, after it what it
+//! no longer lists is deleted. What it does not list is nobody's, and deleted at opening.
 //!
-//! A key is looked for among the recent entries, then in the runs from the newest to the oldest. A filter in
-//! memory says of nearly every run that it does not have the key ([`super::filter`]); where it may, one bucket of
-//! the run is read. The entries of the newest run stay in memory, too: it is they that polls read again. More is
-//! not cached: the system does that.
+//! A key is looked for among the recent entries, then in the slices from the newest to the oldest. A filter in
+//! memory says of nearly every slice that it does not have the key; where it may, one bucket of the slice is read.
+//! The entries of the newest slice stay in memory, too: it is they that polls read again.
 //!
-//! Nothing is read that is not checked, and nothing that is missing is taken for unknown: see [`super::run`] and
+//! Nothing is read that is not checked, and nothing that is missing is taken for unknown: see [`super::slice`] and
 //! [`super::packed`]. What happens when something cannot be used is decided in [`super::sled_view`].
 
 use std::collections::BTreeMap;
@@ -25,12 +24,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Remembered;
-use super::filter::{Probe, folds};
 use super::head::{HeadDb, Kept, Record};
 use super::lock::open_own;
 use super::packed::{PackedSeen, PageRef, unpack_entry};
 use super::recent::Recent;
-use super::run::{Cursor, RUN_PREFIX, Run, bucket_of, find_in_bucket, run_path};
+use super::slice::{Slice, Slices, probe};
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::Entry;
 use crate::core::ledger::Ledger;
@@ -67,37 +65,24 @@ pub(super) fn damaged<T>(what: &str) -> Result<T> {
 /// How much of what there may be.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
-    /// The most entries in memory before they become a run; as many again stay there afterwards.
+    /// The most entries in memory before they become a slice; as many again stay there afterwards.
     pub(super) recent: usize,
     /// How many entries a bucket has on the average.
-    pub(super) bucket: u64,
+    pub(super) bucket: usize,
     /// How many entries one value of the head's database has.
     pub(super) chunk: usize,
-    /// How many runs of each level become one of the next.
-    pub(super) fan_out: [usize; 2],
-    /// The most entries in a merged run: above this merging takes seconds.
-    pub(super) run_max: u64,
-    /// How much the head's database may grow before it is written anew, in bytes.
-    pub(super) head_slack: u64,
-    /// The most bytes that all filters take together.
-    pub(super) filter_bytes: usize,
+    /// How much a database may grow beyond what its content explains, in bytes.
+    pub(super) slack: u64,
 }
-
-/// Bits of the filter for each entry, as long as there is room.
-pub(super) const FILTER_BITS: f64 = 16.0;
 
 impl Default for Sizes {
     fn default() -> Self {
         Self {
-            // What fills a table of 2^17 places.
-            recent: 114_688,
-            // 8 KiB: half of it makes every find a little cheaper and the index twice as large.
-            bucket: 290,
+            // What fills a table of 2^18 places.
+            recent: 229_376,
+            bucket: 64,
             chunk: super::packed::CHUNK_ENTRIES,
-            fan_out: [16, 8],
-            run_max: 16 << 20,
-            head_slack: 16 << 20,
-            filter_bytes: 24 << 20,
+            slack: 16 << 20,
         }
     }
 }
@@ -111,21 +96,21 @@ pub(super) struct Files {
     pub(super) record: Option<Record>,
     /// The record's units.
     pub(super) units: Vec<Arc<str>>,
-    /// The entries that are in no run.
+    /// The entries that are in no slice.
     pub(super) recent: Recent,
-    /// The entries of the newest run, unless it was merged when the files were opened.
+    /// The entries of the slice that was sealed last.
     pub(super) before: Recent,
-    /// The record's runs, oldest first; during an apply the next record's.
-    pub(super) runs: Vec<Run>,
-    /// Runs that are no longer listed and still there, by their numbers.
-    pub(super) obsolete: Vec<u64>,
+    /// That slice's number; `None` when it is forgotten.
+    pub(super) before_slice: Option<u64>,
+    /// The record's slices; during an apply the next record's.
+    pub(super) slices: Slices,
     /// Whether [`APPLIED_FILE`] is there.
     is_marked: bool,
 }
 
 impl Files {
-    /// Opens what is in `dir`, or creates it, and checks all but the buckets of most runs, which are checked when they
-    /// are read. Says `alive` whenever something was done.
+    /// Opens what is in `dir`, or creates it, and checks all but the buckets of most slices, which are checked when
+    /// they are read. Says `alive` whenever something was done.
     pub(super) fn open(dir: &Path, sizes: Sizes, alive: &mut dyn FnMut()) -> Result<Self> {
         let (head, record) = HeadDb::open(dir)?;
         alive();
@@ -141,21 +126,26 @@ impl Files {
             units: Vec::new(),
             recent: Recent::default(),
             before: Recent::default(),
-            runs: Vec::new(),
-            obsolete: Vec::new(),
+            before_slice: None,
+            slices: Slices::new(dir, sizes.bucket, sizes.slack),
             is_marked,
         };
         if let Some(record) = record {
             files.read_recent(&record.kept, alive)?;
-            files.open_runs(&record.kept, alive)?;
             files.set_units(&record.kept);
+            files.slices.open(record.kept.slices.values().copied(), alive)?;
+            if let Some(slice) = files.slices.all.last() {
+                files.before = slice.recent()?;
+                files.before_slice = Some(slice.record.number);
+            }
             files.record = Some(record);
+        } else {
+            files.slices.open(std::iter::empty(), alive)?;
         }
-        files.delete_unknown()?;
         Ok(files)
     }
 
-    /// Reads the pages and the entries that are in no run, and checks that they are all there.
+    /// Reads the pages and the entries that are in no slice, and checks that they are all there.
     fn read_recent(&mut self, kept: &Kept, alive: &mut dyn FnMut()) -> Result<()> {
         let mut parts = BTreeMap::new();
         self.head.recent(kept, |id, entries| parts.entry(id).or_insert_with(Vec::new).extend_from_slice(entries))?;
@@ -165,7 +155,7 @@ impl Files {
             pages += 1;
             entries += u64::from(meta.entries);
             if let Some(entries) = parts.remove(&id) {
-                let page = PageRef { seq: id.0, unit, generation: meta.generation, entries: 0 };
+                let page = PageRef { seq: id.0, unit, generation: meta.generation };
                 let entries = entries.iter().map(|bytes| Entry::from_bytes(bytes, Fingerprint::VERSION));
                 self.recent.insert(page, entries);
             }
@@ -183,21 +173,6 @@ impl Files {
         Ok(())
     }
 
-    fn open_runs(&mut self, kept: &Kept, alive: &mut dyn FnMut()) -> Result<()> {
-        let filters: Vec<(u64, u32)> = kept.runs.iter().map(|run| (run.entries, run.filter_blocks)).collect();
-        for (record, folds) in kept.runs.iter().zip(folds(&filters, self.sizes.filter_bytes)) {
-            self.runs.push(Run::open(&self.dir, *record, folds)?);
-            alive();
-        }
-        // Where the newest run has been merged since, what was in it is read from the files until the next one.
-        if let Some(run) = self.runs.last().filter(|run| run.record.level == 0) {
-            let mut entries = Vec::with_capacity(run.record.entries as usize);
-            Cursor::new(run, &key_at(0)).take_until(None, |entry| entries.push(entry))?;
-            self.before = Recent::of_run(run.pages.clone(), entries);
-        }
-        Ok(())
-    }
-
     /// Remembers, outside of the database, that it is not empty.
     pub(super) fn mark(&mut self) -> Result<()> {
         if !self.is_marked {
@@ -210,19 +185,8 @@ impl Files {
     }
 
     pub(super) fn set_units(&mut self, kept: &Kept) {
-        let new = kept.units.iter().skip(self.units.len()).map(|unit| Arc::from(unit.as_str()));
+        let new = kept.units.values().skip(self.units.len()).map(|unit| Arc::from(unit.as_str()));
         self.units.extend(new);
-    }
-
-    /// Runs that the head no longer lists or does not list yet: the apply that writes one is repeated.
-    fn delete_unknown(&self) -> Result<()> {
-        for number in numbered(&self.dir, RUN_PREFIX)? {
-            if self.runs.iter().all(|run| run.record.number != number) {
-                let path = run_path(&self.dir, number);
-                delete(&path).map_err(|error| self.refused("delete", &path, &error))?;
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn refused(&self, doing: &str, path: &Path, error: &std::io::Error) -> Unusable {
@@ -250,70 +214,31 @@ impl Files {
 
     fn find_any(&self, keys: &[KeyHash]) -> Result<Vec<Option<Remembered>>> {
         let mut found: Vec<Option<Remembered>> = Vec::with_capacity(keys.len());
-        let mut missing: Vec<(Probe, u32)> = Vec::new();
-        for (number, key) in keys.iter().enumerate() {
-            match self.recent.get(key) {
-                Some((seen, page)) => found.push(Some(self.remembered(*key, seen, page)?)),
-                None => {
-                    found.push(None);
-                    missing.push((Probe::of(key), number as u32));
-                }
+        let mut missing: Vec<(u64, u32)> = Vec::new();
+        for (number, key) in (0..).zip(keys) {
+            let known = self.recent.get(key).or_else(|| self.before.get(key));
+            let known = known.map(|(seen, page)| self.remembered(*key, seen, page)).transpose()?;
+            if known.is_none() {
+                missing.push((probe(key), number));
             }
+            found.push(known);
         }
         let mut candidates: Vec<u32> = Vec::new();
-        let mut buffer = Vec::new();
-        for run in self.runs.iter().rev() {
+        let in_memory = |slice: &&Slice| Some(slice.record.number) == self.before_slice;
+        for slice in self.slices.all.iter().rev().filter(|slice| !in_memory(slice)) {
             candidates.clear();
-            run.filter.sift(&missing, &mut candidates);
+            let may_be_there = missing.iter().filter(|(probe, _)| slice.may_hold(*probe));
+            candidates.extend(may_be_there.map(|(_, number)| *number));
             if candidates.is_empty() {
                 continue;
             }
-            // What is in memory still is in a run, too: who is in none need not be looked for there.
-            self.find_in_memory(keys, &mut candidates, &mut found)?;
-            self.find_in_run(run, keys, &mut candidates, &mut buffer, &mut found)?;
+            slice.find(keys, &mut candidates, |number, entry, page| {
+                found[number as usize] = Some(self.remembered(entry.key, entry.seen, page)?);
+                Ok(())
+            })?;
             missing.retain(|(_, number)| found[*number as usize].is_none());
         }
         Ok(found)
-    }
-
-    /// Looks for the keys with these numbers among the entries of the newest run, which are newer than all others.
-    fn find_in_memory(
-        &self,
-        keys: &[KeyHash],
-        candidates: &mut Vec<u32>,
-        found: &mut [Option<Remembered>],
-    ) -> Result<()> {
-        for number in candidates.iter() {
-            let key = &keys[*number as usize];
-            if let Some((seen, page)) = self.before.get(key) {
-                found[*number as usize] = Some(self.remembered(*key, seen, page)?);
-            }
-        }
-        candidates.retain(|number| found[*number as usize].is_none());
-        Ok(())
-    }
-
-    /// Looks for the keys with these numbers in a run, each bucket once.
-    fn find_in_run(
-        &self,
-        run: &Run,
-        keys: &[KeyHash],
-        candidates: &mut [u32],
-        buffer: &mut Vec<u8>,
-        found: &mut [Option<Remembered>],
-    ) -> Result<()> {
-        candidates.sort_unstable_by_key(|number| keys[*number as usize]);
-        let bucket = |number: &u32| bucket_of(&keys[*number as usize], run.record.buckets);
-        for candidates in candidates.chunk_by(|a, b| bucket(a) == bucket(b)) {
-            let entries = run.read_bucket(bucket(&candidates[0]), buffer)?;
-            for number in candidates {
-                let key = &keys[*number as usize];
-                if let Some(entry) = find_in_bucket(entries, key) {
-                    found[*number as usize] = Some(self.remembered(*key, entry.seen, run.page(&entry)?)?);
-                }
-            }
-        }
-        Ok(())
     }
 
     fn remembered(&self, key: KeyHash, seen: PackedSeen, page: PageRef) -> Result<Remembered> {
@@ -325,7 +250,8 @@ impl Files {
     /// What [`Self::find`] would find of the keys that follow `after`, in their order: some of them, and none
     /// only at the end.
     pub(super) fn entries_after(&self, after: Option<KeyHash>) -> Result<Vec<(KeyHash, Remembered)>> {
-        let total = self.runs.iter().map(|run| run.record.entries).sum::<u64>() + self.recent.len() as u64;
+        let sealed: u64 = self.slices.all.iter().map(|slice| u64::from(slice.record.entries)).sum();
+        let total = sealed + self.recent.len() as u64;
         let step = u128::MAX / u128::from(total / HANDED_OVER + 1);
         let mut from = match after.map(|key| u128::from_be_bytes(key.0).checked_add(1)) {
             None => 0,
@@ -346,11 +272,11 @@ impl Files {
         let is_within = |key: &KeyHash| from <= *key && until.is_none_or(|until| *key < until);
         let mut found: Vec<(KeyHash, PackedSeen, PageRef)> =
             self.recent.iter().filter(|(key, ..)| is_within(key)).collect();
-        for run in self.runs.iter().rev() {
+        for slice in self.slices.all.iter().rev() {
             let mut packed = Vec::new();
-            Cursor::new(run, &from).take_until(until.as_ref(), |entry| packed.push(entry))?;
-            for entry in packed.into_iter().filter(|entry| is_within(&entry.key)) {
-                found.push((entry.key, entry.seen, run.page(&entry)?));
+            slice.within(&from, until.as_ref(), |entry| packed.push(entry))?;
+            for entry in packed {
+                found.push((entry.key, entry.seen, slice.page(&entry)?));
             }
         }
         // Stable: of equal keys the newest comes first and stays.
@@ -359,11 +285,6 @@ impl Files {
         let oldest = self.record.as_ref().map_or(0, |record| record.kept.oldest);
         found.retain(|(_, _, page)| page.seq >= oldest);
         found.into_iter().map(|(key, seen, page)| Ok((key, self.remembered(key, seen, page)?))).collect()
-    }
-
-    /// The newest page of any run.
-    pub(super) fn newest_in_runs(&self) -> u64 {
-        self.runs.iter().map(|run| run.record.newest).max().unwrap_or_default()
     }
 }
 

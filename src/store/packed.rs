@@ -3,55 +3,34 @@
 //! sled and file systems have checksums too, or none: what is read is trusted only when its own checksum
 //! agrees, which covers the place as well, so that a right value in a wrong place is noticed.
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
+use std::collections::BTreeMap;
+
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::core::identity::{Fingerprint, KeyHash};
 use crate::core::journal::{Entry, Nonce, Seq};
 use crate::core::ledger::{PageId, PageMeta};
 use crate::core::time::UtcMillis;
 
-fn check(key: &[u8], content: &[u8]) -> u64 {
+/// The checksum of content at a place.
+pub(super) fn check(key: &[u8], content: &[u8]) -> u64 {
     let mut hash = Xxh3::new();
     hash.update(key);
     hash.update(content);
     hash.digest()
 }
 
-/// The parts of a run's file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Section {
-    /// The bucket with this number.
-    Bucket(u32),
-    /// Where the buckets begin.
-    Starts,
-    /// The pages that entries refer to.
-    Pages,
-    /// The filter.
-    Filter,
+/// Content with a checksum behind it, which covers also the place where it belongs.
+pub(super) fn with_check(place: &[u8], mut content: Vec<u8>) -> Vec<u8> {
+    let sum = check(place, &content);
+    content.extend_from_slice(&sum.to_be_bytes());
+    content
 }
 
-/// The checksum of a part of the run that has this salt.
-pub(super) fn check_section(salt: u64, section: Section, content: &[u8]) -> u64 {
-    xxh3_64_with_seed(content, seed(salt, section))
-}
-
-/// The same of a part that is not in memory as a whole.
-pub(super) fn section_hasher(salt: u64, section: Section) -> Xxh3 {
-    Xxh3::with_seed(seed(salt, section))
-}
-
-fn seed(salt: u64, section: Section) -> u64 {
-    let (kind, number) = match section {
-        Section::Bucket(number) => (0, number),
-        Section::Starts => (1, 0),
-        Section::Pages => (2, 0),
-        Section::Filter => (3, 0),
-    };
-    let mut place = [0; 13];
-    place[..8].copy_from_slice(&salt.to_be_bytes());
-    place[8] = kind;
-    place[9..].copy_from_slice(&number.to_be_bytes());
-    xxh3_64(&place)
+/// The content, if it is what was written at this place.
+pub(super) fn checked<'a>(place: &[u8], bytes: &'a [u8]) -> Option<&'a [u8]> {
+    let (content, sum) = bytes.split_last_chunk::<8>()?;
+    (*sum == check(place, content).to_be_bytes()).then_some(content)
 }
 
 /// What is known of a leg or dead row: 7 bytes of fingerprint, one of revision, as on a page of the journal.
@@ -71,7 +50,7 @@ pub(super) fn unpack_entry(key: KeyHash, seen: PackedSeen) -> Entry {
     Entry::from_bytes(&bytes, Fingerprint::VERSION)
 }
 
-/// An entry of a run; its page is a number in the run's table of pages.
+/// An entry of a slice; its page is a number in the slice's table of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PackedEntry {
     pub(super) key: KeyHash,
@@ -111,29 +90,25 @@ pub(super) struct PageRef {
     /// The unit's number in the table that the head holds.
     pub(super) unit: u16,
     pub(super) generation: u32,
-    /// How many entries refer to it.
-    pub(super) entries: u32,
 }
 
 impl PageRef {
-    pub(super) const BYTES: usize = 18;
+    pub(super) const BYTES: usize = 14;
 
     pub(super) fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         bytes[..8].copy_from_slice(&self.seq.to_be_bytes());
         bytes[8..10].copy_from_slice(&self.unit.to_be_bytes());
-        bytes[10..14].copy_from_slice(&self.generation.to_be_bytes());
-        bytes[14..].copy_from_slice(&self.entries.to_be_bytes());
+        bytes[10..].copy_from_slice(&self.generation.to_be_bytes());
         bytes
     }
 
     pub(super) fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r] = *bytes;
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = *bytes;
         Self {
             seq: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
             unit: u16::from_be_bytes([i, j]),
             generation: u32::from_be_bytes([k, l, m, n]),
-            entries: u32::from_be_bytes([o, p, q, r]),
         }
     }
 }
@@ -192,17 +167,12 @@ pub(super) fn pack_chunk(key: &[u8], epoch: u64, id: PageId, entries: &[Entry]) 
     bytes.push(if id.1.is_some() { 24 } else { 8 });
     push_id(&mut bytes, id);
     entries.iter().for_each(|entry| bytes.extend_from_slice(&entry.to_bytes()));
-    bytes.extend_from_slice(&check(key, &bytes).to_be_bytes());
-    bytes
+    with_check(key, bytes)
 }
 
 /// From its bytes; `None` when they are not what was written under this key in this epoch.
 pub(super) fn unpack_chunk<'a>(key: &[u8], epoch: u64, bytes: &'a [u8]) -> Option<(PageId, &'a [[u8; Entry::BYTES]])> {
-    let (content, sum) = bytes.split_last_chunk::<8>()?;
-    if *sum != check(key, content).to_be_bytes() {
-        return None;
-    }
-    let (found, rest) = content.split_first_chunk::<8>()?;
+    let (found, rest) = checked(key, bytes)?.split_first_chunk::<8>()?;
     let (length, rest) = rest.split_first()?;
     let (id, entries) = rest.split_at_checked(usize::from(*length))?;
     let (entries, rest) = entries.as_chunks();
@@ -218,20 +188,15 @@ pub(super) fn pack_meta(key: &[u8], meta: &PageMeta, unit: u16) -> Vec<u8> {
     bytes.extend_from_slice(&meta.last.as_millis().to_be_bytes());
     bytes.extend_from_slice(&meta.entries.to_be_bytes());
     bytes.extend_from_slice(&meta.published.to_be_bytes());
-    bytes.extend_from_slice(&check(key, &bytes).to_be_bytes());
-    bytes
+    with_check(key, bytes)
 }
 
 /// From its bytes, the unit's number beside it; `None` when they are not what was written under this key.
-pub(super) fn unpack_meta(key: &[u8], bytes: &[u8], units: &[String]) -> Option<(PageMeta, u16)> {
-    let bytes: &[u8; 38] = bytes.try_into().ok()?;
-    let (content, sum) = bytes.split_at(30);
-    if sum != check(key, content).to_be_bytes() {
-        return None;
-    }
+pub(super) fn unpack_meta(key: &[u8], bytes: &[u8], units: &BTreeMap<u16, String>) -> Option<(PageMeta, u16)> {
+    let content: &[u8; 30] = checked(key, bytes)?.try_into().ok()?;
     let unit = u16::from_be_bytes(content[..2].try_into().ok()?);
     let meta = PageMeta {
-        unit: units.get(usize::from(unit))?.clone(),
+        unit: units.get(&unit)?.clone(),
         generation: u32::from_be_bytes(content[2..6].try_into().ok()?),
         first: UtcMillis::new(i64::from_be_bytes(content[6..14].try_into().ok()?)),
         last: UtcMillis::new(i64::from_be_bytes(content[14..22].try_into().ok()?)),
@@ -239,19 +204,6 @@ pub(super) fn unpack_meta(key: &[u8], bytes: &[u8], units: &[String]) -> Option<
         published: u32::from_be_bytes(content[26..30].try_into().ok()?),
     };
     Some((meta, unit))
-}
-
-/// Content behind its checksum.
-pub(super) fn seal(content: &[u8]) -> Vec<u8> {
-    let mut bytes = xxh3_64(content).to_be_bytes().to_vec();
-    bytes.extend_from_slice(content);
-    bytes
-}
-
-/// The content, if it is what was sealed.
-pub(super) fn unseal(bytes: &[u8]) -> Option<&[u8]> {
-    let (sum, content) = bytes.split_at_checked(8)?;
-    (sum == xxh3_64(content).to_be_bytes()).then_some(content)
 }
 
 #[cfg(test)]
@@ -272,7 +224,7 @@ mod tests {
             let packed = PackedEntry { key: entry.key, seen: pack_seen(entry), page };
             prop_assert_eq!(PackedEntry::from_bytes(&packed.to_bytes()), packed);
             prop_assert_eq!(unpack_entry(packed.key, packed.seen), entry);
-            let page = PageRef { seq, unit, generation, entries: page };
+            let page = PageRef { seq, unit, generation };
             prop_assert_eq!(PageRef::from_bytes(&page.to_bytes()), page);
         }
 
@@ -296,14 +248,10 @@ mod tests {
         }
 
         #[test]
-        fn a_section_has_its_own_checksum(salt: u64, number: u32, content: Vec<u8>) {
-            let sum = check_section(salt, Section::Bucket(number), &content);
-            let mut hasher = section_hasher(salt, Section::Bucket(number));
-            content.chunks(7).for_each(|part| hasher.update(part));
-            prop_assert_eq!(hasher.digest(), sum);
-            prop_assert_ne!(sum, check_section(salt ^ 1, Section::Bucket(number), &content));
-            prop_assert_ne!(sum, check_section(salt, Section::Bucket(number ^ 1), &content));
-            prop_assert_ne!(sum, check_section(salt, Section::Pages, &content));
+        fn what_is_checked_belongs_where_it_is(place: [u8; 13], other: [u8; 13], content: Vec<u8>) {
+            let bytes = with_check(&place, content.clone());
+            prop_assert_eq!(checked(&place, &bytes), Some(content.as_slice()));
+            prop_assert!(place == other || checked(&other, &bytes).is_none());
         }
 
         #[test]
@@ -315,9 +263,9 @@ mod tests {
 
         #[test]
         fn a_meta_comes_back(unit in 0u16..3, generation: u32, first: i64, last: i64, entries: u32, published: u32) {
-            let units = ["a", "b", "c"].map(str::to_owned);
+            let units: BTreeMap<u16, String> = (0..).zip(["a", "b", "c"].map(str::to_owned)).collect();
             let meta = PageMeta {
-                unit: units[usize::from(unit)].clone(), generation, entries, published,
+                unit: units[&unit].clone(), generation, entries, published,
                 first: UtcMillis::new(first), last: UtcMillis::new(last),
             };
             let packed = pack_meta(b"key", &meta, unit);
@@ -327,8 +275,8 @@ mod tests {
 
         #[test]
         fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
-            let _ = (unpack_chunk(b"e", 0, &bytes), unpack_meta(b"p", &bytes, &[]));
-            let _ = (unseal(&bytes), page_id(&bytes));
+            let _ = (unpack_chunk(b"e", 0, &bytes), unpack_meta(b"p", &bytes, &BTreeMap::new()));
+            let _ = (checked(b"e", &bytes), page_id(&bytes));
         }
     }
 }

@@ -1,10 +1,10 @@
-//! The newest entries in memory, until there are enough of them for a run.
+//! The newest entries in memory, until there are enough of them for a slice.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use super::merge::sort_newest_once;
 use super::packed::{PackedEntry, PackedSeen, PageRef, pack_seen};
+use super::slice::SortedEntries;
 use crate::core::identity::KeyHash;
 use crate::core::journal::{Entry, Seq};
 
@@ -61,8 +61,8 @@ impl Recent {
         self.pages.push(page);
     }
 
-    /// The entries of a run, with its pages.
-    pub(super) fn of_run(pages: Vec<PageRef>, entries: impl IntoIterator<Item = PackedEntry>) -> Self {
+    /// The entries of a slice, with its pages.
+    pub(super) fn of_slice(pages: Vec<PageRef>, entries: impl IntoIterator<Item = PackedEntry>) -> Self {
         let entries = entries.into_iter().filter(|entry| (entry.page as usize) < pages.len());
         let entries = entries.map(|entry| (entry.key, (entry.seen, entry.page))).collect();
         Self { entries, pages }
@@ -79,8 +79,8 @@ impl Recent {
         self.entries.iter().map(|(key, (seen, page))| (*key, *seen, self.pages[*page as usize]))
     }
 
-    /// What makes a run: the pages that are needed in the order of their numbers, and their entries by keys.
-    pub(super) fn sorted(&self, oldest: Seq) -> (Vec<PageRef>, Vec<PackedEntry>) {
+    /// What makes a slice: the pages that are needed in the order of their numbers, and their entries by keys.
+    pub(super) fn sorted(&self, oldest: Seq) -> SortedEntries {
         let mut order: Vec<usize> = (0..self.pages.len()).filter(|page| self.pages[*page].seq >= oldest).collect();
         order.sort_by_key(|page| self.pages[*page].seq);
         let mut numbers = vec![None; self.pages.len()];
@@ -92,7 +92,7 @@ impl Recent {
         };
         let mut entries = Vec::with_capacity(self.entries.len());
         entries.extend(self.entries.iter().filter_map(packed));
-        sort_newest_once(&mut entries);
-        (order.into_iter().map(|page| self.pages[page]).collect(), entries)
+        entries.sort_unstable_by_key(|entry| u128::from_be_bytes(entry.key.0));
+        SortedEntries { pages: order.into_iter().map(|page| self.pages[page]).collect(), entries }
     }
 }

@@ -2,8 +2,12 @@
 
 use super::*;
 
+fn records_of(files: &crate::store::files::Files) -> Vec<SliceRecord> {
+    files.slices.all.iter().map(|slice| slice.record).collect()
+}
+
 /// Steps at which a process can die in an apply, each with what is there afterwards: the old head or the new.
-const DEATHS: [(&str, bool); 3] = [("before the head", false), ("before the cleaning", true), ("in a merge", false)];
+const DEATHS: [(&str, bool); 3] = [("before the head", false), ("before the cleaning", true), ("in a slice", false)];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_crash_between_the_steps_one_of_both_heads_is_there_and_the_same_is_applied_again() {
@@ -11,37 +15,41 @@ async fn after_a_crash_between_the_steps_one_of_both_heads_is_there_and_the_same
         let (dir, mut model) = filled().await;
         let before = model.clone();
         let mut files = open(dir.path()).into_files();
-        // Known keys again, enough for several runs and a merge; and something is forgotten.
+        // Known keys again, enough for two slices; and something is forgotten.
         let pages = vec![model.numbers("new", 300..420, 50), model.numbers("a", 310..380, 51)];
         model.forget_below(5);
         let head = model.ledger.head.clone();
-        let listed = runs(dir.path());
+        let listed = records_of(&files);
         let staged = files.stage(&pages, head.clone()).unwrap();
-        let written: Vec<u64> = runs(dir.path()).into_iter().filter(|run| !listed.contains(run)).collect();
-        assert!(written.len() > 2, "runs and merged ones: {written:?}");
+        let written: Vec<SliceRecord> =
+            records_of(&files).into_iter().filter(|slice| !listed.contains(slice)).collect();
+        assert!(written.len() > 1, "{written:?}");
         if is_new {
             files.commit(staged).unwrap();
         }
         drop(files);
-        if death == "in a merge" {
-            let path = dir.path().join(format!("store/run-{}", written.last().unwrap()));
-            let file = fs::OpenOptions::new().write(true).open(path).unwrap();
-            file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+        if death == "in a slice" {
+            let slice = *written.last().unwrap();
+            poke(dir.path(), slice, b'm', 0, |_| None);
+            poke(dir.path(), slice, b'b', 5, |_| None);
         }
         let view = open(dir.path());
         let expected = if is_new { &model } else { &before };
         expected.check(&view).await.unwrap_or_else(|reason| panic!("{death}: {reason}"));
-        let left = runs(dir.path());
-        assert!(is_new || left == listed, "{death}: {left:?}");
         drop(view);
-        assert_eq!(records(open(dir.path())).len(), left.len(), "{death}: nothing is left that nobody lists");
+        let files = open(dir.path()).into_files();
+        assert!(is_new || records_of(&files) == listed, "{death}");
+        drop(files);
         let view = open(dir.path());
         view.apply(pages, head).await.unwrap();
         model.check(&view).await.unwrap();
         let page = model.numbers("a", 0..500, 60);
         apply(&view, &model, vec![page]).await;
         drop(view);
-        model.check(&open(dir.path())).await.unwrap();
+        let view = open(dir.path());
+        model.check(&view).await.unwrap();
+        let listed: Vec<u64> = records(view).iter().map(|slice| slice.number).collect();
+        assert_eq!(trees(dir.path()), listed, "{death}: nothing is left that nobody lists");
     }
 }
 
@@ -117,11 +125,16 @@ async fn an_older_copy_is_the_older_view_and_a_mixture_is_none() {
     let old = model.clone();
     let older = tempfile::tempdir().unwrap();
     copy(original.path(), older.path());
+    let third = records(open(original.path()))[3];
     let view = open(original.path());
     for content in 50..60 {
         let page = model.numbers("a", 900..970, content);
         apply(&view, &model, vec![page]).await;
     }
+    model.forget_below(third.newest);
+    apply(&view, &model, vec![]).await;
+    let pages = (60..70).map(|content| model.numbers("a", 900..970, content)).collect();
+    apply(&view, &model, pages).await;
     drop(view);
     let (foreign, _) = filled().await;
 
@@ -130,29 +143,26 @@ async fn an_older_copy_is_the_older_view_and_a_mixture_is_none() {
         copy(original.path(), dir.path());
         let (from, to) = (from.join("store").join(name), dir.path().join("store").join(to));
         crate::store::files::delete(&to).unwrap();
-        if from.is_dir() {
-            copy(&from, &to)
-        } else {
-            assert!(fs::copy(from, to).is_ok())
-        }
+        copy(&from, &to);
         dir
     };
-    let (first, last) = (runs(original.path())[0], *runs(original.path()).last().unwrap());
-    let run = |number: u64| format!("run-{number}");
-    let foreign_run = runs(foreign.path())[0];
-    let other_run = mixed(original.path(), &run(first), &run(last));
-    assert_eq!(open(other_run.path()).load().await.unwrap(), None, "one run in another's place");
-    let foreign_run = mixed(foreign.path(), &run(foreign_run), &run(first));
-    assert_eq!(open(foreign_run.path()).load().await.unwrap(), None, "a run of another store");
+    let older_slices = mixed(older.path(), "slices-0", "slices-0");
+    assert_eq!(open(older_slices.path()).load().await.unwrap(), None, "slices of before");
+    let foreign_slices = mixed(foreign.path(), "slices-0", "slices-0");
+    assert_eq!(open(foreign_slices.path()).load().await.unwrap(), None, "slices of another store");
     let foreign_head = mixed(foreign.path(), "head-0", "head-0");
     assert_eq!(open(foreign_head.path()).load().await.unwrap(), None, "a head of another store");
     let older_head = mixed(older.path(), "head-0", "head-0");
-    assert_eq!(open(older_head.path()).load().await.unwrap(), None, "it lists runs that have been merged since");
+    assert_eq!(
+        open(older_head.path()).load().await.unwrap(),
+        None,
+        "it lists slices that others were written over since"
+    );
     old.check(&open(older.path())).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_was_written_again_under_its_number_is_not_the_one_that_is_listed() {
+async fn a_slice_that_was_written_again_under_its_number_is_not_the_one_that_is_listed() {
     let (dir, mut model) = filled().await;
     let copies = tempfile::tempdir().unwrap();
     let pages = [model.clone().numbers("a", 900..1000, 50), model.numbers("a", 900..1000, 51)];
@@ -161,15 +171,12 @@ async fn a_run_that_was_written_again_under_its_number_is_not_the_one_that_is_li
     drop(files.stage(&pages[..1], head.clone()).unwrap());
     drop(files);
     copy(dir.path(), copies.path());
-    let listed = runs(dir.path());
     let view = open(dir.path());
     view.apply(pages[1..].to_vec(), head).await.unwrap();
     model.check(&view).await.unwrap();
     drop(view);
-    let again: Vec<u64> = runs(dir.path()).into_iter().filter(|run| listed.contains(run)).collect();
-    let number = *again.last().unwrap();
-    fs::copy(copies.path().join(format!("store/run-{number}")), dir.path().join(format!("store/run-{number}")))
-        .unwrap();
+    fs::remove_dir_all(dir.path().join("store/slices-0")).unwrap();
+    copy(&copies.path().join("store/slices-0"), &dir.path().join("store/slices-0"));
     assert_eq!(open(dir.path()).load().await.unwrap(), None);
 }
 

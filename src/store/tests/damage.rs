@@ -96,7 +96,7 @@ async fn who_only_looks_is_told_of_damage_and_deletes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_only_looks_at_the_store_of_another_version_is_told_of_no_damage() {
     let (original, _) = filled().await;
-    for (layout, is_another) in [("6.1", true), ("7", true), ("six", false), ("", false)] {
+    for (layout, is_another) in [("6.1", true), ("8", true), ("six", false), ("", false)] {
         let dir = tempfile::tempdir().unwrap();
         copy(original.path(), dir.path());
         let db = sled::open(dir.path().join("store/head-0")).unwrap();
@@ -124,11 +124,11 @@ async fn things_in_the_wrong_place_are_survived() {
             fs::write(store.join("head-0"), "a file").unwrap();
         },
         &|store| {
-            let run = first_run(store);
-            fs::remove_file(&run).unwrap();
-            fs::create_dir(&run).unwrap();
+            let database = first_database(store);
+            fs::remove_dir_all(&database).unwrap();
+            fs::write(&database, "a file").unwrap();
         },
-        &|store| fs::remove_file(first_run(store)).unwrap(),
+        &|store| fs::remove_dir_all(first_database(store)).unwrap(),
         &|store| fs::remove_dir_all(store.join("head-0")).unwrap(),
         &|store| fs::create_dir(store.join("opening")).unwrap(),
         &|store| fs::write(store.join("opening"), [9]).unwrap(),
@@ -141,15 +141,15 @@ async fn things_in_the_wrong_place_are_survived() {
     }
     let dir = tempfile::tempdir().unwrap();
     copy(original.path(), dir.path());
-    fs::create_dir(dir.path().join("store/run-777")).unwrap();
-    fs::write(dir.path().join("store/run-888"), "x").unwrap();
-    fs::write(dir.path().join("store/run-999x"), "x").unwrap();
+    fs::create_dir(dir.path().join("store/slices-777")).unwrap();
+    fs::write(dir.path().join("store/slices-888"), "x").unwrap();
+    fs::write(dir.path().join("store/slices-999x"), "x").unwrap();
     fs::write(dir.path().join("store/opening"), [1]).unwrap();
     assert!(is_survived(dir.path(), &model).await, "what is nobody's harms nobody");
 }
 
-fn first_run(store: &Path) -> PathBuf {
-    store.join(format!("run-{}", runs(store.parent().unwrap())[0]))
+fn first_database(store: &Path) -> PathBuf {
+    store.join(format!("slices-{}", databases(store.parent().unwrap())[0]))
 }
 
 fn delete_all(path: &Path) {
@@ -180,11 +180,13 @@ async fn a_changed_or_missing_value_is_noticed_although_sled_has_nothing_to_comp
     };
     let page = [b"p".as_slice(), &5_u64.to_be_bytes()].concat();
     let chunk = [b"e".as_slice(), &0_u64.to_be_bytes()].concat();
-    for key in [b"head".as_slice(), b"id", &page, &chunk] {
+    let backfill = [b"F".as_slice(), &[7; 16]].concat();
+    let parts = [b"Ha".as_slice(), b"Da", &backfill, b"N\0\0", b"S\0\0\0\0\0\0\0\0"];
+    for key in [b"head".as_slice(), b"id", &page, &chunk].into_iter().chain(parts) {
         let dir = changed(original.path(), key, flip);
         assert!(!is_survived(dir.path(), &model).await, "{key:?}");
     }
-    for key in [&page, &chunk] {
+    for key in [page.as_slice(), &chunk].into_iter().chain(parts) {
         let dir = changed(original.path(), key, |_| false);
         assert!(!is_survived(dir.path(), &model).await, "{key:?} is missing");
     }
@@ -196,49 +198,51 @@ async fn a_changed_or_missing_value_is_noticed_although_sled_has_nothing_to_comp
     assert!(!is_survived(dir.path(), &model).await, "another layout");
 }
 
-/// Where the buckets of a run lie in its file, with their checksums.
-fn buckets(files: &crate::store::files::Files, run: usize) -> Vec<std::ops::Range<usize>> {
-    let run = &files.runs[run];
-    let ends = run.starts.iter().skip(1).copied().chain([run.record.entries as u32]);
-    let place = |entries: u32, sums: usize| entries as usize * 28 + sums * 8;
-    (0..)
-        .zip(run.starts.iter().zip(ends))
-        .map(|(number, (start, end))| place(*start, number)..place(end, number + 1))
-        .collect()
-}
-
-/// What is done to a file.
-type Damage<'a> = &'a dyn Fn(&mut Vec<u8>);
+/// What is done to a value.
+type Damage<'a> = &'a dyn Fn(Vec<u8>) -> Option<Vec<u8>>;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poked_bucket_is_noticed_when_it_is_read_and_never_a_wrong_answer() {
     let (original, model) = filled().await;
-    let files = open(original.path()).into_files();
-    let (number, places) = (files.runs[0].record.number, buckets(&files, 0));
-    drop(files);
-    let length = |place: &std::ops::Range<usize>| place.len();
-    let twin =
-        (1..places.len()).find_map(|a| (0..a).find(|b| length(&places[*b]) == length(&places[a])).map(|b| (a, b)));
-    let (a, b) = twin.expect("two buckets of one length");
-    let damages: [Damage<'_>; 4] = [
-        &|bytes| bytes[places[1].start + 3] ^= 1,
-        &|bytes| bytes[places[1].end - 1] ^= 1,
-        &|bytes| bytes[places[2].clone()].fill(0),
-        &|bytes| {
-            let (first, second) = (bytes[places[a].clone()].to_vec(), bytes[places[b].clone()].to_vec());
-            bytes[places[a].clone()].copy_from_slice(&second);
-            bytes[places[b].clone()].copy_from_slice(&first);
+    let slices = records(open(original.path()));
+    let mut other = Vec::new();
+    poke(original.path(), slices[0], b'b', 2, |value| {
+        Some({
+            other.clone_from(&value);
+            value
+        })
+    });
+    let mut of_another_slice = Vec::new();
+    poke(original.path(), slices[1], b'b', 1, |value| {
+        Some({
+            of_another_slice.clone_from(&value);
+            value
+        })
+    });
+    let damages: [Damage<'_>; 6] = [
+        &|mut value| {
+            Some({
+                value[3] ^= 1;
+                value
+            })
         },
+        &|mut value| {
+            Some({
+                *value.last_mut().unwrap() ^= 1;
+                value
+            })
+        },
+        &|value| Some(vec![0; value.len()]),
+        &|_| Some(other.clone()),
+        &|_| Some(of_another_slice.clone()),
+        &|_| None,
     ];
-    for damage in damages {
+    for (number, damage) in damages.iter().enumerate() {
         let dir = tempfile::tempdir().unwrap();
         copy(original.path(), dir.path());
-        let path = dir.path().join(format!("store/run-{number}"));
-        let mut bytes = fs::read(&path).unwrap();
-        damage(&mut bytes);
-        fs::write(&path, bytes).unwrap();
+        poke(dir.path(), slices[0], b'b', 1, damage);
         let view = open(dir.path());
-        assert!(view.load().await.unwrap().is_some(), "an older run's buckets are not read at opening");
+        assert!(view.load().await.unwrap().is_some(), "an older slice's buckets are not read at opening");
         let keys: Vec<KeyHash> = model.entries.keys().copied().collect();
         let mut failed = 0;
         for key in &keys {
@@ -250,7 +254,7 @@ async fn a_poked_bucket_is_noticed_when_it_is_read_and_never_a_wrong_answer() {
                 }
             }
         }
-        assert!(0 < failed && failed < keys.len(), "{failed} of {}", keys.len());
+        assert!(0 < failed && failed < keys.len(), "{number}: {failed} of {}", keys.len());
         assert!(all(&view).await.is_err());
         drop(view);
         assert!(!is_survived(dir.path(), &model).await);
@@ -258,41 +262,36 @@ async fn a_poked_bucket_is_noticed_when_it_is_read_and_never_a_wrong_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_that_is_damaged_before_a_merge_ends_the_apply() {
-    let (dir, mut model) = filled().await;
-    // But for the newest, which is read at opening.
-    let (_, older) = records(open(dir.path())).split_last().map(|(last, older)| (*last, older.to_vec())).unwrap();
-    for run in older {
-        let path = dir.path().join(format!("store/run-{}", run.number));
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[0] ^= 1;
-        fs::write(&path, bytes).unwrap();
-    }
-    let view = open(dir.path());
-    let pages = (0..6).map(|number| model.numbers("a", 2000 + number * 70..2070 + number * 70, 1)).collect();
-    let refused = view.apply(pages, model.ledger.head.clone()).await.unwrap_err();
-    assert!(refused.to_string().contains("a bucket of"), "{refused}");
-    assert!(view.load().await.unwrap().is_none(), "and what is left is not used");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn any_flipped_byte_of_a_run_is_noticed_before_it_matters() {
+async fn what_a_slice_has_in_memory_is_checked_at_opening() {
     let (original, _) = filled().await;
-    let files = open(original.path()).into_files();
-    let record = files.runs[0].record;
-    drop(files);
-    let content = fs::read(original.path().join(format!("store/run-{}", record.number))).unwrap();
-    let memory_from = record.entries as usize * 28 + record.buckets as usize * 8;
-    let filter_from = content.len() - record.shape().bytes() - 8;
-    let mut dice = StdRng::seed_from_u64(1);
-    let anywhere = (0..20).map(|_| dice.random_range(memory_from..content.len()));
-    for place in anywhere.chain([memory_from, filter_from, filter_from + 700, content.len() - 1]) {
+    let slice = records(open(original.path()))[0];
+    let damages: [Damage<'_>; 4] = [
+        &|mut value| {
+            Some({
+                value[3] ^= 1;
+                value
+            })
+        },
+        &|mut value| {
+            Some({
+                let place = value.len() - 9;
+                value[place] ^= 1;
+                value
+            })
+        },
+        &|mut value| {
+            Some({
+                value.truncate(20);
+                value
+            })
+        },
+        &|_| None,
+    ];
+    for (number, damage) in damages.iter().enumerate() {
         let dir = tempfile::tempdir().unwrap();
         copy(original.path(), dir.path());
-        let mut bytes = content.clone();
-        bytes[place] = if place < filter_from { bytes[place] ^ 4 } else { bytes[place].wrapping_sub(1) };
-        fs::write(dir.path().join(format!("store/run-{}", record.number)), bytes).unwrap();
-        assert_eq!(open(dir.path()).load().await.unwrap(), None, "byte {place}");
+        poke(dir.path(), slice, b'm', 0, damage);
+        assert_eq!(open(dir.path()).load().await.unwrap(), None, "{number}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is kept, merged and forgotten, and that nothing else changes.
+//! What is kept and forgotten, and that nothing else changes.
 
 use proptest::prelude::*;
 
@@ -15,7 +15,7 @@ async fn pages_and_head_survive_reopening_and_a_wipe_leaves_nothing() {
     view.wipe().await.unwrap();
     assert_eq!(view.load().await.unwrap(), None);
     assert_eq!(view.find(vec![key(1)]).await.unwrap(), [None]);
-    assert!(all(&view).await.unwrap().is_empty() && runs(dir.path()).is_empty());
+    assert!(all(&view).await.unwrap().is_empty() && databases(dir.path()).is_empty());
     let mut model = Model::new();
     let page = model.numbers("z", 0..10, 1);
     apply(&view, &model, vec![page]).await;
@@ -80,7 +80,7 @@ async fn a_late_page_of_another_writer_does_not_hide_what_is_newer() {
     apply(&view, &model, vec![newer.clone()]).await;
     let filler = model.numbers("a", 200..300, 6);
     apply(&view, &model, vec![filler]).await;
-    assert!(!runs(dir.path()).is_empty());
+    assert!(!databases(dir.path()).is_empty());
     let late = Page { seq: 1, writer: Some(Nonce([2; 16])), ..newer };
     apply(&view, &model, vec![late.clone()]).await;
     let mut view = view;
@@ -93,7 +93,7 @@ async fn a_late_page_of_another_writer_does_not_hide_what_is_newer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn forgetting_deletes_runs_and_keeps_what_is_needed() {
+async fn a_slice_is_forgotten_with_its_last_page_and_a_database_with_its_last_slice() {
     let (dir, mut model) = filled().await;
     let oldest = records(open(dir.path()))[0];
     let view = open(dir.path());
@@ -101,98 +101,90 @@ async fn forgetting_deletes_runs_and_keeps_what_is_needed() {
     apply(&view, &model, vec![]).await;
     model.check(&view).await.unwrap();
     drop(view);
-    let newest = |run: &RunRecord| run.newest;
-    let left = records(open(dir.path()));
-    assert!(left.iter().map(newest).min() == Some(oldest.newest), "page {} is still needed", oldest.newest);
+    assert_eq!(records(open(dir.path()))[0], oldest, "page {} is still needed", oldest.newest);
     let view = open(dir.path());
     model.forget_below(oldest.newest + 1);
-    let page = model.numbers("a", 700..710, 1);
-    apply(&view, &model, vec![page]).await;
+    apply(&view, &model, vec![]).await;
+    let pages = vec![model.numbers("a", 700..790, 1), model.numbers("a", 800..830, 1)];
+    apply(&view, &model, pages).await;
     model.check(&view).await.unwrap();
     drop(view);
-    assert!(records(open(dir.path())).iter().map(newest).min() > Some(oldest.newest));
+    let left = records(open(dir.path()));
+    assert!(left[0].newest > oldest.newest);
+    assert_eq!(trees(dir.path()), left.iter().map(|slice| slice.number).collect::<Vec<_>>());
     let view = open(dir.path());
     model.forget_below(model.ledger.head.last_seq + 1);
     apply(&view, &model, vec![]).await;
-    assert!(runs(dir.path()).is_empty(), "all is forgotten");
+    assert!(databases(dir.path()).is_empty(), "all is forgotten");
     assert!(view.load().await.unwrap().unwrap().pages.is_empty());
     drop(view);
     let view = open(dir.path());
     model.check(&view).await.unwrap();
-    let page = model.numbers("a", 800..810, 1);
-    apply(&view, &model, vec![page]).await;
+    let pages = vec![model.numbers("a", 800..910, 1), model.numbers("a", 910..920, 1)];
+    apply(&view, &model, pages).await;
     model.check(&view).await.unwrap();
+    assert_eq!(databases(dir.path()).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn runs_stay_few_and_disk_is_given_back_while_entries_come_and_go() {
+async fn when_the_slice_in_memory_is_forgotten_an_older_one_with_newer_pages_is_still_asked() {
     let dir = tempfile::tempdir().unwrap();
     let view = open(dir.path());
     let mut model = Model::new();
-    for number in 0..240 {
-        let page = model.numbers("a", number * 20..number * 20 + 20, 1);
-        if number >= 60 {
-            model.forget_below(Seq::from(number - 50));
-        }
-        apply(&view, &model, vec![page]).await;
-        let runs = runs(dir.path());
-        assert!(runs.len() <= 12, "{runs:?}");
-        let length = |run: &u64| fs::metadata(dir.path().join(format!("store/run-{run}"))).unwrap().len();
-        // 50 to 60 pages of 21 entries, a quarter more, and filters of at least a KiB.
-        let bytes: u64 = runs.iter().map(|run| length(run) - 1_024).sum();
-        assert!(bytes < 60 * 21 * 50, "{bytes} bytes");
-    }
-    model.check(&view).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn runs_are_merged_to_the_last_level_and_hold_no_more_than_their_part() {
-    let dir = tempfile::tempdir().unwrap();
-    let view = open(dir.path());
-    let mut model = Model::new();
-    for number in 0..93 {
-        // Some keys come again and again.
-        let page = model.numbers("a", number * 40..number * 40 + 45, u64::from(number));
-        apply(&view, &model, vec![page]).await;
-    }
-    model.check(&view).await.unwrap();
-    drop(view);
-    let records = records(open(dir.path()));
-    let levels: Vec<u8> = records.iter().map(|run| run.level).collect();
-    assert!(levels.is_sorted_by(|a, b| a >= b) && levels[0] == 2 && levels.contains(&0), "{levels:?}");
-    assert!(records.iter().all(|run| run.entries <= SMALL.run_max), "{records:?}");
-    model.check(&open(dir.path())).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_of_which_little_is_needed_is_written_again_without_the_rest() {
-    let dir = tempfile::tempdir().unwrap();
-    let view = open(dir.path());
-    let mut model = Model::new();
-    for number in 0..60 {
-        let page = model.numbers("a", number * 45..number * 45 + 45, 1);
-        apply(&view, &model, vec![page]).await;
-    }
-    drop(view);
-    let before = records(open(dir.path()));
-    let newest_large = before.iter().rfind(|run| run.level == 2).unwrap();
-    let view = open(dir.path());
-    model.forget_below(newest_large.newest);
+    (0..4).for_each(|_| drop(model.numbers("a", 0..0, 0)));
+    let newer = model.numbers("a", 200..300, 6);
+    apply(&view, &model, vec![newer.clone()]).await;
+    // Of another writer, and late.
+    let legs = (300..400).map(|number| entry(number, 1)).collect();
+    let late = Page { seq: 2, writer: Some(Nonce([2; 16])), legs, dead: Vec::new(), ..newer };
+    apply(&view, &model, vec![late]).await;
+    let newest = model.numbers("a", 400..500, 7);
+    apply(&view, &model, vec![newest]).await;
+    model.forget_below(3);
     apply(&view, &model, vec![]).await;
+    let found = view.find(vec![key(250), key(350), key(450)]).await.unwrap();
+    assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
+}
+
+/// Writes pages of 20 legs, of which the newest so many are kept.
+async fn roll(view: &SledView, model: &mut Model, pages: std::ops::Range<u32>, kept: u32) {
+    for number in pages {
+        let page = model.numbers("a", number * 20..number * 20 + 20, 1);
+        let below = Seq::from((number + 2).saturating_sub(kept));
+        model.forget_below(below.max(model.ledger.head.oldest_needed_seq()));
+        apply(view, model, vec![page]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disk_space_is_given_back_after_a_peak() {
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = Sizes { slack: 64 << 10, ..SMALL };
+    let view = SledView::open_with(dir.path(), sizes, PATIENCE).unwrap();
+    let mut model = Model::new();
+    roll(&view, &mut model, 0..240, 240).await;
     model.check(&view).await.unwrap();
+    assert_eq!(databases(dir.path()), [0]);
+    let length = |database: u64| fs::metadata(dir.path().join(format!("store/slices-{database}/db"))).unwrap().len();
+    let peak = length(0);
+    roll(&view, &mut model, 240..270, 60).await;
+    model.check(&view).await.unwrap();
+    let databases = databases(dir.path());
+    assert!(databases.len() == 1 && databases[0] > 0, "{databases:?}");
+    assert!(length(databases[0]) < peak / 2, "{} of {peak}", length(databases[0]));
     drop(view);
-    let after = records(open(dir.path()));
-    assert_eq!((after[0].newest, after[0].entries), (newest_large.newest, 46), "{newest_large:?}");
-    assert_eq!(after[1..], before[before.len() - after.len() + 1..], "the others as they were");
+    let view = SledView::open_with(dir.path(), sizes, PATIENCE).unwrap();
+    model.check(&view).await.unwrap();
+    let files = view.into_files();
     let entries = model.ledger.pages.values().map(|page| u64::from(page.entries)).sum::<u64>();
-    let kept = open(dir.path()).into_files().record.unwrap().kept;
+    let kept = &files.record.as_ref().unwrap().kept;
     assert_eq!((kept.entries, kept.pages), (entries, model.ledger.pages.len() as u64));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_head_is_written_anew_in_the_course_of_applies() {
     let dir = tempfile::tempdir().unwrap();
-    let sizes = Sizes { head_slack: 0, ..SMALL };
+    let sizes = Sizes { slack: 0, ..SMALL };
     let view = SledView::open_with(dir.path(), sizes, PATIENCE).unwrap();
     let mut model = Model::new();
     for number in 0..30 {
@@ -206,27 +198,45 @@ async fn the_head_is_written_anew_in_the_course_of_applies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_newest_run_is_in_memory_also_after_opening() {
+async fn the_newest_slice_is_in_memory_also_after_opening() {
     let (dir, model) = filled().await;
     let files = open(dir.path()).into_files();
-    let newest = files.runs.last().unwrap();
-    assert_eq!((newest.record.level, files.before.len() as u64), (0, newest.record.entries));
-    let newest = newest.record.newest;
-    for (key, known) in model.entries.iter().filter(|(_, known)| known.seq == newest) {
+    let newest = files.slices.all.last().unwrap().record;
+    assert_eq!(files.before.len(), newest.entries as usize);
+    for (key, known) in model.entries.iter().filter(|(_, known)| known.seq == newest.newest) {
         let (_, page) = files.before.get(key).unwrap();
-        assert_eq!((page.seq, &*files.units[usize::from(page.unit)]), (newest, &*known.unit));
+        assert_eq!((page.seq, &*files.units[usize::from(page.unit)]), (known.seq, &*known.unit));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn filters_stay_within_their_bound_also_when_they_are_read_back() {
-    let (dir, model) = filled().await;
-    let sizes = Sizes { filter_bytes: 1 << 10, ..SMALL };
-    let view = SledView::open_with(dir.path(), sizes, PATIENCE).unwrap();
-    model.check(&view).await.unwrap();
-    let files = view.into_files();
-    let bytes: usize = files.runs.iter().map(|run| run.filter.shape().bytes()).sum();
-    assert!(files.runs.len() > 2 && bytes <= 1 << 10, "{bytes} bytes for {} runs", files.runs.len());
+async fn of_the_head_only_what_has_changed_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let view = open(dir.path());
+    let mut model = Model::new();
+    apply(&view, &model, vec![]).await;
+    model.forget_below(1);
+    apply(&view, &model, vec![]).await;
+    drop(view);
+    let parts = |dir: &Path| {
+        let db = sled::open(dir.join("store/head-0")).unwrap();
+        let parts = b"UHDFN".iter().flat_map(|kind| db.scan_prefix([*kind])).map(Result::unwrap);
+        parts.map(|(key, value)| (key.to_vec(), value.to_vec())).collect::<BTreeMap<_, _>>()
+    };
+    let before = parts(dir.path());
+    let kinds: Vec<u8> = before.keys().map(|key| key[0]).collect();
+    assert_eq!(kinds, *b"DFHU", "days, a backfill, hours, progress");
+    let view = open(dir.path());
+    let page = model.numbers("b", 0..10, 1);
+    apply(&view, &model, vec![page]).await;
+    drop(view);
+    let changed: Vec<Vec<u8>> = parts(dir.path())
+        .into_iter()
+        .filter(|(key, value)| before.get(key) != Some(value))
+        .map(|(key, _)| key)
+        .collect();
+    assert_eq!(changed, [b"Hb".to_vec(), vec![b'N', 0, 0]]);
+    model.check(&open(dir.path())).await.unwrap();
 }
 
 #[derive(Clone, Debug)]
@@ -237,7 +247,7 @@ enum Step {
     Again(usize),
     Forget(u64),
     Reopen,
-    /// Runs written, head not.
+    /// Slices written, head not.
     Crash(u32, u32),
 }
 
@@ -257,7 +267,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn the_view_is_the_model(steps in steps()) {
+    fn the_view_is_the_model(steps in steps(), slack in prop_oneof![Just(SMALL.slack), Just(0), Just(20_000)]) {
+        // With little slack slices are moved, and the head is written anew, with nearly each apply.
+        let open = |dir: &Path| SledView::open_with(dir, Sizes { slack, ..SMALL }, PATIENCE).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
         runtime.block_on(async {
             let dir = tempfile::tempdir().unwrap();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::files::Sizes;
-use super::run::RunRecord;
+use super::slice::SliceRecord;
 use super::{Remembered, SledView, StoreError, View};
 use crate::core::dedupe::{Counts, Seen};
 use crate::core::hours::{Compared, ComparedDay, Day, Hour, HourRows, PageHours};
@@ -24,15 +24,7 @@ use crate::core::time::{UtcMillis, Window};
 use crate::core::watermark::{Delays, Progress};
 
 /// Small enough that every kind of thing happens.
-const SMALL: Sizes = Sizes {
-    recent: 100,
-    bucket: 8,
-    chunk: 16,
-    fan_out: [3, 2],
-    run_max: 1_000,
-    filter_bytes: 6 << 10,
-    head_slack: 600 << 10,
-};
+const SMALL: Sizes = Sizes { recent: 100, bucket: 8, chunk: 16, slack: 600 << 10 };
 const PATIENCE: Duration = Duration::from_secs(15);
 
 fn key(number: u32) -> KeyHash {
@@ -176,22 +168,44 @@ async fn apply(view: &SledView, model: &Model, pages: Vec<Page>) {
     view.apply(pages, model.ledger.head.clone()).await.unwrap();
 }
 
-/// The numbers of the runs whose files there are.
-fn runs(dir: &Path) -> Vec<u64> {
-    let entries = fs::read_dir(dir.join("store")).unwrap();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut runs: Vec<u64> =
-        names.filter_map(|name| name.strip_prefix("run-").map(|run| run.parse().unwrap())).collect();
-    runs.sort_unstable();
-    runs
+/// The numbers of the slices' databases.
+fn databases(dir: &Path) -> Vec<u64> {
+    let mut databases = super::files::numbered(&dir.join("store"), "slices-").unwrap();
+    databases.sort_unstable();
+    databases
 }
 
-/// What the head says of the runs, oldest first.
-fn records(view: SledView) -> Vec<RunRecord> {
-    view.into_files().runs.iter().map(|run| run.record).collect()
+/// What the head says of the slices, oldest first.
+fn records(view: SledView) -> Vec<SliceRecord> {
+    view.into_files().slices.all.iter().map(|slice| slice.record).collect()
 }
 
-/// A view of some pages in several runs and some in none, closed.
+/// The numbers of the slices' trees, in all databases.
+fn trees(dir: &Path) -> Vec<u64> {
+    let mut trees = Vec::new();
+    for database in databases(dir) {
+        let names = sled::open(dir.join(format!("store/slices-{database}"))).unwrap().tree_names();
+        let names = names.iter().map(|name| String::from_utf8_lossy(name).into_owned());
+        trees.extend(names.filter_map(|name| Some(name.strip_prefix("slice-")?.parse::<u64>().unwrap())));
+    }
+    trees.sort_unstable();
+    trees
+}
+
+/// Changes a value of a slice behind the view's back, or removes it.
+fn poke(dir: &Path, slice: SliceRecord, kind: u8, number: u32, change: impl FnOnce(Vec<u8>) -> Option<Vec<u8>>) {
+    let db = sled::open(dir.join(format!("store/slices-{}", slice.database))).unwrap();
+    let tree = db.open_tree(format!("slice-{}", slice.number)).unwrap();
+    let [a, b, c, d] = number.to_be_bytes();
+    let key = [kind, a, b, c, d];
+    match change(tree.get(key).unwrap().unwrap().to_vec()) {
+        Some(value) => tree.insert(key, value).unwrap(),
+        None => tree.remove(key).unwrap(),
+    };
+    db.flush().unwrap();
+}
+
+/// A view of some pages in several slices and some in none, closed.
 async fn filled() -> (TempDir, Model) {
     let dir = tempfile::tempdir().unwrap();
     let view = open(dir.path());
@@ -204,8 +218,8 @@ async fn filled() -> (TempDir, Model) {
     model.check(&view).await.unwrap();
     drop(view);
     let files = open(dir.path()).into_files();
-    let levels: Vec<u8> = files.runs.iter().map(|run| run.record.level).collect();
-    assert!(levels.contains(&1) && levels.contains(&0) && files.recent.len() > 20, "{levels:?}");
+    let slices: Vec<SliceRecord> = files.slices.all.iter().map(|slice| slice.record).collect();
+    assert!(slices.len() > 6 && files.recent.len() > 20, "{slices:?}");
     drop(files);
     (dir, model)
 }
