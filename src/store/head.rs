@@ -26,13 +26,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sled::{Batch, Db, IVec, Mode};
+use sled::{Batch, Db, IVec};
 
+use super::database::{insert_all, open_database, remove_all};
 use super::files::{Result, Unusable, damaged, delete, numbered, sync_dir};
 use super::packed::{
     check, checked, chunk_key, pack_chunk, page_id, page_key, page_keys, unpack_chunk, unpack_meta, with_check,
@@ -55,19 +54,9 @@ const HEAD_KEY: &[u8] = b"head";
 /// The first bytes of the keys of the record's parts.
 const PARTS: &[u8] = b"UDHFNS";
 
-/// sled keeps more than it is told, up to 64 reads in each 256th part of the pages: this is little beside that.
-const CACHE_BYTES: u64 = 1 << 20;
-
-/// Keys deleted at once: large batches cost sled memory that it never returns.
-const BATCH_MAX: usize = 100;
-
 /// What a page takes in sled when pages have come and gone for long, and how many records lie in its file then.
 const PAGE_BYTES_MAX: u64 = 512;
 const RECORDS_MAX: u64 = 16;
-
-/// How long this process may take to let go of files that it had open before; no other process has them,
-/// since it would hold the state directory's lock.
-const CLOSING_MAX: Duration = Duration::from_secs(5);
 
 /// The layout's version: increased when older files can no longer be read; they are then rebuilt from the
 /// journal. So they are for another version of the fingerprint, which entries do not carry.
@@ -169,7 +158,7 @@ impl HeadDb {
         while let Some(number) = numbers.pop() {
             if opened.is_none() {
                 let path = head_path(dir, number);
-                let db = open_database(&path, CACHE_BYTES)?;
+                let db = open_database(&path)?;
                 // Where there is another one, this one was not finished.
                 if numbers.is_empty() || db.get(LAYOUT_KEY)?.is_some() {
                     opened = Some((db, path, number));
@@ -180,7 +169,7 @@ impl HeadDb {
         }
         let (db, path, number) = match opened {
             Some(opened) => opened,
-            None => (open_database(&head_path(dir, 0), CACHE_BYTES)?, head_path(dir, 0), 0),
+            None => (open_database(&head_path(dir, 0))?, head_path(dir, 0), 0),
         };
         let mut opened = Self { db, path, number, record_bytes: 0, sums: BTreeMap::new() };
         let record = opened.read_record()?;
@@ -244,19 +233,10 @@ impl HeadDb {
         let number = self.number + 1;
         let path = head_path(dir, number);
         delete(&path).map_err(refused)?;
-        let db = open_database(&path, CACHE_BYTES)?;
+        let db = open_database(&path)?;
         let chunks = self.db.range(chunk_key(0)..chunk_key(kept.chunks));
         let parts = PARTS.iter().flat_map(|kind| self.db.scan_prefix([*kind]));
-        let mut items = self.db.range(page_keys(kept.oldest, None)).chain(chunks).chain(parts).peekable();
-        while items.peek().is_some() {
-            let mut batch = Batch::default();
-            for item in items.by_ref().take(BATCH_MAX) {
-                let (key, value) = item?;
-                batch.insert(key, value);
-            }
-            db.apply_batch(batch)?;
-        }
-        drop(items);
+        insert_all(&db, self.db.range(page_keys(kept.oldest, None)).chain(chunks).chain(parts))?;
         // All that was before it has to be there when this is.
         db.flush()?;
         let mut batch = Batch::default();
@@ -351,15 +331,7 @@ impl HeadDb {
 
     /// Deletes what the record no longer needs. What a crash leaves of it is nobody's.
     pub(super) fn forget(&self, kept: &Kept) -> Result<()> {
-        let mut keys = self.db.range(page_keys(0, Some(kept.oldest))).keys().peekable();
-        while keys.peek().is_some() {
-            let mut batch = Batch::default();
-            for key in keys.by_ref().take(BATCH_MAX) {
-                batch.remove(key?);
-            }
-            self.db.apply_batch(batch)?;
-        }
-        Ok(())
+        remove_all(&self.db, self.db.range(page_keys(0, Some(kept.oldest))).keys())
     }
 }
 
@@ -383,28 +355,4 @@ fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
 
 fn head_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{HEAD_PREFIX}{number}"))
-}
-
-/// Opens or creates a sled database with a page cache of so many bytes.
-pub(super) fn open_database(path: &Path, cache_bytes: u64) -> Result<Db> {
-    let config = sled::Config::new()
-        .path(path)
-        .cache_capacity(cache_bytes)
-        .mode(Mode::LowSpace)
-        // Flushed by hand, after each apply: a background flush would only add writes.
-        .flush_every_ms(None);
-    let since = Instant::now();
-    loop {
-        match config.open() {
-            Ok(db) => return Ok(db),
-            // sled has no kind for it. Work that was under way when the view was dropped ends first.
-            Err(error) if error.to_string().contains("could not acquire lock") && since.elapsed() < CLOSING_MAX => {
-                thread::sleep(Duration::from_millis(50));
-            }
-            Err(error) => {
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
-                return Err(Unusable::Damaged(format!("{name}: {error}")));
-            }
-        }
-    }
 }

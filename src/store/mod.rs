@@ -13,6 +13,7 @@
 //! |---|---|
 //! | [`sled_view`] | the view: opening with care, and what happens when the files cannot be used |
 //! | [`files`], [`apply`] | what there is and how it is asked; how it changes |
+//! | [`database`] | a sled database, opened and written with care |
 //! | [`head`] | what changes with every apply: one batch, all or nothing |
 //! | [`recent`] | the newest entries in memory |
 //! | [`slice`] | older entries, in sled trees that never change, and why few of them have to be read |
@@ -20,6 +21,7 @@
 //! | [`instance`], [`lock`] | the state directory's number, token and lock |
 
 mod apply;
+mod database;
 mod files;
 mod head;
 mod instance;

@@ -18,11 +18,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sled::{Batch, Db, Tree};
+use sled::{Db, Tree};
 use xorf::{BinaryFuse16, Filter};
 
+use super::database::{insert_all, open_database};
 use super::files::{Result, Unusable, damaged, delete, numbered, sync_dir};
-use super::head::open_database;
 use super::packed::{PackedEntry, PageRef, checked, with_check};
 use super::recent::Recent;
 use crate::core::identity::KeyHash;
@@ -31,17 +31,11 @@ use crate::core::journal::Seq;
 /// The names of the databases' directories begin with it.
 pub(super) const DATABASE_PREFIX: &str = "slices-";
 
-/// A database's page cache. sled keeps more than it is told: this is little beside that.
-const CACHE_BYTES: u64 = 1 << 20;
-
 /// How many bytes an entry takes in a database at the most, while slices come and go.
 const ENTRY_BYTES_MAX: u64 = 60;
 
 /// How many slices one apply moves: each takes a tenth of a second.
 const MOVED_AT_ONCE: usize = 2;
-
-/// How many values go into one batch: sled does not free the memory of a larger one.
-const BATCH_MAX: usize = 100;
 
 /// How many bytes one part of what is kept in memory has. sled's nodes have up to 17 values, and a node of more than
 /// 128 KiB would become a file of its own, which sled does not sync.
@@ -124,14 +118,9 @@ impl Slice {
         });
         let memory = slice.memory();
         let parts = (0..).zip(memory.chunks(PART_BYTES)).map(|(part, bytes)| (tree_key(b'm', part), bytes.to_vec()));
-        let mut values = buckets.chain(parts).peekable();
-        while values.peek().is_some() {
-            let mut batch = Batch::default();
-            for (key, content) in values.by_ref().take(BATCH_MAX) {
-                batch.insert(&key, with_check(&slice.place(&key), content));
-            }
-            slice.tree.apply_batch(batch)?;
-        }
+        let values =
+            buckets.chain(parts).map(|(key, content)| Ok((key.to_vec(), with_check(&slice.place(&key), content))));
+        insert_all(&slice.tree, values)?;
         db.flush()?;
         Ok(slice)
     }
@@ -139,15 +128,7 @@ impl Slice {
     /// Copies its values to another database, and is the copy then. It is durable when this returns.
     fn move_to(&mut self, db: &Db, number: u64) -> Result<()> {
         let tree = db.open_tree(tree_name(self.record.number))?;
-        let mut values = self.tree.iter().peekable();
-        while values.peek().is_some() {
-            let mut batch = Batch::default();
-            for item in values.by_ref().take(BATCH_MAX) {
-                let (key, value) = item?;
-                batch.insert(key, value);
-            }
-            tree.apply_batch(batch)?;
-        }
+        insert_all(&tree, self.tree.iter())?;
         db.flush()?;
         self.tree = tree;
         self.record.database = number;
@@ -331,7 +312,7 @@ impl Slices {
         if let Some(db) = self.databases.get(&number) {
             return Ok(db.clone());
         }
-        let db = open_database(&self.path(number), CACHE_BYTES)?;
+        let db = open_database(&self.path(number))?;
         self.databases.insert(number, db.clone());
         Ok(db)
     }
