@@ -25,7 +25,7 @@
 //! | [`connector`] | the flow: `read` has one poller, sweeper and backfiller for each unit, `write` one writer for all, `orders` what an operator asks; the only place that knows all adapters |
 //! | [`source`] | the 8x8 API: HTTP, token, errors turned into advice, JSON turned into rows |
 //! | [`sink`] | Kafka: producers, committed records, topics, a reader for `tail` |
-//! | [`store`] | the view of the journal, in sled and in sorted files; the state directory's lock, number and token |
+//! | [`store`] | the view of the journal, in sled; the state directory's lock, number and token |
 //! | [`codec`] | Avro: schemas, encoding, framing, the schema registry, decoding for `tail`; the journal's and the feed's bytes |
 //! | [`audit`] | the API and the topic compared leg by leg, for the command |
 //! | [`telemetry`], [`admin`] | metrics, status, logs, traces; the port that shows them and takes orders |
