@@ -78,8 +78,8 @@ pub(super) struct Sizes {
 impl Default for Sizes {
     fn default() -> Self {
         Self {
-            // What fills a table of 2^18 places.
-            recent: 229_376,
+            // What fills a table of 2^17 places.
+            recent: 114_688,
             bucket: 64,
             chunk: super::packed::CHUNK_ENTRIES,
             slack: 16 << 20,

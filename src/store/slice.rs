@@ -34,8 +34,8 @@ pub(super) const DATABASE_PREFIX: &str = "slices-";
 /// How many bytes an entry takes in a database at the most, while slices come and go.
 const ENTRY_BYTES_MAX: u64 = 60;
 
-/// How many slices one apply moves: each takes a tenth of a second.
-const MOVED_AT_ONCE: usize = 2;
+/// How many slices one apply moves: each takes some 50 ms.
+const MOVED_AT_ONCE: usize = 4;
 
 /// How many bytes one part of what is kept in memory has. sled's nodes have up to 17 values, and a node of more than
 /// 128 KiB would become a file of its own, which sled does not sync.
