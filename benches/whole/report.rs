@@ -128,7 +128,7 @@ pub(crate) fn drawing(sizes: &[growth::Measured]) -> String {
             name: "memory, at most",
             unit: "MiB",
             values: over(&|size| size.rss_peak_bytes as f64 / MIB),
-            bar: 128.0,
+            bar: 150.0,
         },
         Curve { name: "disk an identity", unit: "B", values: over(&|size| size.disk), bar: 60.0 },
         Curve { name: "warm start", unit: "s", values: over(&|size| size.warm_start.as_secs_f64()), bar: 2.0 },

@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 
 use sled::Batch;
 
-use super::files::{Files, Result, Unusable};
+use super::disk::{Result, Unusable};
+use super::files::Files;
 use super::head::{Kept, Record, put_entries, put_page};
 use super::packed::{PageRef, pack_meta, page_key};
 use crate::core::journal::{Entry, Page};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use sled::{Batch, Db, IVec, Mode, Tree};
 
-use super::files::{Result, Unusable};
+use super::disk::{Result, Unusable};
 
 /// The page cache. sled keeps more than it is told, up to 64 reads in each 256th part of the pages: this is little beside
 /// that.

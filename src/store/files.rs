@@ -19,11 +19,12 @@
 //! [`super::packed`]. What happens when something cannot be used is decided in [`super::sled_view`].
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Remembered;
+use super::disk::{Result, Unusable, damaged};
 use super::head::{HeadDb, Kept, Record};
 use super::lock::open_own;
 use super::packed::{PackedSeen, PageRef, unpack_entry};
@@ -38,29 +39,6 @@ const APPLIED_FILE: &str = "applied";
 
 /// About how many entries [`Files::entries_after`] hands over at once.
 const HANDED_OVER: u64 = 20_000;
-
-/// Why the files cannot be used, in words for a log line.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Unusable {
-    /// They are not what was written, or the disk refuses.
-    #[error("{0}")]
-    Damaged(String),
-    /// Another version has written them.
-    #[error("{0}")]
-    OtherLayout(String),
-}
-
-pub(super) type Result<T, E = Unusable> = std::result::Result<T, E>;
-
-impl From<sled::Error> for Unusable {
-    fn from(error: sled::Error) -> Self {
-        Self::Damaged(error.to_string())
-    }
-}
-
-pub(super) fn damaged<T>(what: &str) -> Result<T> {
-    Err(Unusable::Damaged(format!("{what} is not what was written")))
-}
 
 /// How much of what there may be.
 #[derive(Clone, Copy, Debug)]
@@ -290,34 +268,4 @@ impl Files {
 
 fn key_at(number: u128) -> KeyHash {
     KeyHash(number.to_be_bytes())
-}
-
-/// The numbers behind the prefix in the names of what is in the directory, in no order.
-pub(super) fn numbered(dir: &Path, prefix: &str) -> Result<Vec<u64>> {
-    let unreadable = |error: std::io::Error| Unusable::Damaged(format!("cannot read the directory: {error}"));
-    let mut numbers = Vec::new();
-    for entry in fs::read_dir(dir).map_err(unreadable)? {
-        let name = entry.map_err(unreadable)?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix(prefix));
-        numbers.extend(number.and_then(|number| number.parse::<u64>().ok()));
-    }
-    Ok(numbers)
-}
-
-/// Makes the names in a directory durable.
-pub(super) fn sync_dir(dir: &Path) -> std::io::Result<()> {
-    fs::File::open(dir)?.sync_all()
-}
-
-/// Deletes whatever is at the path, if anything is.
-pub(super) fn delete(path: &Path) -> std::io::Result<()> {
-    let deleted = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match deleted {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        deleted => deleted,
-    }
 }

@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use sled::{Batch, Db, IVec};
 
 use super::database::{insert_all, open_database, remove_all};
-use super::files::{Result, Unusable, damaged, delete, numbered, sync_dir};
+use super::disk::{Result, Unusable, damaged, delete, numbered, sync_dir};
 use super::packed::{
     check, checked, chunk_key, pack_chunk, page_id, page_key, page_keys, unpack_chunk, unpack_meta, with_check,
 };

@@ -18,10 +18,12 @@
 //! | [`recent`] | the newest entries in memory |
 //! | [`slice`] | older entries, in sled trees that never change, and why few of them have to be read |
 //! | [`packed`] | bytes and checksums |
+//! | [`disk`] | how files refuse, and how they are listed, synced and deleted |
 //! | [`instance`], [`lock`] | the state directory's number, token and lock |
 
 mod apply;
 mod database;
+mod disk;
 mod files;
 mod head;
 mod instance;

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::packed::{PackedEntry, PackedSeen, PageRef, pack_seen};
-use super::slice::SortedEntries;
 use crate::core::identity::KeyHash;
 use crate::core::journal::{Entry, Seq};
 
@@ -26,6 +25,12 @@ impl Hasher for KeyHasher {
 
     /// A key's length, which is always the same.
     fn write_usize(&mut self, _: usize) {}
+}
+
+/// Sorted entries, and the pages that they refer to in the order of their numbers.
+pub(super) struct SortedEntries {
+    pub(super) pages: Vec<PageRef>,
+    pub(super) entries: Vec<PackedEntry>,
 }
 
 /// Entries by their keys, of each key the newest page's.

@@ -19,7 +19,8 @@ use std::sync::{PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use super::files::{Files, Sizes, Unusable, delete};
+use super::disk::{Unusable, delete};
+use super::files::{Files, Sizes};
 use super::lock::open_own;
 use super::{Remembered, StoreError, View};
 use crate::core::identity::KeyHash;

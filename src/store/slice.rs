@@ -22,9 +22,9 @@ use sled::{Db, Tree};
 use xorf::{BinaryFuse16, Filter};
 
 use super::database::{insert_all, open_database};
-use super::files::{Result, Unusable, damaged, delete, numbered, sync_dir};
+use super::disk::{Result, Unusable, damaged, delete, numbered, sync_dir};
 use super::packed::{PackedEntry, PageRef, checked, with_check};
-use super::recent::Recent;
+use super::recent::{Recent, SortedEntries};
 use crate::core::identity::KeyHash;
 use crate::core::journal::Seq;
 
@@ -65,12 +65,6 @@ pub(super) struct Slice {
     /// Ordered by their numbers.
     pub(super) pages: Vec<PageRef>,
     filter: BinaryFuse16,
-}
-
-/// Sorted entries, and the pages that they refer to in the order of their numbers.
-pub(super) struct SortedEntries {
-    pub(super) pages: Vec<PageRef>,
-    pub(super) entries: Vec<PackedEntry>,
 }
 
 /// The bucket of a key, among so many.

@@ -142,7 +142,7 @@ async fn an_older_copy_is_the_older_view_and_a_mixture_is_none() {
         let dir = tempfile::tempdir().unwrap();
         copy(original.path(), dir.path());
         let (from, to) = (from.join("store").join(name), dir.path().join("store").join(to));
-        crate::store::files::delete(&to).unwrap();
+        crate::store::disk::delete(&to).unwrap();
         copy(&from, &to);
         dir
     };

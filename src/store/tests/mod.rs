@@ -170,7 +170,7 @@ async fn apply(view: &SledView, model: &Model, pages: Vec<Page>) {
 
 /// The numbers of the slices' databases.
 fn databases(dir: &Path) -> Vec<u64> {
-    let mut databases = super::files::numbered(&dir.join("store"), "slices-").unwrap();
+    let mut databases = super::disk::numbered(&dir.join("store"), "slices-").unwrap();
     databases.sort_unstable();
     databases
 }
@@ -292,7 +292,7 @@ async fn is_brought_up_to_date(view: &SledView, found: &Ledger, model: &Model) -
 }
 
 fn heads(dir: &Path) -> Vec<u64> {
-    let mut heads = super::files::numbered(&dir.join("store"), "head-").unwrap();
+    let mut heads = super::disk::numbered(&dir.join("store"), "head-").unwrap();
     heads.sort_unstable();
     heads
 }
