@@ -172,6 +172,8 @@ impl Scroll {
 /// ```
 #[derive(Debug, Default)]
 pub struct PageSize {
+    /// As many as a page may have where none is torn.
+    usual: Option<usize>,
     rows: Option<usize>,
     torn: Option<String>,
     looks: u32,
@@ -192,9 +194,19 @@ pub enum Torn {
 const LOOKS_MAX: u32 = 4;
 
 impl PageSize {
+    /// Pages of at most so many rows; `None` for as many as the source is usually asked for.
+    pub fn at_most(usual: Option<usize>) -> Self {
+        Self { usual, ..Self::default() }
+    }
+
     /// How many rows a page may have; `None` for as many as usual.
-    pub const fn rows(&self) -> Option<usize> {
-        self.rows
+    pub fn rows(&self) -> Option<usize> {
+        self.rows.or(self.usual)
+    }
+
+    /// Whether a page of so many rows is shorter than the source could have made it, of which one of `longest` is known.
+    pub fn is_short(&self, rows: usize, longest: usize) -> bool {
+        rows < self.rows().map_or(longest, |asked| longest.min(asked))
     }
 
     /// Takes note of a page that was torn after so many good rows, before `rest`.
@@ -217,7 +229,7 @@ impl PageSize {
     /// Takes note of a page that is used: behind the good rows the torn one comes, and behind that one usual pages.
     pub fn on_used(&mut self) {
         let rows = self.rows.filter(|rows| *rows > 1).map(|_| 1);
-        *self = Self { rows, ..Self::default() };
+        *self = Self { usual: self.usual, rows, ..Self::default() };
     }
 }
 
@@ -359,6 +371,19 @@ mod tests {
         assert_eq!((size.on_torn(0, "x"), size.rows()), (Torn::Take, Some(1)));
         size.on_used();
         assert_eq!(size.rows(), None);
+    }
+
+    #[test]
+    fn a_page_that_is_as_long_as_it_may_be_is_not_short() {
+        let usual = PageSize::default();
+        assert!(usual.is_short(99, 100) && !usual.is_short(100, 100) && !usual.is_short(5, 0));
+        let mut cut = PageSize::at_most(Some(60));
+        assert!(cut.is_short(59, 100) && !cut.is_short(60, 100) && cut.is_short(39, 40) && !cut.is_short(40, 40));
+        assert_eq!((cut.on_torn(7, "x"), cut.rows()), (Torn::AskAgain, Some(7)));
+        assert!(!cut.is_short(7, 100));
+        cut.on_used();
+        cut.on_used();
+        assert_eq!(cut.rows(), Some(60));
     }
 
     #[test]

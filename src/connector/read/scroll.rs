@@ -99,7 +99,8 @@ impl<S: Source> Scroller<S> {
         max: ScrollMax,
     ) -> Result<ScrollResult, ReadError> {
         let unit = &self.fetcher.unit;
-        let (mut scroll, mut size) = (Scroll::default(), PageSize::default());
+        let mut scroll = Scroll::default();
+        let mut size = PageSize::at_most(max.page_rows(unit.pace.page_rows));
         let (mut cursor, mut seen, mut is_torn) = (None, PagesSeen::default(), false);
         let (mut rows, mut bytes) = (0, 0);
         let is_narrow = unit.torn().is_narrow(origin.piece.window);
@@ -124,8 +125,9 @@ impl<S: Source> Scroller<S> {
                 Some(Torn::Take) => page.bury_rest(),
                 Some(Torn::GiveUp) | None => {}
             }
-            size.on_used();
             let longest = self.longest_page.fetch_max(page.len(), Ordering::Relaxed);
+            let is_short = size.is_short(page.len(), longest);
+            size.on_used();
             let step = match torn {
                 Some(Torn::GiveUp) => Step::Broken(ScrollFault::Torn),
                 _ => scroll.on_page(PageMeta {
@@ -133,7 +135,7 @@ impl<S: Source> Scroller<S> {
                     total: page.total,
                     cursor: page.cursor.as_deref(),
                     is_torn: torn.is_some(),
-                    is_short: page.len() < longest,
+                    is_short,
                 }),
             };
             if max.takes_room() && (cursor.is_none() || room.is_none()) {
@@ -204,9 +206,22 @@ impl PagesSeen {
     }
 }
 
+/// However small a unit's share is, pages have so many rows.
+const PAGE_ROWS_MIN: usize = 20;
+
 impl ScrollMax {
     const fn takes_room(self) -> bool {
         matches!(self, Self::Whole(WholeMax { takes_room: true, .. }))
+    }
+
+    /// How many rows a page may have, so that it fits what the window may take; `None` for as many as usual.
+    fn page_rows(self, usual: usize) -> Option<usize> {
+        match self {
+            Self::Whole(WholeMax { bytes, .. }) if bytes / ROW_BYTES < usual => {
+                Some((bytes / ROW_BYTES).max(PAGE_ROWS_MIN))
+            }
+            Self::Whole(_) | Self::Rows(_) => None,
+        }
     }
 
     /// How many rows a window has that is given up: at least so many, by what its first page announces or by what has come.
@@ -239,4 +254,18 @@ fn in_all(announced: Option<u64>, rows: u64, bytes: usize) -> usize {
 fn scaled(value: u64, by: usize, of: usize) -> u64 {
     let scaled = u128::from(value) * by as u128 / of.max(1) as u128;
     u64::try_from(scaled).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_fits_the_share_of_its_unit() {
+        let rows = |bytes| ScrollMax::Whole(WholeMax { rows: 5_000, bytes, takes_room: false }).page_rows(1_000);
+        assert_eq!(rows(7 << 20), None, "as many as usual");
+        assert_eq!(rows(7 << 20 >> 3), Some(448), "one of eight units that catch up together");
+        assert_eq!(rows(7 << 10), Some(PAGE_ROWS_MIN), "one of a thousand");
+        assert_eq!(ScrollMax::Rows(None).page_rows(1_000), None);
+    }
 }
