@@ -24,7 +24,6 @@ mod report;
 mod support;
 mod tape;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use call_legs::clock::{Clock, SystemClock};
@@ -100,8 +99,5 @@ fn main() {
         let sizes = [1_000_000, 10_000_000].into_iter().filter(|size| *size <= wanted.largest);
         let measured: Vec<_> = sizes.map(|size| runtime.block_on(growth::measure(&bootstrap, size, now))).collect();
         report::growth(&measured);
-        let drawing = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/growth.svg");
-        std::fs::write(&drawing, report::drawing(&measured)).expect("the drawing is written");
-        println!("\nDrawn: benches/growth.svg");
     }
 }

@@ -1,6 +1,5 @@
-//! The figures as a table, beside the bars that they are held against, and growth as a drawing.
+//! The figures as a table, beside the bars that they are held against.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::growth;
@@ -101,84 +100,4 @@ pub(crate) fn growth(sizes: &[growth::Measured]) {
             count(size.rebuilt),
         );
     }
-}
-
-/// One figure over the sizes.
-struct Curve {
-    name: &'static str,
-    unit: &'static str,
-    values: Vec<f64>,
-    bar: f64,
-}
-
-/// Growth as an SVG: one small chart a figure, each from zero.
-pub(crate) fn drawing(sizes: &[growth::Measured]) -> String {
-    const WIDTH: f64 = 250.0;
-    const HEIGHT: f64 = 150.0;
-    let over = |of: &dyn Fn(&growth::Measured) -> f64| sizes.iter().map(of).collect::<Vec<f64>>();
-    let first_leg = sizes.first().map_or(0.0, |size| size.leg.as_secs_f64() * 1e6);
-    let curves = [
-        Curve {
-            name: "CPU a new leg",
-            unit: "µs",
-            values: over(&|size| size.leg.as_secs_f64() * 1e6),
-            bar: first_leg * 1.5,
-        },
-        Curve {
-            name: "memory, at most",
-            unit: "MiB",
-            values: over(&|size| size.rss_peak_bytes as f64 / MIB),
-            bar: 150.0,
-        },
-        Curve { name: "disk an identity", unit: "B", values: over(&|size| size.disk), bar: 60.0 },
-        Curve { name: "warm start", unit: "s", values: over(&|size| size.warm_start.as_secs_f64()), bar: 2.0 },
-    ];
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
-        WIDTH * 2.0,
-        HEIGHT * 2.0
-    );
-    for (index, Curve { name, unit, values, bar }) in curves.iter().enumerate() {
-        let (left, top) = ((index % 2) as f64 * WIDTH + 20.0, (index / 2) as f64 * HEIGHT + 40.0);
-        let (width, height) = (WIDTH - 50.0, HEIGHT - 75.0);
-        let highest = values.iter().copied().fold(*bar, f64::max) * 1.1;
-        let x = |at: usize| left + width * at as f64 / (values.len().max(2) - 1) as f64;
-        let y = |value: f64| top + height * (1.0 - value / highest);
-        let points: Vec<String> =
-            values.iter().enumerate().map(|(at, value)| format!("{:.1},{:.1}", x(at), y(*value))).collect();
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            svg,
-            "<text x=\"{left}\" y=\"{}\"><tspan font-weight=\"bold\">{name}</tspan>, dashed: the bar</text>",
-            top - 20.0
-        );
-        let _ = writeln!(
-            svg,
-            "<path d=\"M{left} {top}v{height}h{width}\" fill=\"none\" stroke=\"#888\"/><path d=\"M{left} {:.1}h{width}\" stroke=\"#c33\" stroke-dasharray=\"4 3\"/>",
-            y(*bar)
-        );
-        let _ = writeln!(
-            svg,
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"#26c\" stroke-width=\"2\"/>",
-            points.join(" ")
-        );
-        for (at, (value, size)) in values.iter().zip(sizes).enumerate() {
-            let digits = if *value < 10.0 { 2 } else { 0 };
-            let millions = size.identities / 1_000_000;
-            let (x, y) = (x(at), y(*value));
-            let anchor = match at {
-                0 => "start",
-                _ if at + 1 == sizes.len() => "end",
-                _ => "middle",
-            };
-            let _ = writeln!(
-                svg,
-                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"#26c\"/><text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{value:.digits$} {unit}</text><text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\" fill=\"#555\">{millions} M</text>",
-                y - 7.0,
-                top + height + 16.0
-            );
-        }
-    }
-    svg + "</svg>\n"
 }

@@ -32,14 +32,14 @@ use crate::core::journal::Seq;
 pub(super) const DATABASE_PREFIX: &str = "slices-";
 
 /// How many bytes an entry takes in a database at the most, while slices come and go.
-const ENTRY_BYTES_MAX: u64 = 60;
+const ENTRY_BYTES_MAX: u64 = 56;
 
 /// How many slices one apply moves: each takes some 50 ms.
 const MOVED_AT_ONCE: usize = 4;
 
-/// How many bytes one part of what is kept in memory has. sled's nodes have up to 17 values, and a node of more than
-/// 128 KiB would become a file of its own, which sled does not sync.
-const PART_BYTES: usize = 4096;
+/// How many bytes one part of what is kept in memory has: sled keeps what was read until so many other values are read, and
+/// a node of 17 values that is longer than 128 KiB would become a file of its own, which sled does not sync.
+const PART_BYTES: usize = 1024;
 
 /// What the head says of a slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
