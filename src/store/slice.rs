@@ -29,7 +29,7 @@ use crate::core::identity::KeyHash;
 use crate::core::journal::Seq;
 
 /// The names of the databases' directories begin with it.
-pub(super) const DATABASE_PREFIX: &str = "slices-";
+const DATABASE_PREFIX: &str = "slices-";
 
 /// How many bytes an entry takes in a database at the most, while slices come and go.
 const ENTRY_BYTES_MAX: u64 = 56;
@@ -337,6 +337,7 @@ impl Slices {
             let db = self.database(number)?;
             let before = self.all[at].record;
             self.all[at].move_to(&db, number)?;
+            self.sync(number)?;
             self.forgotten.push(before);
         }
         Ok(())
@@ -357,7 +358,13 @@ impl Slices {
             newest: sorted.pages.last().map_or(0, |page| page.seq),
         };
         self.all.push(Slice::write(&db, record, sorted)?);
-        sync_dir(&self.dir).map_err(|error| Unusable::Damaged(error.to_string()))
+        self.sync(database)
+    }
+
+    /// Makes the names of a database and of its files durable.
+    fn sync(&self, number: u64) -> Result<()> {
+        let synced = sync_dir(&self.path(number)).and_then(|()| sync_dir(&self.dir));
+        synced.map_err(|error| Unusable::Damaged(error.to_string()))
     }
 
     /// Lets go of the slices whose pages are all older; their trees stay until the head no longer lists them.

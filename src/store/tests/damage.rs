@@ -198,6 +198,11 @@ async fn a_changed_or_missing_value_is_noticed_although_sled_has_nothing_to_comp
     assert!(!is_survived(dir.path(), &model).await, "another layout");
 }
 
+fn flipped(mut value: Vec<u8>, place: usize) -> Option<Vec<u8>> {
+    value[place] ^= 1;
+    Some(value)
+}
+
 /// What is done to a value.
 type Damage<'a> = &'a dyn Fn(Vec<u8>) -> Option<Vec<u8>>;
 
@@ -220,17 +225,10 @@ async fn a_poked_bucket_is_noticed_when_it_is_read_and_never_a_wrong_answer() {
         })
     });
     let damages: [Damage<'_>; 6] = [
-        &|mut value| {
-            Some({
-                value[3] ^= 1;
-                value
-            })
-        },
-        &|mut value| {
-            Some({
-                *value.last_mut().unwrap() ^= 1;
-                value
-            })
+        &|value| flipped(value, 3),
+        &|value| {
+            let last = value.len() - 1;
+            flipped(value, last)
         },
         &|value| Some(vec![0; value.len()]),
         &|_| Some(other.clone()),
@@ -266,25 +264,12 @@ async fn what_a_slice_has_in_memory_is_checked_at_opening() {
     let (original, _) = filled().await;
     let slice = records(open(original.path()))[0];
     let damages: [Damage<'_>; 4] = [
-        &|mut value| {
-            Some({
-                value[3] ^= 1;
-                value
-            })
+        &|value| flipped(value, 3),
+        &|value| {
+            let place = value.len() - 9;
+            flipped(value, place)
         },
-        &|mut value| {
-            Some({
-                let place = value.len() - 9;
-                value[place] ^= 1;
-                value
-            })
-        },
-        &|mut value| {
-            Some({
-                value.truncate(20);
-                value
-            })
-        },
+        &|value| Some(value[..20].to_vec()),
         &|_| None,
     ];
     for (number, damage) in damages.iter().enumerate() {
