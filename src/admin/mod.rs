@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
@@ -124,9 +124,16 @@ async fn healthz(State(pages): State<Pages>) -> impl IntoResponse {
     }
 }
 
-async fn readyz(State(pages): State<Pages>) -> impl IntoResponse {
-    match pages.status.read().reasons_not_ready(Instant::now()).as_slice() {
+/// 200 when this instance publishes as it should, or could take over at once: what starts and replaces instances waits for
+/// no more. `?owner` asks whether it publishes.
+async fn readyz(State(pages): State<Pages>, RawQuery(query): RawQuery) -> impl IntoResponse {
+    let status = pages.status.read();
+    let is_owner_asked_for = query.is_some_and(|query| query.split('&').any(|key| key == "owner" || key == "owner="));
+    match status.reasons_not_ready(Instant::now()).as_slice() {
         [] => (StatusCode::OK, "ready\n".to_owned()),
+        reasons if status.is_warm_standby() && !is_owner_asked_for => {
+            (StatusCode::OK, format!("ready to take over\n{}\n", reasons.join("\n")))
+        }
         reasons => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{}\n", reasons.join("\n"))),
     }
 }
@@ -184,6 +191,16 @@ mod tests {
 
     /// The port with `admin.token` or without, and what the owner's token is.
     async fn served(settings: &str) -> (String, Token, tempfile::TempDir) {
+        let (url, owner, dir, _) = served_from(settings).await;
+        (url, owner, dir)
+    }
+
+    async fn served_with_status(settings: &str) -> (String, StatusBoard) {
+        let (url, .., status) = served_from(settings).await;
+        (url, status)
+    }
+
+    async fn served_from(settings: &str) -> (String, Token, tempfile::TempDir, StatusBoard) {
         let dir = tempfile::tempdir().unwrap();
         let owner = Token::create(dir.path(), [7; 32]).unwrap();
         let text = format!(
@@ -195,11 +212,28 @@ mod tests {
         let status = StatusBoard::default();
         status.update(|status| status.role = Role::Owner);
         let keys = Keys { owner: Arc::new(owner.clone()), looking };
-        let pages = Pages { status, metrics: Arc::default(), process: Arc::new(process()), keys, orders };
+        let pages =
+            Pages { status: status.clone(), metrics: Arc::default(), process: Arc::new(process()), keys, orders };
         let listener = listen(([127, 0, 0, 1], 0).into()).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(serve(listener, pages, std::future::pending()));
-        (url, owner, dir)
+        (url, owner, dir, status)
+    }
+
+    #[tokio::test]
+    async fn a_warm_standby_is_ready_for_a_platform_and_not_for_who_asks_for_the_owner() {
+        let (url, status) = served_with_status("").await;
+        let client = reqwest::Client::new();
+        let asked = async |path: &str| {
+            let answer = client.get(format!("{url}{path}")).send().await.unwrap();
+            (answer.status().as_u16(), answer.text().await.unwrap())
+        };
+        status.update(|status| status.role = Role::StandingBy { owner: "b".to_owned(), admin: "b:1".to_owned() });
+        let standing_by = "standing by: b publishes (its admin port: b:1)\n";
+        assert_eq!(asked("/readyz").await, (200, format!("ready to take over\n{standing_by}")));
+        assert_eq!(asked("/readyz?owner").await, (503, format!("not ready\n{standing_by}")));
+        status.update(|status| status.sink_trouble = Some("brokers are down".to_owned()));
+        assert_eq!(asked("/readyz").await.0, 503);
     }
 
     async fn answered(request: RequestBuilder) -> u16 {

@@ -240,6 +240,8 @@ impl Status {
         }
         if let Role::StandingBy { owner, admin } = &self.role {
             reasons.push(format!("standing by: {owner} publishes (its admin port: {admin})"));
+            reasons
+                .extend(self.sink_trouble.iter().map(|trouble| format!("kafka: the journal is not read: {trouble}")));
             return reasons;
         }
         if self.role == Role::Starting && self.waiting_for.is_none() {
@@ -258,6 +260,14 @@ impl Status {
             }));
         }
         reasons
+    }
+
+    /// Whether it stands by with a view that is up to date, so that it could take over at once: ready for what starts and
+    /// replaces instances, although it publishes nothing.
+    pub fn is_warm_standby(&self) -> bool {
+        let is_standing_by = matches!(self.role, Role::StandingBy { .. });
+        let has_trouble = self.sink_trouble.is_some() || self.disk_trouble.is_some();
+        is_standing_by && !has_trouble && !self.stopping && self.waiting_for.is_none()
     }
 
     /// The steps that should have ended by now: a worker is stuck.
@@ -396,6 +406,29 @@ mod tests {
         );
         board.update(|status| status.role = Role::StandingBy { owner: "b".to_owned(), admin: "b:1".to_owned() });
         assert!(board.read().reasons_not_ready(Instant::now())[0].starts_with("disk: "), "a standby has a disk, too");
+    }
+
+    #[test]
+    fn a_standby_is_warm_while_nothing_keeps_it_from_taking_over() {
+        let standing_by = Role::StandingBy { owner: "b".to_owned(), admin: "b:1".to_owned() };
+        let warm = Status { role: standing_by, ..Status::default() };
+        assert!(warm.is_warm_standby());
+        let now = Instant::now();
+        for (what, change) in [
+            ("an owner", (|status: &mut Status| status.role = Role::Owner) as fn(&mut Status)),
+            ("one that starts", |status| status.role = Role::Starting),
+            ("one that stops", |status| status.stopping = true),
+            ("one that waits", |status| status.waiting_for = Some("the registry".to_owned())),
+            ("one that cannot read the journal", |status| status.sink_trouble = Some("brokers are down".to_owned())),
+            ("one whose disk is full", |status| status.disk_trouble = Some((Instant::now(), "full".to_owned()))),
+        ] {
+            let mut status = warm.clone();
+            change(&mut status);
+            assert!(!status.is_warm_standby(), "{what}");
+        }
+        assert_eq!(warm.reasons_not_ready(now), ["standing by: b publishes (its admin port: b:1)"]);
+        let cut_off = Status { sink_trouble: Some("brokers are down".to_owned()), ..warm };
+        assert_eq!(cut_off.reasons_not_ready(now)[1], "kafka: the journal is not read: brokers are down");
     }
 
     #[test]

@@ -44,7 +44,11 @@ async fn one_publishes_and_the_other_stands_by_and_takes_over() {
         .until("standby", async || second.page("/readyz").await.is_some_and(|(_, page)| page.contains("standing by")))
         .await;
     assert_eq!(second.page("/healthz").await.unwrap().0, 200, "a standby is healthy");
-    assert_eq!(second.page("/readyz").await.unwrap().0, 503, "and not ready");
+    // As kubelet asks: a rollout ends when both are ready. Who asks for the owner is told that it is not this one.
+    for (instance, owner) in [(&first, 200), (&second, 503)] {
+        assert_eq!(instance.page("/readyz").await.unwrap().0, 200);
+        assert_eq!(instance.page("/readyz?owner").await.unwrap().0, owner);
+    }
     assert_eq!(second.metric("call_legs_owner", "").await, 0.0);
 
     let killed = Instant::now();
