@@ -90,7 +90,7 @@ pub async fn run(
     let token = Arc::new(Token::create(&config.state.dir, rand::random()).or_exit(Exit::State)?);
     let targets = Targets {
         freshness: config.freshness.objective,
-        interval: config.poll.interval,
+        interval: config.poll.interval.longest(),
         overlap: config.poll.overlap,
         settle: config.poll.settle,
         order_within: behind_max(&config),
@@ -221,7 +221,7 @@ async fn connector(
         timestamp: config.kafka.timestamp,
         time_basis: config.source.time_basis,
         delays,
-        apart_max: config.poll.interval * 3,
+        apart_max: config.poll.interval.longest() * 3,
         behind_max,
         revisions: config.policy.revisions,
         dead_ratio_max: config.dead_letter.max_ratio,
@@ -234,7 +234,9 @@ async fn connector(
         terms,
         records,
         pace: Pace {
-            interval: config.poll.interval,
+            interval: config.poll.interval.longest(),
+            poll_budget: (config.poll.interval == config::PollInterval::Auto)
+                .then_some(config.source.requests_per_minute),
             window_max: config.poll.max_window,
             behind_max,
             request_every: Duration::from_secs(60) / config.source.requests_per_minute.max(1),
@@ -443,7 +445,7 @@ fn delays(config: &Config) -> Delays {
 /// How far a leg lies behind the newest one at the most, unless it is marked late; `None` where no order is promised.
 fn behind_max(config: &Config) -> Option<Duration> {
     let is_in_order = config.source.time_basis == TimeBasis::Disconnect;
-    is_in_order.then(|| delays(config).behind_max(config.poll.interval))
+    is_in_order.then(|| delays(config).behind_max(config.poll.interval.longest()))
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use url::form_urlencoded;
 
 pub use access::Keys;
 use server::Limits;
@@ -107,9 +108,11 @@ impl Pages {
     }
 }
 
-async fn status_page(State(pages): State<Pages>) -> impl IntoResponse {
+async fn status_page(State(pages): State<Pages>, RawQuery(query): RawQuery) -> impl IntoResponse {
     let headers = [(header::CONTENT_TYPE, HTML), (header::CONTENT_SECURITY_POLICY, page::POLICY.as_str())];
-    (headers, page::page(&pages.snapshot()))
+    let query = query.unwrap_or_default();
+    let chosen = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "unit").map(|(_, unit)| unit);
+    (headers, page::page(&pages.snapshot(), chosen.as_deref()))
 }
 
 async fn status_json(State(pages): State<Pages>) -> Json<Snapshot> {

@@ -3,7 +3,7 @@ const EVERY_MS = 5000;
 let heard = new Date();
 async function refresh() {
   try {
-    const answer = await fetch(location.pathname, { cache: "no-store", credentials: "same-origin", signal: AbortSignal.timeout(EVERY_MS) });
+    const answer = await fetch(location.pathname + location.search, { cache: "no-store", credentials: "same-origin", signal: AbortSignal.timeout(EVERY_MS) });
     if (!answer.ok) throw new Error(answer.status);
     const next = new DOMParser().parseFromString(await answer.text(), "text/html");
     const open = [...document.querySelectorAll("main details[open]")].map((details) => details.id);

@@ -2,6 +2,7 @@
 //!
 //! It replaces its own content every few seconds, and says so when nobody answers any more. Drawings are in `drawing`.
 
+use std::cmp::Reverse;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
+use url::form_urlencoded;
 
 use super::drawing;
 use crate::core::dead_letter::Reason;
@@ -35,8 +37,14 @@ pub(super) static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The whole document.
-pub(super) fn page(snapshot: &Snapshot) -> String {
+/// So many units are shown one below the other; of more of them one, which the reader chooses.
+const CARDS_MAX: usize = 3;
+
+/// The minutes over which legs a minute and freshness are told in the table of units.
+const NEWEST_MINUTES: usize = 10;
+
+/// The whole document; `chosen` is the unit that the reader has opened.
+pub(super) fn page(snapshot: &Snapshot, chosen: Option<&str>) -> String {
     let headline = &snapshot.headline;
     let document = html! {
         (DOCTYPE)
@@ -54,7 +62,7 @@ pub(super) fn page(snapshot: &Snapshot) -> String {
                 p #silent .headline role="alert" hidden {}
                 main {
                     (top(snapshot))
-                    @for unit in &snapshot.units { (unit_card(snapshot, unit)) }
+                    (units(snapshot, chosen))
                     (instance(snapshot))
                     (settings(snapshot))
                     p .faint {
@@ -84,12 +92,67 @@ fn top(snapshot: &Snapshot) -> Markup {
     }
 }
 
-fn unit_card(snapshot: &Snapshot, unit: &UnitSnapshot) -> Markup {
-    let level = match (unit.good, unit.is_starting(), unit.state.as_str()) {
+/// A line for each unit, the worst first; then the units themselves, or the chosen one.
+fn units(snapshot: &Snapshot, chosen: Option<&str>) -> Markup {
+    let mut sorted: Vec<&UnitSnapshot> = snapshot.units.iter().collect();
+    // Levels are sorted from good to bad; what is complete only long ago is worse, and what never was is worst.
+    sorted.sort_by_key(|unit| (Reverse(level(unit)), unit.complete_to, unit.unit.as_str()));
+    let is_few = sorted.len() <= CARDS_MAX;
+    let cards = sorted.iter().filter(|unit| is_few || chosen == Some(unit.unit.as_str()));
+    html! {
+        @if sorted.len() > 1 {
+            section {
+                h2 { (sorted.len()) " units" @if let Some(pace) = pace(snapshot) { ", " (pace) } }
+                div .scroll {
+                    table {
+                        tr {
+                            th { "unit" } th { "state" } th .number { "complete up to" } th { "newest poll" }
+                            th .number { "legs a minute" } th .number { "slowest leg" }
+                        }
+                        @for unit in &sorted { (unit_row(snapshot, unit)) }
+                    }
+                }
+                p .faint { "Legs a minute and the slowest leg, from disconnect to Kafka, are those of the newest " (NEWEST_MINUTES) " minutes." }
+            }
+        } @else if let Some(pace) = pace(snapshot) { p .faint { (pace) } }
+        @for unit in cards { (unit_card(snapshot, unit)) }
+    }
+}
+
+/// How often units are polled, where the connector chooses.
+fn pace(snapshot: &Snapshot) -> Option<String> {
+    let every = length(Duration::from_millis(snapshot.poll_interval_ms));
+    snapshot.poll_interval_reason.as_ref().map(|reason| format!("polled every {every}: {reason}"))
+}
+
+fn unit_row(snapshot: &Snapshot, unit: &UnitSnapshot) -> Markup {
+    let ago = |at: UtcMillis| format!("{} ago", length(snapshot.at.since(at)));
+    let minutes = &unit.minutes[unit.minutes.len().saturating_sub(NEWEST_MINUTES)..];
+    let published: u64 = minutes.iter().map(|minute| minute.published).sum();
+    let slowest = minutes.iter().filter_map(|minute| minute.slowest_ms).max();
+    let name: String = form_urlencoded::byte_serialize(unit.unit.as_bytes()).collect();
+    html! {
+        tr {
+            td { a href=(format!("?unit={name}")) { (unit.unit) } }
+            td { span class=(format!("badge {}", class(level(unit)))) { (unit.state) } }
+            td .number { (unit.complete_to.map_or_else(|| "not yet".to_owned(), ago)) }
+            td { (unit.polls.last().map_or_else(|| "none yet".to_owned(), |poll| format!("{}, {}", poll.result, ago(poll.at)))) }
+            td .number { (format!("{:.1}", published as f64 / minutes.len().max(1) as f64)) }
+            td .number { (slowest.map_or_else(|| "–".to_owned(), |slowest| length(Duration::from_millis(slowest)))) }
+        }
+    }
+}
+
+fn level(unit: &UnitSnapshot) -> Level {
+    match (unit.good, unit.is_starting(), unit.state.as_str()) {
         (_, true, _) | (true, _, "catching_up") => Level::Working,
         (true, ..) => Level::Good,
         _ => Level::Bad,
-    };
+    }
+}
+
+fn unit_card(snapshot: &Snapshot, unit: &UnitSnapshot) -> Markup {
+    let level = level(unit);
     let time = |at: Option<UtcMillis>| {
         at.map_or_else(|| "none since this process started".to_owned(), |at| clock(at, snapshot.at))
     };
@@ -306,11 +369,11 @@ fn icon(level: Level) -> String {
 mod tests {
     use super::*;
     use crate::telemetry::snapshot::tests::snapshot;
-    use crate::telemetry::status::UnitState;
+    use crate::telemetry::status::{PollPaceShown, UnitState};
 
     #[test]
     fn shows_what_an_operator_looks_for() {
-        let page = page(&snapshot(|_| {}));
+        let page = page(&snapshot(|_| {}), None);
         for part in [
             "All legs up to 14:31:10 UTC are in the topic. Last poll 40 s ago, 12 new.",
             "acme-east",
@@ -327,18 +390,65 @@ mod tests {
 
     #[test]
     fn what_others_wrote_is_text_and_no_markup() {
-        let page = page(&snapshot(|status| {
-            status.units.values_mut().for_each(|unit| {
-                unit.state = UnitState::SourceAuth;
-                unit.detail = "<script>alert(1)</script>".to_owned();
-            });
-        }));
+        let page = page(
+            &snapshot(|status| {
+                status.units.values_mut().for_each(|unit| {
+                    unit.state = UnitState::SourceAuth;
+                    unit.detail = "<script>alert(1)</script>".to_owned();
+                });
+            }),
+            None,
+        );
         assert!(page.contains("&lt;script&gt;alert(1)") && !page.contains("<script>alert"));
     }
 
     #[test]
+    fn many_units_are_a_table_with_the_worst_first_and_one_is_opened() {
+        let snapshot = snapshot(|status| {
+            let known = status.units["acme-east"].clone();
+            for number in 0..30 {
+                status.units.insert(format!("pbx {number:02}&co"), known.clone());
+            }
+            let failing = status.units.get_mut("pbx 17&co").unwrap();
+            failing.state = UnitState::SourceAuth;
+            let behind = status.units.get_mut("pbx 09&co").unwrap();
+            behind.complete_to = Some(UtcMillis::new(0));
+        });
+        let row = |page: &str, unit: &str| page.find(&format!("<a href=\"?unit={unit}\">")).unwrap();
+        let closed = page(&snapshot, None);
+        let (failing, behind, well) =
+            (row(&closed, "pbx+17%26co"), row(&closed, "pbx+09%26co"), row(&closed, "acme-east"));
+        assert!(failing < behind && behind < well);
+        assert!(!closed.contains("What was read"), "no unit is opened");
+        let opened = page(&snapshot, Some("pbx 17&co"));
+        assert_eq!(opened.matches("What was read").count(), 1);
+        assert!(opened.contains("<h2>pbx 17&amp;co</h2>"));
+        assert!(!page(&snapshot, Some("<script>")).contains("<script>alert"));
+    }
+
+    #[test]
+    fn a_thousand_units_are_a_page_of_less_than_half_a_megabyte() {
+        let snapshot = snapshot(|status| {
+            let known = status.units["acme-east"].clone();
+            status.units.extend((0..1_000).map(|number| (format!("pbx-{number:04}"), known.clone())));
+        });
+        let bytes = page(&snapshot, Some("pbx-0500")).len();
+        assert!(bytes < 500_000, "{bytes}");
+    }
+
+    #[test]
+    fn how_often_units_are_polled_is_shown_where_the_connector_chooses() {
+        let chosen = snapshot(|status| {
+            let (interval, reason) = (Duration::from_secs(6), Some("3.0 requests for a poll of every unit".to_owned()));
+            status.poll_pace = Some(PollPaceShown { interval, reason, slowdown: 1 });
+        });
+        assert!(page(&chosen, None).contains("polled every 6 s: 3.0 requests for a poll of every unit"));
+        assert!(!page(&snapshot(|_| {}), None).contains("polled every"));
+    }
+
+    #[test]
     fn nothing_is_fetched_from_elsewhere() {
-        let page = page(&snapshot(|_| {}));
+        let page = page(&snapshot(|_| {}), None);
         let links = page.split(['"', '\'']).filter(|part| part.contains("//") && part.starts_with("http"));
         assert_eq!(links.collect::<Vec<_>>(), ["http://www.w3.org/2000/svg"], "the name of SVG is no address");
     }

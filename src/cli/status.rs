@@ -176,6 +176,10 @@ fn describe(snapshot: &Snapshot) -> Vec<String> {
         snapshot.headline.sentence.clone(),
         format!("{} {}, {delivery}, version {}, at {}", snapshot.host, role, snapshot.version, at(snapshot.at)),
     ];
+    if let Some(reason) = &snapshot.poll_interval_reason {
+        let every = length(Duration::from_millis(snapshot.poll_interval_ms));
+        lines.push(format!("units are polled every {every}: {reason}"));
+    }
     lines.extend(snapshot.own_reasons().map(|reason| format!("not ready: {reason}")));
     lines.extend(snapshot.kafka_trouble.iter().filter(|_| snapshot.ready).map(|trouble| format!("Kafka: {trouble}")));
     for unit in &snapshot.units {

@@ -174,7 +174,7 @@ fn are_unique(items: &[String]) -> bool {
 }
 
 fn poll(r: &mut Reader) -> Option<Poll> {
-    let interval = r.or_default("poll.interval", "2m", rule::duration("1s", "24h"));
+    let interval = r.or_default("poll.interval", "2m", rule::poll_interval("1s", "24h"));
     // None at all would never look again for late legs; a month is read anew in every interval.
     let overlap = r.or_default("poll.overlap", "30m", rule::whole_seconds("1s", "30d"));
     let settle = r.or_default("poll.settle", "1m", rule::whole_seconds("0s", "24h"));
@@ -444,7 +444,7 @@ fn overlap_covers_connect_time(r: &mut Reader, source: &Source, poll: &Poll) {
 }
 
 fn objective_can_be_kept(r: &mut Reader, poll: &Poll, freshness: &Freshness) {
-    if freshness.objective < poll.interval {
+    if freshness.objective < poll.interval.shortest() {
         r.warning(
             "freshness.objective",
             "is shorter than poll.interval, for which a leg may have to wait: it cannot be kept",

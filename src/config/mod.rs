@@ -35,7 +35,7 @@ pub use reader::Setting;
 pub use secret::Secret;
 pub use section::{
     Admin, Avro, Credentials, DeadLetter, Delivery, Framing, Freshness, Kafka, Log, LogFormat, MessageTimestamp,
-    Policy, Poll, Properties, Registry, Source, State, Telemetry,
+    Policy, Poll, PollInterval, Properties, Registry, Source, State, Telemetry,
 };
 pub use start_from::{HISTORY_MAX, Start, StartFrom};
 

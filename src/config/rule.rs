@@ -15,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::personal::Personal;
+use super::section::PollInterval;
 use super::start_from::StartFrom;
 use crate::http::is_this_machine;
 
@@ -119,6 +120,15 @@ pub(super) fn duration(least: &'static str, most: &'static str) -> Rule<Duration
         let read = |text| humantime::parse_duration(text).ok();
         let given = read(text)?;
         (read(least)?..=read(most)?).contains(&given).then_some(given)
+    })
+}
+
+/// How often something is polled: so often, or as the budget allows.
+pub(super) fn poll_interval(least: &'static str, most: &'static str) -> Rule<PollInterval> {
+    let Rule { must, parse, .. } = duration(least, most);
+    Rule::new(format!("{must}, or \"auto\""), move |text| match text {
+        "auto" => Some(PollInterval::Auto),
+        text => parse(text).map(PollInterval::Every),
     })
 }
 

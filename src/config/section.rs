@@ -18,6 +18,7 @@ use super::secret::Secret;
 use super::start_from::StartFrom;
 use crate::core::dedupe::Revisions;
 use crate::core::leg::TimeBasis;
+use crate::core::poll_pace::{INTERVAL_MAX, INTERVAL_MIN};
 
 /// `[source]`: the 8x8 Work Analytics API.
 #[derive(Clone, Debug)]
@@ -60,7 +61,7 @@ pub struct Source {
 #[derive(Clone, Debug)]
 pub struct Poll {
     /// From the beginning of one read to that of the next.
-    pub interval: Duration,
+    pub interval: PollInterval,
     /// How far back each read repeats the earlier ones; whole seconds.
     pub overlap: Duration,
     /// How long before a read its window's newest end is not trusted to be complete; whole seconds.
@@ -71,6 +72,33 @@ pub struct Poll {
     pub clock_tolerance: Duration,
     /// Where the first read ever begins. Needed then, and never used again.
     pub start_from: Option<StartFrom>,
+}
+
+/// `poll.interval`: how often every unit is polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PollInterval {
+    /// A poll begins so long after the one before.
+    Every(Duration),
+    /// `"auto"`: as often as the budget of requests allows.
+    Auto,
+}
+
+impl PollInterval {
+    /// The longest time between two polls that read the overlap: what the guarantees count with.
+    pub const fn longest(self) -> Duration {
+        match self {
+            Self::Every(interval) => interval,
+            Self::Auto => INTERVAL_MAX,
+        }
+    }
+
+    /// The shortest time between two polls.
+    pub const fn shortest(self) -> Duration {
+        match self {
+            Self::Every(interval) => interval,
+            Self::Auto => INTERVAL_MIN,
+        }
+    }
 }
 
 /// `[freshness]`: what is promised to consumers, and measured.

@@ -61,6 +61,7 @@ use read::ahead::Ahead;
 use read::backfiller::Backfiller;
 use read::fetch::Fetcher;
 use read::merger::Merger;
+use read::poll_timer::PollTimer;
 use read::poller::Poller;
 use read::priority::LivePriority;
 use read::scroll::Scroller;
@@ -172,6 +173,7 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
         let unit = Arc::new(UnitContext {
             name: unit.to_owned(),
             pace: self.pace.clone(),
+            timer: Arc::clone(&shared.timer),
             clock: Arc::clone(&self.clock),
             writer: shared.writer.clone(),
             status: self.status.clone(),
@@ -235,7 +237,8 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
     fn shared(&self, writer: &Writer<C, V>) -> (Shared, Queues) {
         let (handle, queues) = queues(self.pace.interval, writer.shown());
         let (live, longest_page) = (LivePriority::default(), Arc::default());
-        (Shared { writer: handle, live, ahead: self.ahead(), longest_page }, queues)
+        let timer = Arc::new(PollTimer::new(&self.pace, &self.terms.units, self.status.clone()));
+        (Shared { writer: handle, live, timer, ahead: self.ahead(), longest_page }, queues)
     }
 }
 
@@ -243,6 +246,7 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
 struct Shared {
     writer: WriterHandle,
     live: LivePriority,
+    timer: Arc<PollTimer>,
     ahead: Ahead,
     longest_page: Arc<AtomicUsize>,
 }

@@ -22,6 +22,7 @@ pub mod pagination;
 pub mod parts;
 pub mod planner;
 pub mod poll;
+pub mod poll_pace;
 pub mod query;
 pub mod replay;
 pub mod retry;

@@ -37,9 +37,22 @@ pub struct Piece {
 pub struct Cycle {
     /// What is read, in this order, each from its beginning.
     spans: VecDeque<Span>,
+    /// The overlap, where it is read only if what is new shows no leg.
+    unplanned: Option<Window>,
     /// Whether the newest window is read whole.
     is_whole: bool,
     length: WindowLength,
+}
+
+/// What a live poll reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LiveReads {
+    /// What is new and the overlap at once: they are likely to be one page.
+    Together,
+    /// What is new, then the overlap.
+    Apart,
+    /// What is new. The overlap is read if that shows no leg: quiet phones, or an API that shows nothing.
+    New,
 }
 
 /// A span of time that is read in one window or more.
@@ -51,24 +64,25 @@ struct Span {
 }
 
 impl Cycle {
-    /// Plans a live poll up to `bound`, the first instant that is not asked for: what is new, then the overlap; both at
-    /// once where they are likely to be one page.
-    pub fn live(newest: Marks, bound: UtcMillis, is_one_page: bool, length: WindowLength) -> Self {
+    /// Plans a live poll up to `bound`, the first instant that is not asked for.
+    pub fn live(newest: Marks, bound: UtcMillis, reads: LiveReads, length: WindowLength) -> Self {
         let Marks { complete_to, final_to } = newest;
-        if is_one_page {
-            return Self::of([(Window::new(final_to, bound), true)], length);
+        let new = (Window::new(complete_to, bound), true);
+        let overlap = Window::new(final_to, complete_to.min(bound));
+        match reads {
+            LiveReads::Together => Self::of([(Window::new(final_to, bound), true)], length),
+            LiveReads::Apart => Self::of([new, (overlap, false)], length),
+            LiveReads::New => {
+                Self { unplanned: (overlap.start < overlap.end).then_some(overlap), ..Self::of([new], length) }
+            }
         }
-        Self::of(
-            [(Window::new(complete_to, bound), true), (Window::new(final_to, complete_to.min(bound)), false)],
-            length,
-        )
     }
 
     /// Plans a poll of a unit that is behind: everything from the final watermark on, oldest first.
     pub fn behind(newest: Marks, bound: UtcMillis, delays: &Delays, length: WindowLength) -> Self {
         // A page of the journal that spans it would say nothing of how many legs the overlap is known to have.
         if hooks::is_mutant(Mutant::FromCompleteTo) {
-            return Self::live(newest, bound, false, length);
+            return Self::live(newest, bound, LiveReads::Apart, length);
         }
         let final_to = newest.final_to;
         let edge = bound.minus(delays.settle).minus(delays.overlap).max(final_to);
@@ -87,7 +101,12 @@ impl Cycle {
 
     fn of(spans: impl IntoIterator<Item = (Window, bool)>, length: WindowLength) -> Self {
         let spans = spans.into_iter().filter(|(left, _)| left.start < left.end);
-        Self { spans: spans.map(|(left, is_whole)| Span { left, is_whole }).collect(), is_whole: true, length }
+        Self {
+            spans: spans.map(|(left, is_whole)| Span { left, is_whole }).collect(),
+            unplanned: None,
+            is_whole: true,
+            length,
+        }
     }
 
     /// Whether the newest window is read whole before its first row is published; else it is published page by page.
@@ -100,9 +119,16 @@ impl Cycle {
         &mut self.length
     }
 
-    /// Whether windows are left that are published page by page.
+    /// Whether windows are left that are published page by page, or may be read after all.
     pub fn has_overlap_left(&self) -> bool {
-        self.spans.iter().any(|span| !span.is_whole)
+        self.unplanned.is_some() || self.spans.iter().any(|span| !span.is_whole)
+    }
+
+    /// Has the overlap read after all; `false` where nothing is left of it.
+    pub fn add_overlap(&mut self) -> bool {
+        let overlap = self.unplanned.take().map(|left| Span { left, is_whole: false });
+        self.spans.extend(overlap);
+        overlap.is_some()
     }
 
     /// Takes back the newest window, which was to be read whole: it is read in shorter ones.
@@ -241,18 +267,32 @@ mod tests {
     #[test]
     fn a_live_poll_reads_what_is_new_first_and_whole() {
         let progress = Progress { complete_to: at(8000), ..Progress::starting_at(at(6200), &DELAYS) };
-        let live = |is_one_page| Cycle::live(progress.marks(), at(8120), is_one_page, WindowLength::new(HOUR));
-        assert_eq!(wholes(live(false)), [(8000, true), (6200, false)]);
-        assert_eq!(seconds(live(false)), [(8000, 8120, How::Poll), (6200, 8000, How::Poll)]);
-        assert!(live(false).has_overlap_left() && !live(true).has_overlap_left());
-        assert_eq!((wholes(live(true)), seconds(live(true))), (vec![(6200, true)], vec![(6200, 8120, How::Poll)]));
+        let live = |reads| Cycle::live(progress.marks(), at(8120), reads, WindowLength::new(HOUR));
+        let (apart, together) = (|| live(LiveReads::Apart), || live(LiveReads::Together));
+        assert_eq!(wholes(apart()), [(8000, true), (6200, false)]);
+        assert_eq!(seconds(apart()), [(8000, 8120, How::Poll), (6200, 8000, How::Poll)]);
+        assert!(apart().has_overlap_left() && !together().has_overlap_left());
+        assert_eq!((wholes(together()), seconds(together())), (vec![(6200, true)], vec![(6200, 8120, How::Poll)]));
+    }
+
+    #[test]
+    fn the_overlap_is_read_after_all_where_what_is_new_shows_no_leg() {
+        let newest = Marks { complete_to: at(8000), final_to: at(6200) };
+        let mut cycle = Cycle::live(newest, at(8120), LiveReads::New, WindowLength::new(HOUR));
+        assert_eq!(wholes(cycle.clone()), [(8000, true)]);
+        cycle.next();
+        assert!(cycle.has_overlap_left(), "what is new waits for it where it shows no leg");
+        assert!(cycle.add_overlap() && !cycle.add_overlap());
+        assert_eq!(wholes(cycle), [(6200, false)]);
+        let mut at_the_start = Cycle::live(Marks::at(at(8000)), at(8120), LiveReads::New, WindowLength::new(HOUR));
+        assert!(!at_the_start.has_overlap_left() && !at_the_start.add_overlap());
     }
 
     #[test]
     fn what_is_held_is_read_again_behind_what_is_new_and_before_the_overlap() {
         let newest = Marks { complete_to: at(8000), final_to: at(6200) };
         let window = |from, to| Window::new(at(from), at(to));
-        let cycle = Cycle::live(newest, at(8120), false, WindowLength::new(HOUR))
+        let cycle = Cycle::live(newest, at(8120), LiveReads::Apart, WindowLength::new(HOUR))
             .with_holds(vec![window(5000, 5100), window(3000, 3100)], Some(window(4900, 5000)));
         let expected = [(8000, true), (5000, true), (3000, true), (6200, false), (4900, false)];
         assert_eq!(wholes(cycle), expected);
@@ -263,7 +303,7 @@ mod tests {
         let progress = Progress::starting_at(at(100), &DELAYS);
         for bound in [at(100), at(50)] {
             assert_eq!(Cycle::behind(progress.marks(), bound, &DELAYS, WindowLength::new(HOUR)).next(), None);
-            assert_eq!(Cycle::live(progress.marks(), bound, false, WindowLength::new(HOUR)).next(), None);
+            assert_eq!(Cycle::live(progress.marks(), bound, LiveReads::Apart, WindowLength::new(HOUR)).next(), None);
         }
     }
 
@@ -398,7 +438,8 @@ mod tests {
                 let cycle = if outcomes.next().unwrap() {
                     Cycle::behind(progress.marks(), bound(at(now)), &DELAYS, length)
                 } else {
-                    Cycle::live(progress.marks(), bound(at(now)), outcomes.next().unwrap(), length)
+                    let reads = if outcomes.next().unwrap() { LiveReads::Together } else { LiveReads::Apart };
+                    Cycle::live(progress.marks(), bound(at(now)), reads, length)
                 };
                 for piece in cycle {
                     if outcomes.next().unwrap() {

@@ -117,6 +117,7 @@ pub struct Metrics {
     hours_differing: Family<UnitShownLabels, Gauge>,
     poll_overlap: Seconds,
     poll_interval: Seconds,
+    poll_slowdown: Gauge,
     poll_settle: Seconds,
     /// The source's clock minus ours.
     pub clock_skew: Seconds,
@@ -189,13 +190,13 @@ impl Metrics {
             hours_differing: Family::default(),
             poll_overlap: Gauge::default(),
             poll_interval: Gauge::default(),
+            poll_slowdown: Gauge::default(),
             poll_settle: Gauge::default(),
             clock_skew: Gauge::default(),
         };
         metrics.freshness_objective.set(targets.freshness.as_secs_f64());
         metrics.order_within.set(targets.order_within.map_or(0.0, |within| within.as_secs_f64()));
         metrics.poll_overlap.set(targets.overlap.as_secs_f64());
-        metrics.poll_interval.set(targets.interval.as_secs_f64());
         metrics.poll_settle.set(targets.settle.as_secs_f64());
         let mut catalogue = Catalogue::default();
         metrics.list(&mut catalogue);
@@ -243,7 +244,8 @@ impl Metrics {
         c.seconds("overlap_left", &[UNIT], "how much of the overlap was left when the latest leg was found thanks to it; none before the first such leg", &self.overlap_left);
         c.plain("hours_differing", &[UNIT, of("shown", &SHOWN)], "hours of which a sweep has seen fewer or more legs than were published; none while standing by", &self.hours_differing);
         c.seconds("poll_overlap", &[], "`poll.overlap`", &self.poll_overlap);
-        c.seconds("poll_interval", &[], "`poll.interval`", &self.poll_interval);
+        c.seconds("poll_interval", &[], "how often units are polled: `poll.interval`, or what `\"auto\"` has chosen", &self.poll_interval);
+        c.plain("poll_slowdown_ratio", &[], "by which factor polls come less often because the API has asked for fewer requests, with `poll.interval = \"auto\"`; 1 otherwise", &self.poll_slowdown);
         c.seconds("poll_settle", &[], "`poll.settle`: how far the watermark of complete legs lies behind a read", &self.poll_settle);
         c.seconds("clock_skew", &[], "the API's clock minus ours, to about a second", &self.clock_skew);
         c.info("build", &[of("version", &[])], "the running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
@@ -345,6 +347,9 @@ impl Metrics {
         let waited = status.waiting_for.as_ref().map_or(Duration::ZERO, |_| now.duration_since(self.started));
         self.start_waiting.set(waited.as_secs_f64());
         self.kafka_waiting.set(status.publishing_since.map_or(0.0, |since| now.duration_since(since).as_secs_f64()));
+        let pace = status.poll_pace.as_ref();
+        self.poll_interval.set(pace.map_or(self.targets.interval, |pace| pace.interval).as_secs_f64());
+        self.poll_slowdown.set(pace.map_or(1, |pace| pace.slowdown).into());
         let disk = status.disk_trouble.as_ref().map(|(since, _)| now.duration_since(*since));
         self.disk_waiting.set(disk.unwrap_or_default().as_secs_f64());
         if matches!(status.role, Role::StandingBy { .. }) {

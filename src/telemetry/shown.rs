@@ -13,8 +13,8 @@ use crate::config::Setting;
 use crate::core::dedupe::Counts;
 use crate::core::time::{UtcMillis, Window};
 
-/// How things are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// How things are, from good to bad.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// As they should be.
@@ -105,8 +105,11 @@ pub struct Snapshot {
     pub disk_trouble: Option<String>,
     /// `freshness.objective`, in milliseconds.
     pub freshness_objective_ms: u64,
-    /// `poll.interval`, in milliseconds.
+    /// How often units are polled: `poll.interval`, or what `"auto"` has chosen, in milliseconds.
     pub poll_interval_ms: u64,
+    /// Why it is so, where `poll.interval` is `"auto"`.
+    #[serde(default)]
+    pub poll_interval_reason: Option<String>,
     /// `poll.overlap`, in milliseconds.
     pub poll_overlap_ms: u64,
     /// Every configured unit; none while standing by, since those are the owner's.

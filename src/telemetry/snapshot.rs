@@ -56,6 +56,9 @@ impl Snapshot {
             Role::Owner => (RoleShown::Owner, None),
             Role::StandingBy { owner, admin } => (RoleShown::StandingBy, Some(Elsewhere { host: owner, admin })),
         };
+        let pace = status.poll_pace;
+        let poll_interval = pace.as_ref().map_or(process.targets.interval, |pace| pace.interval);
+        let poll_interval_reason = pace.and_then(|pace| pace.reason);
         let units = if role == RoleShown::StandingBy { BTreeMap::new() } else { status.units };
         let mut taken = Self {
             at,
@@ -80,7 +83,8 @@ impl Snapshot {
             disk_waiting_ms: disk.as_ref().map_or(0, |(waited, _)| millis(*waited)),
             disk_trouble: disk.map(|(_, trouble)| trouble),
             freshness_objective_ms: millis(process.targets.freshness),
-            poll_interval_ms: millis(process.targets.interval),
+            poll_interval_ms: millis(poll_interval),
+            poll_interval_reason,
             poll_overlap_ms: millis(process.targets.overlap),
             units: units
                 .into_iter()

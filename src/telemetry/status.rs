@@ -196,11 +196,24 @@ pub enum Role {
     },
 }
 
+/// How often units are polled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PollPaceShown {
+    /// From the beginning of one poll of a unit to that of the next.
+    pub interval: Duration,
+    /// Why; `None` where it is as it was configured.
+    pub reason: Option<String>,
+    /// By which factor it is longer because the API has asked for fewer requests.
+    pub slowdown: u32,
+}
+
 /// How the whole connector is.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
     /// Where the admin port listens, once it does.
     pub admin: Option<String>,
+    /// How often units are polled, once they are.
+    pub poll_pace: Option<PollPaceShown>,
     /// What start-up waits for; `None` when it is through.
     pub waiting_for: Option<String>,
     /// What this process is to the journal.

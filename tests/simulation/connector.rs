@@ -65,6 +65,7 @@ async fn run(parts: Parts) -> Result<(), String> {
         },
         pace: Pace {
             interval: plan.interval,
+            poll_budget: plan.poll_budget,
             window_max: plan.window_max,
             page_rows: 1_000,
             request_every: std::time::Duration::from_secs(1),

@@ -11,6 +11,7 @@ use call_legs::connector::{Order, OrderError, OrderRequest};
 use call_legs::core::dedupe::Revisions;
 use call_legs::core::journal::{Delivery, Nonce};
 use call_legs::core::planner::Sweep;
+use call_legs::core::poll_pace::INTERVAL_MAX;
 use call_legs::core::time::UtcMillis;
 use call_legs::core::watermark::Delays;
 use call_legs::sink::Destination;
@@ -44,8 +45,10 @@ pub(crate) struct Plan {
     pub(crate) delays: Delays,
     /// What becomes of changed legs.
     pub(crate) revisions: Revisions,
-    /// From poll to poll.
+    /// From poll to poll, at most.
     pub(crate) interval: Duration,
+    /// Where the budget of requests decides how often units are polled: how many a minute it has.
+    pub(crate) poll_budget: Option<u32>,
     /// The longest window.
     pub(crate) window_max: Duration,
     /// How many rows a window has at most that is read whole.
@@ -99,6 +102,7 @@ impl Plan {
             },
             revisions: *dice.pick(&[Revisions::Ignore, Revisions::Publish]),
             interval: second * dice.between(10, 60) as u32,
+            poll_budget: None,
             window_max: second * dice.between(300, window_max_s) as u32,
             window_rows: *dice.pick(&[5_000, 100, 40]),
             sparser: *dice.pick(&[1, 1, 10]),
@@ -126,6 +130,16 @@ impl Plan {
             steps: dice.between(10, 40) as u32,
             mended_after: dice.between(0, 60) as u32,
         }
+        .with_poll_budget()
+    }
+
+    /// In a quarter of the runs the budget of requests decides how often units are polled.
+    fn with_poll_budget(mut self) -> Self {
+        let drawn = self.interval.as_secs() as usize;
+        if drawn.is_multiple_of(4) {
+            (self.interval, self.poll_budget) = (INTERVAL_MAX, Some([6, 60, 600][drawn / 4 % 3]));
+        }
+        self
     }
 }
 

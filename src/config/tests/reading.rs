@@ -26,7 +26,7 @@ fn defaults_fill_what_is_not_given() {
     assert_eq!(config.source.requests_per_minute, 60);
     assert_eq!(config.source.max_body, 64 << 20);
     assert_eq!(config.source.ca_file, None);
-    assert_eq!(config.poll.interval, Duration::from_secs(120));
+    assert_eq!(config.poll.interval, crate::config::PollInterval::Every(Duration::from_secs(120)));
     assert_eq!(config.poll.overlap, Duration::from_secs(1800));
     assert_eq!(config.poll.settle, Duration::from_secs(60));
     assert_eq!(config.poll.max_window, Duration::from_secs(31 * 86_400));

@@ -86,7 +86,7 @@ fn values_in_the_file() {
         ("source.ca_file = \"\"", "source.ca_file (from c.toml, line 1) must be a path (in quotes)"),
         (
             "poll.interval = \"999ms\"",
-            "poll.interval (from c.toml, line 1) must be a duration from 1s to 24h, written like 90s, 2m, 36h or 8d",
+            "poll.interval (from c.toml, line 1) must be a duration from 1s to 24h, written like 90s, 2m, 36h or 8d, or \"auto\"",
         ),
         (
             "poll.overlap = \"0s\"",

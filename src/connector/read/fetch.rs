@@ -98,6 +98,9 @@ impl<S: Source> Fetcher<S> {
         let (unit, sent) = (&self.unit.name, Instant::now());
         let answer = self.unit.until_stopped(self.source.fetch(unit, bounds, cursor, rows)).await?;
         let result = answer.as_ref().map_or_else(|error| error.failure.as_str(), |_| "ok");
+        if result == Failure::RateLimited.as_str() {
+            self.unit.timer.note_rate_limited();
+        }
         let metrics = &self.unit.metrics;
         metrics.source_requests.get_or_create(&UnitResultLabels { unit: unit.clone(), result }).inc();
         let duration = metrics.source_request_duration.get_or_create(&UnitLabel { unit: unit.clone() });

@@ -16,6 +16,7 @@
 //! | `scroll` | one pass over a window's pages |
 //! | `ahead` | pages on their way: how many, made ready meanwhile, put together for transactions |
 //! | `fetch` | one request, with patience |
+//! | `poll_timer` | how often units are polled |
 //! | `priority` | older reads wait for live ones |
 //! | `clocks` | the local clock and the source's |
 //! | `unit` | what the readers of one unit share |
@@ -32,6 +33,7 @@ mod pending_window;
 mod plan;
 mod poll_progress;
 mod poll_report;
+pub(crate) mod poll_timer;
 pub(crate) mod poller;
 pub(crate) mod priority;
 mod read_error;
@@ -54,8 +56,10 @@ use crate::core::watermark::Delays;
 /// How the connector polls.
 #[derive(Clone, Debug)]
 pub struct Pace {
-    /// From the start of one poll of a unit to the start of the next.
+    /// The longest time from one poll of a unit that reads the overlap to the next.
     pub interval: Duration,
+    /// Where the budget decides how often units are polled: how many requests a minute it has. Else it is `interval`.
+    pub poll_budget: Option<u32>,
     /// The longest window read at once.
     pub window_max: Duration,
     /// How far a leg lies behind the newest at the most, unless it is marked late; `None` where no order is promised.

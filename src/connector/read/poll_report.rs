@@ -36,6 +36,8 @@ pub(super) struct PollReport<'a> {
     /// What became of the poll's rows.
     pub(super) counts: Counts,
     pub(super) took: Duration,
+    /// Whether the log tells of it if all went well.
+    pub(super) is_told: bool,
 }
 
 /// A long poll that is under way.
@@ -101,6 +103,10 @@ impl PollReport<'_> {
             }
         }
         self.count(result);
+        if !self.is_told && result == "ok" {
+            tracing::debug!(unit = unit.name, "a poll found nothing new");
+            return;
+        }
         tracing::info!(
             unit = unit.name,
             result,
@@ -135,7 +141,7 @@ impl PollReport<'_> {
     }
 
     fn count(&self, result: &'static str) {
-        let &Self { unit, counts, took } = self;
+        let &Self { unit, counts, took, .. } = self;
         unit.metrics.polls.get_or_create(&UnitResultLabels { unit: unit.name.clone(), result }).inc();
         let poll = PollNote {
             at: unit.clock.now(),

@@ -14,7 +14,7 @@ use super::poll_report::{CatchUpReport, PollEnd, PollReport, end_span};
 use super::read_error::ReadError;
 use super::scroll::{PagesSeen, Scroller, WholeMax};
 use super::unit::UnitContext;
-use super::unit_poll::{Pacing, UnitPoll};
+use super::unit_poll::{Pacing, Requests, UnitPoll};
 use crate::config::StartFrom;
 use crate::connector::fault::Fault;
 use crate::connector::stage::{root, stage, traced};
@@ -22,7 +22,7 @@ use crate::connector::write::request::{FirstStart, Lane, Request, Shown};
 use crate::core::course::Course;
 use crate::core::dedupe::Counts;
 use crate::core::journal::UnitProgress;
-use crate::core::planner::{Cycle, bound};
+use crate::core::planner::{Cycle, LiveReads, bound};
 use crate::core::poll::Poll;
 use crate::core::time::{UtcMillis, Window};
 use crate::core::window_length::WindowLength;
@@ -57,6 +57,8 @@ impl<S: Source> Poller<S> {
         let pacing = Pacing {
             length: WindowLength::new(unit.pace.window_max),
             is_one_page: false,
+            overlap_read: None,
+            told: None,
             page_rows: unit.pace.page_rows,
             membership: Some(membership),
         };
@@ -78,12 +80,13 @@ impl<S: Source> Poller<S> {
                 // What was read and is not published comes in order all the same.
                 self.scroller.forget_rows();
             }
-            let report = PollReport { unit: &self.unit, counts, took: started.elapsed() };
+            let is_told = self.is_told(counts, started);
+            let report = PollReport { unit: &self.unit, counts, took: started.elapsed(), is_told };
             let pause = match ended {
                 Ok(end) => {
                     failures = 0;
                     report.end(end);
-                    self.unit.pace.interval.saturating_sub(started.elapsed())
+                    self.unit.timer.interval().saturating_sub(started.elapsed())
                 }
                 Err(ReadError::Source(error)) => {
                     let membership = self.pacing.membership.as_ref();
@@ -100,7 +103,7 @@ impl<S: Source> Poller<S> {
                 }
                 Err(ReadError::Replaced) => {
                     // The unit is read from elsewhere.
-                    (self.pacing.membership, self.course) = (None, None);
+                    (self.pacing.membership, self.pacing.overlap_read, self.course) = (None, None, None);
                     Duration::ZERO
                 }
                 Err(ReadError::Fault(Fault::Stopped)) => return Ok(()),
@@ -113,6 +116,20 @@ impl<S: Source> Poller<S> {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Whether the log tells of a poll even if all went well: one that found something new, and others once in a while
+    /// where polls come every few seconds.
+    fn is_told(&mut self, counts: Counts, started: Instant) -> bool {
+        let is_often = self.unit.timer.is_auto();
+        let is_news = counts.published + counts.revised + counts.dead + counts.held > 0;
+        let is_told = !is_often
+            || is_news
+            || self.pacing.told.is_none_or(|told| started.duration_since(told) >= self.unit.pace.interval);
+        if is_told {
+            self.pacing.told = Some(started);
+        }
+        is_told
     }
 
     /// Waits until an operator accepts what the source shows, after the newest poll or for the first time.
@@ -156,11 +173,17 @@ impl<S: Source> Poller<S> {
         let (unit, pacing) = (&self.unit, &mut self.pacing);
         let (pace, now, newest) = (&unit.pace, unit.clock.now(), course.newest());
         let is_behind = pace.is_behind(newest.complete_to, bound);
+        let is_overlap_due = !course.holds().is_empty() || unit.timer.is_overlap_due(pacing.overlap_read);
+        let reads = match (pacing.is_one_page, is_overlap_due) {
+            (true, _) => LiveReads::Together,
+            (false, true) => LiveReads::Apart,
+            (false, false) => LiveReads::New,
+        };
         let cycle = stage!("plan", unit = unit.name, from = %newest.final_to, to = %bound).in_scope(|| {
             let cycle = if is_behind {
                 Cycle::behind(newest, bound, &pace.delays, pacing.length)
             } else {
-                Cycle::live(newest, bound, pacing.is_one_page, pacing.length)
+                Cycle::live(newest, bound, reads, pacing.length)
             };
             cycle.with_holds(course.due(now), course.before_holds())
         });
@@ -192,6 +215,9 @@ impl<S: Source> Poller<S> {
             scroller: &self.scroller,
             clocks: &self.clocks,
             bound,
+            began: Instant::now(),
+            reads,
+            cost: Requests::default(),
             whole_max: WholeMax { rows: pace.window_rows, bytes, takes_room: !is_behind },
             pacing,
             progress,

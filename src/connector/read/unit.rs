@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::Pace;
+use super::poll_timer::PollTimer;
 use super::read_error::ReadError;
 use crate::clock::Clock;
 use crate::connector::fault::Fault;
@@ -23,6 +24,7 @@ use crate::telemetry::{Metrics, Repeated, StatusBoard};
 pub(crate) struct UnitContext {
     pub(crate) name: String,
     pub(crate) pace: Pace,
+    pub(crate) timer: Arc<PollTimer>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) writer: WriterHandle,
     pub(crate) status: StatusBoard,

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::clocks::{Clocks, ReadStart};
 use super::merger::Membership;
 use super::paged_read::PagedRead;
@@ -14,7 +16,9 @@ use super::read_error::ReadError;
 use super::scroll::{PagesSeen, Scroller, WholeMax};
 use super::unit::UnitContext;
 use super::whole_read::WholeRead;
+use crate::core::planner::{LiveReads, Piece};
 use crate::core::poll::{Hold, WindowEnd};
+use crate::core::poll_pace::PollCost;
 use crate::core::time::{UtcMillis, Window};
 use crate::core::window_length::{SPAN_MIN, WindowLength};
 use crate::hooks::{self, Mutant};
@@ -29,6 +33,10 @@ pub(super) struct Pacing {
     pub(super) length: WindowLength,
     /// Whether what is new and the overlap are likely to be one page together.
     pub(super) is_one_page: bool,
+    /// When the newest poll began that has read the overlap.
+    pub(super) overlap_read: Option<Instant>,
+    /// When the newest poll began that the log has told of.
+    pub(super) told: Option<Instant>,
     /// How many rows a page may have, as far as that is known.
     pub(super) page_rows: usize,
     /// While the unit is behind.
@@ -42,6 +50,10 @@ pub(super) struct UnitPoll<'a, S> {
     pub(super) clocks: &'a Clocks<S>,
     pub(super) pacing: &'a mut Pacing,
     pub(super) bound: UtcMillis,
+    pub(super) began: Instant,
+    /// What it reads, if the unit is live.
+    pub(super) reads: LiveReads,
+    pub(super) cost: Requests,
     pub(super) whole_max: WholeMax,
     pub(super) progress: PollProgress,
     pub(super) pending: Option<PendingWindow>,
@@ -50,11 +62,31 @@ pub(super) struct UnitPoll<'a, S> {
     pub(super) is_anything_read: bool,
 }
 
+/// How many pages a poll has asked for.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Requests {
+    /// Of windows that are read whole: of what is new.
+    new: usize,
+    /// Of windows that are published page by page: of the overlap.
+    overlap: usize,
+}
+
 /// Whether a window is read in shorter ones.
 enum Shorter {
     No,
     Yes,
     Impossible,
+}
+
+impl Requests {
+    fn of(self, reads: LiveReads) -> PollCost {
+        let Self { new, overlap } = self;
+        match reads {
+            LiveReads::Together => PollCost::Together(new + overlap),
+            LiveReads::New if overlap == 0 => PollCost::New(new),
+            LiveReads::New | LiveReads::Apart => PollCost::Apart { new, overlap, is_due: reads == LiveReads::Apart },
+        }
+    }
 }
 
 impl Pacing {
@@ -71,7 +103,7 @@ impl Pacing {
 impl<S: Source> UnitPoll<'_, S> {
     /// Reads all windows of the poll.
     pub(super) async fn read(&mut self) -> Result<PollEnd, ReadError> {
-        while let Some(piece) = self.unit.next_window(|torn| self.progress.poll.next(torn)) {
+        while let Some(piece) = self.next_window() {
             self.is_anything_read = true;
             let start = self.clocks.read_start();
             let planned = self.progress.planned(piece, start);
@@ -86,6 +118,17 @@ impl<S: Source> UnitPoll<'_, S> {
         self.end().await
     }
 
+    /// The next window. Where what is new shows no leg, the overlap tells quiet phones from an API that shows nothing.
+    fn next_window(&mut self) -> Option<Piece> {
+        let poll = &mut self.progress.poll;
+        let planned = self.unit.next_window(|torn| poll.next(torn));
+        let is_in_doubt = || poll.shows_no_legs() && self.progress.failed.is_none();
+        if planned.is_some() || !is_in_doubt() || !poll.windows().add_overlap() {
+            return planned;
+        }
+        self.unit.next_window(|torn| poll.next(torn))
+    }
+
     /// Reads a window whole, and begins to publish it. Meanwhile the window before is published.
     async fn read_whole(&mut self, planned: PlannedRead, start: ReadStart) -> Result<(), ReadError> {
         let reading = WholeRead::read(self.scroller, planned, self.whole_max);
@@ -98,6 +141,7 @@ impl<S: Source> UnitPoll<'_, S> {
             }
         };
         self.progress.note_requests(planned.piece.window, read.pages.requests);
+        self.cost.new += read.pages.requests;
         self.seen.add(read.pages);
         let is_whole = matches!(read.ended, Ok(WindowEnd::Whole));
         match self.is_to_be_shorter(&read).await? {
@@ -216,6 +260,11 @@ impl<S: Source> UnitPoll<'_, S> {
         };
         let PagedRead { tally, requests, doubt, .. } = read;
         self.progress.note_requests(piece.window, requests);
+        if self.progress.poll.windows().is_read_whole() {
+            self.cost.new += requests;
+        } else {
+            self.cost.overlap += requests;
+        }
         let begun = self.clocks.begun(start);
         let clocks_differ = ended == Ok(WindowEnd::Whole) && self.clocks.differ();
         if let Some(membership) = &self.pacing.membership {
@@ -232,8 +281,15 @@ impl<S: Source> UnitPoll<'_, S> {
         if let Some(error) = progress.failed.take() {
             return Err(error.into());
         }
+        let is_overlap_read = self.reads != LiveReads::New || self.cost.overlap > 0;
+        if is_overlap_read {
+            self.pacing.overlap_read = Some(self.began);
+        }
         if progress.looked_to.is_some() {
-            self.pacing.note(self.seen, progress.rows);
+            if is_overlap_read {
+                self.pacing.note(self.seen, progress.rows);
+            }
+            self.unit.timer.note(&self.unit.name, self.cost.of(self.reads));
         }
         let mut hold = progress.close().await?;
         if !self.is_anything_read {
