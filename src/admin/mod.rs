@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -35,7 +35,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::connector::{Order, OrderError, OrderRequest};
 use crate::telemetry::shown::Snapshot;
 use crate::telemetry::snapshot::Process;
-use crate::telemetry::{Metrics, StatusBoard};
+use crate::telemetry::{Metrics, StatusBoard, plain_text};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
@@ -141,8 +141,15 @@ async fn readyz(State(pages): State<Pages>, RawQuery(query): RawQuery) -> impl I
     }
 }
 
-async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, OPENMETRICS)], pages.metrics.render(&pages.status.read(), Instant::now()))
+/// OpenMetrics, or the older text format for tools that ask for it.
+async fn metrics(State(pages): State<Pages>, headers: HeaderMap) -> impl IntoResponse {
+    let page = pages.metrics.render(&pages.status.read(), Instant::now());
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    if plain_text::is_preferred(accept) {
+        ([(header::CONTENT_TYPE, plain_text::CONTENT_TYPE)], plain_text::from_openmetrics(&page))
+    } else {
+        ([(header::CONTENT_TYPE, OPENMETRICS)], page)
+    }
 }
 
 async fn backfills(State(pages): State<Pages>) -> (StatusCode, String) {
@@ -237,6 +244,21 @@ mod tests {
         assert_eq!(asked("/readyz?owner").await, (503, format!("not ready\n{standing_by}")));
         status.update(|status| status.sink_trouble = Some("brokers are down".to_owned()));
         assert_eq!(asked("/readyz").await.0, 503);
+    }
+
+    #[tokio::test]
+    async fn metrics_come_in_the_format_that_is_asked_for() {
+        let (url, ..) = served("").await;
+        let client = reqwest::Client::new();
+        for (accept, kind, line) in [
+            ("*/*", "application/openmetrics-text; version=1.0.0", "# TYPE call_legs_fenced counter"),
+            ("text/plain;version=0.0.4", "text/plain; version=0.0.4", "# TYPE call_legs_fenced_total counter"),
+        ] {
+            let answer = client.get(format!("{url}/metrics")).header("accept", accept).send().await.unwrap();
+            assert!(answer.headers()["content-type"].to_str().unwrap().starts_with(kind));
+            let page = answer.text().await.unwrap();
+            assert!(page.lines().any(|found| found == line), "{line} in {page}");
+        }
     }
 
     async fn answered(request: RequestBuilder) -> u16 {

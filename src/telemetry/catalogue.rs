@@ -4,7 +4,7 @@ use prometheus_client::encoding::EncodeMetric;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
-/// What every name begins with.
+/// What every name of ours begins with.
 const PREFIX: &str = "call_legs";
 
 /// One label of a metric.
@@ -84,42 +84,61 @@ pub(super) struct Catalogue {
 
 impl Default for Catalogue {
     fn default() -> Self {
-        Self { registry: Registry::with_prefix(PREFIX), descriptions: Vec::new() }
+        Self { registry: Registry::default(), descriptions: Vec::new() }
     }
 }
 
 impl Catalogue {
     /// A metric without a unit.
     pub(super) fn plain(&mut self, name: &str, labels: &[Label], help: &'static str, metric: &(impl Metric + Clone)) {
-        self.describe(name, labels, help, metric);
+        let name = format!("{PREFIX}_{name}");
+        self.describe(name.clone(), labels, help, metric);
         self.registry.register(name, help, metric.clone());
     }
 
     /// A metric in seconds, which its name ends with.
     pub(super) fn seconds(&mut self, name: &str, labels: &[Label], help: &'static str, metric: &(impl Metric + Clone)) {
-        self.describe(&format!("{name}_seconds"), labels, help, metric);
+        let name = format!("{PREFIX}_{name}");
+        self.describe(format!("{name}_seconds"), labels, help, metric);
         self.registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
+    }
+
+    /// One of the metrics that every process has, under their common prefix.
+    pub(super) fn process(
+        &mut self,
+        name: &str,
+        unit: Option<Unit>,
+        help: &'static str,
+        metric: &(impl Metric + Clone),
+    ) {
+        let name = format!("process_{name}");
+        match unit {
+            Some(unit) => {
+                self.describe(format!("{name}_{}", unit.as_str()), &[], help, metric);
+                self.registry.register_with_unit(name, help, unit, metric.clone());
+            }
+            None => {
+                self.describe(name.clone(), &[], help, metric);
+                self.registry.register(name, help, metric.clone());
+            }
+        }
     }
 
     /// Information that does not change.
     pub(super) fn info(&mut self, name: &str, labels: &[Label], help: &'static str, metric: impl Metric) {
-        self.describe(name, labels, help, &metric);
+        let name = format!("{PREFIX}_{name}");
+        self.describe(name.clone(), labels, help, &metric);
         self.registry.register(name, help, metric);
     }
 
-    fn describe(&mut self, name: &str, labels: &[Label], help: &'static str, metric: &impl Metric) {
+    fn describe(&mut self, name: String, labels: &[Label], help: &'static str, metric: &impl Metric) {
         let kind = Kind::of(metric);
         let suffix = match kind {
             Kind::Counter => "_total",
             Kind::Info => "_info",
             Kind::Gauge | Kind::Histogram => "",
         };
-        self.descriptions.push(Description {
-            name: format!("{PREFIX}_{name}{suffix}"),
-            kind,
-            labels: labels.to_vec(),
-            help,
-        });
+        self.descriptions.push(Description { name: format!("{name}{suffix}"), kind, labels: labels.to_vec(), help });
     }
 
     /// What there is, in the README's order.

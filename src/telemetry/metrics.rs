@@ -17,6 +17,7 @@ use super::labels::{
     BEYOND, DELIVERIES, DeliveryLabel, FEWER, FOUND_BY, FRESHNESS_RESULTS, MORE, POLL_RESULTS, REQUEST_RESULTS,
     ROW_RESULTS, SHOWN, STATES, UnitFoundLabels, UnitLabel, UnitResultLabels, UnitShownLabels, UnitStateLabels, WITHIN,
 };
+use super::process::ProcessMetrics;
 use super::status::{Role, Status, UnitStatus};
 
 type Seconds = Gauge<f64, AtomicU64>;
@@ -60,6 +61,7 @@ type Durations = Family<UnitLabel, Histogram, Edges>;
 #[derive(Debug)]
 pub struct Metrics {
     catalogue: Catalogue,
+    process: ProcessMetrics,
     targets: Targets,
     /// When the process started.
     started: Instant,
@@ -150,6 +152,7 @@ impl Metrics {
         let of_unit = |edges| Family::new_with_constructor(Edges(edges));
         let mut metrics = Self {
             catalogue: Catalogue::default(),
+            process: ProcessMetrics::new(),
             targets,
             started: Instant::now(),
             ready: Gauge::default(),
@@ -249,6 +252,7 @@ impl Metrics {
         c.seconds("poll_settle", &[], "`poll.settle`: how far the watermark of complete legs lies behind a read", &self.poll_settle);
         c.seconds("clock_skew", &[], "the API's clock minus ours, to about a second", &self.clock_skew);
         c.info("build", &[of("version", &[])], "the running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        self.process.list(c);
     }
 
     /// Every metric, in words.
@@ -335,6 +339,7 @@ impl Metrics {
 
     /// The page for Prometheus, in the OpenMetrics text format.
     pub fn render(&self, status: &Status, now: Instant) -> String {
+        self.process.refresh();
         self.ready.set(i64::from(status.reasons_not_ready(now).is_empty()));
         self.owner.set(i64::from(status.role == Role::Owner));
         if let Some(delivery) = status.delivery {
@@ -523,7 +528,10 @@ mod tests {
     fn the_readme_has_each_metric_as_it_is() {
         let metrics = Metrics::default();
         let table: Vec<String> = metrics.descriptions().iter().map(Description::row).collect();
-        let found: Vec<&str> = README.lines().filter(|line| line.starts_with("| `call_legs_")).collect();
+        let found: Vec<&str> = README
+            .lines()
+            .filter(|line| line.starts_with("| `call_legs_") || line.starts_with("| `process_"))
+            .collect();
         let table = table.join("\n");
         assert!(found.join("\n") == table, "the README's table of metrics should have these rows:\n{table}\n");
     }

@@ -7,6 +7,8 @@ pub mod labels;
 pub mod logging;
 pub mod metrics;
 pub mod otlp;
+pub mod plain_text;
+mod process;
 pub mod recent;
 pub mod repeated;
 pub mod shown;

@@ -1,8 +1,9 @@
 //! The alert rules: promtool's tests of them, and that none is without words or without a test.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
-use call_legs::telemetry::{Kind, Metrics};
+use call_legs::telemetry::{Kind, Metrics, Status, plain_text};
 
 use super::tools::{run, text_of};
 
@@ -21,6 +22,18 @@ fn alerts(rules: &str) -> Vec<(&str, &str)> {
 #[test]
 fn the_scrape_configuration_and_the_rules_are_valid() {
     promtool(&["check", "config", "config/prometheus/prometheus.yml"]);
+}
+
+/// By promtool's own rules for names, help and types, in the format that it reads.
+#[test]
+fn the_metrics_are_as_prometheus_wants_them() {
+    let metrics = Metrics::default();
+    metrics.add_unit("acme");
+    let page = plain_text::from_openmetrics(&metrics.render(&Status::default(), Instant::now().into()));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), page).unwrap();
+    let said = run("sh", "prometheus", &["-c", &format!("promtool check metrics < {}", file.path().display())]);
+    assert_eq!(said, "", "promtool has nothing to say");
 }
 
 #[test]
