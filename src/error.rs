@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// The exit codes; the README documents them.
+/// The exit codes; docs/operate.md says what to do about each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// A defect of the program.

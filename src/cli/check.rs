@@ -1,4 +1,4 @@
-//! `check`: the configuration validated and every dependency tried, a line each.
+//! `check`: validates the configuration and asks API, Kafka, registry and collector once; prints a line for each.
 //!
 //! It writes nothing anywhere and takes no lock, so it works beside a live daemon.
 

@@ -61,7 +61,7 @@ enum Command {
     /// One sentence, then each unit: its state, watermarks, newest polls and late legs. Ends with exit code 7
     /// unless the connector is ready.
     Status(status::StatusArgs),
-    /// Validate a configuration and try every dependency; writes nothing, works beside a live daemon
+    /// Validate a configuration and ask API, Kafka and registry once; writes nothing, works beside a live daemon
     ///
     /// One line each for the configuration, the state directory, the token, a report of each PBX, the
     /// clocks, the topics and the schema registry, with what to do about a failure. The exit code is

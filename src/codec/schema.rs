@@ -151,7 +151,7 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use apache_avro::schema::RecordSchema;
+    use apache_avro::schema::{RecordField, RecordSchema};
     use apache_avro::schema_compatibility::SchemaCompatibility;
     use serde_json::json;
 
@@ -247,6 +247,38 @@ mod tests {
         let added: Vec<&str> = fields[FIELD_COUNT..].iter().map(|field| field.name.as_str()).collect();
         assert_eq!(added, ["extra", "ingest"]);
         assert_eq!(fields[FIELD_COUNT].default, Some(json!({})));
+    }
+
+    /// A type as docs/consume.md names it.
+    fn named(schema: &Schema) -> String {
+        match schema {
+            Schema::String => "string".to_owned(),
+            Schema::Int => "int".to_owned(),
+            Schema::Long => "long".to_owned(),
+            Schema::Boolean => "boolean".to_owned(),
+            Schema::TimestampMillis => "timestamp-millis".to_owned(),
+            Schema::Array(array) => format!("array of {}", named(&array.items)),
+            Schema::Map(map) => format!("map of {}", named(&map.types)),
+            Schema::Union(union) => format!("{} or null", named(&union.variants()[1])),
+            other => panic!("not a type of a leg's fields: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_consumers_page_has_each_field_as_it_is() {
+        const PAGE: &str = include_str!("../../docs/consume.md");
+        let row = |prefix: &str, field: &RecordField| {
+            let documentation = field.doc.as_deref().unwrap_or_default();
+            format!("| `{prefix}{}` | {} | {documentation} |\n", field.name, named(&field.schema))
+        };
+        let rows = |field: &RecordField| match &field.schema {
+            Schema::Record(inner) => inner.fields.iter().map(|field| row("ingest.", field)).collect(),
+            _ => row("", field),
+        };
+        let rows: String = record(call_leg().schema()).fields.iter().map(rows).collect();
+        // With the empty line behind it: a row too many is a difference, too.
+        let table = format!("| field | type | holds |\n| --- | --- | --- |\n{rows}\n");
+        assert!(PAGE.contains(&table), "the table of fields in docs/consume.md should be:\n{table}");
     }
 
     #[test]

@@ -194,3 +194,57 @@ pub enum OrderError {
     #[error("{0}")]
     Failed(String),
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// Stands for any text, as in the tables of docs/operate.md; the digit 7 stands for any number.
+    const ANY: &str = "…";
+
+    fn any() -> String {
+        ANY.to_owned()
+    }
+
+    /// An example of each, with the variants of [`JournalFault`] in their order.
+    fn all() -> Vec<ConnectorError> {
+        let path = || PathBuf::from(ANY);
+        let journal = [
+            JournalFault::Inconsistent { what: Inconsistency::Chain(7) },
+            JournalFault::Unreadable { offset: 7, reason: any() },
+            JournalFault::Gone,
+            JournalFault::ViewAhead { view: 7, journal: 7 },
+            JournalFault::ViewBeyond { view: 7, journal: 7 },
+            JournalFault::OtherCluster { journal: any(), here: any() },
+            JournalFault::OutShrunk { topic: any(), partition: 7, end: 7, known: 7 },
+            JournalFault::JournalMissing { topic: any() },
+            JournalFault::SourceChanged { unit: any() },
+            JournalFault::NoTransactions(any()),
+        ];
+        let store = [
+            StoreError::Io { doing: "create", path: path(), source: io::ErrorKind::PermissionDenied.into() },
+            StoreError::InUse { path: path(), pid: Some(7) },
+            StoreError::Broken { path: path(), reason: any() },
+            StoreError::Damaged { path: path(), reason: any() },
+            StoreError::Hangs { path: path() },
+        ];
+        let others = [ConnectorError::NoStart(any()), ConnectorError::OwnerAlive { owner: any(), admin: any() }];
+        let journal = journal.into_iter().map(ConnectorError::Journal);
+        journal.chain(store.into_iter().map(ConnectorError::Store)).chain(others).collect()
+    }
+
+    #[test]
+    fn the_operators_page_says_what_to_do_about_each_end() {
+        const PAGE: &str = include_str!("../../docs/operate.md");
+        let rows = PAGE.lines().filter(|line| line.starts_with("| "));
+        let quoted: Vec<&str> = rows.flat_map(|row| row.split('`').skip(1).step_by(2)).collect();
+        for error in all() {
+            let said = error.to_string().replace('7', ANY);
+            let is_said = |words: &&str| words.len() > 15 && said.contains(words.trim_end_matches([' ', '…']));
+            assert!(quoted.iter().any(is_said), "docs/operate.md should have a row for: {said}");
+        }
+    }
+}

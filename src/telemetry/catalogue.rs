@@ -1,4 +1,4 @@
-//! The list of the metrics: what each is called, what it is, and what it says, as Prometheus and the README have it.
+//! The list of the metrics: what each is called, what it is, and what it says, as Prometheus and docs/metrics.md have it.
 
 use prometheus_client::encoding::EncodeMetric;
 use prometheus_client::metrics::MetricType;
@@ -64,7 +64,7 @@ pub struct Description {
 }
 
 impl Description {
-    /// The row of the README's table.
+    /// The row in the table of docs/metrics.md.
     pub fn row(&self) -> String {
         let labels = self.labels.iter().map(|label| label.name).collect::<Vec<_>>().join(",");
         let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
@@ -141,7 +141,7 @@ impl Catalogue {
         self.descriptions.push(Description { name: format!("{name}{suffix}"), kind, labels: labels.to_vec(), help });
     }
 
-    /// What there is, in the README's order.
+    /// What there is, in the order of docs/metrics.md.
     pub(super) fn descriptions(&self) -> &[Description] {
         &self.descriptions
     }

@@ -1,4 +1,4 @@
-//! Every metric, in one list, with its unit, its labels and its help; the README's table is held equal to it.
+//! Every metric, in one list, with its unit, its labels and its help; the table in docs/metrics.md is held equal to it.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -207,7 +207,7 @@ impl Metrics {
         metrics
     }
 
-    /// The list. The order is the README's.
+    /// The list. The order is that of docs/metrics.md.
     #[rustfmt::skip]
     fn list(&self, c: &mut Catalogue) {
         c.plain("ready", &[], "1 when `/readyz` says ready, else 0", &self.ready);
@@ -411,7 +411,7 @@ mod tests {
     use crate::core::time::UtcMillis;
     use crate::telemetry::status::UnitState;
 
-    const README: &str = include_str!("../../README.md");
+    const PAGE: &str = include_str!("../../docs/metrics.md");
 
     fn of_acme(state: UnitState) -> Status {
         let acme = UnitStatus { state, complete_to: Some(UtcMillis::new(1_500)), ..UnitStatus::default() };
@@ -525,15 +525,13 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_has_each_metric_as_it_is() {
+    fn the_page_of_metrics_has_each_as_it_is() {
         let metrics = Metrics::default();
         let table: Vec<String> = metrics.descriptions().iter().map(Description::row).collect();
-        let found: Vec<&str> = README
-            .lines()
-            .filter(|line| line.starts_with("| `call_legs_") || line.starts_with("| `process_"))
-            .collect();
+        let is_row = |line: &&str| line.starts_with("| `call_legs_") || line.starts_with("| `process_");
+        let found: Vec<&str> = PAGE.lines().filter(is_row).collect();
         let table = table.join("\n");
-        assert!(found.join("\n") == table, "the README's table of metrics should have these rows:\n{table}\n");
+        assert!(found.join("\n") == table, "the table in docs/metrics.md should have these rows:\n{table}\n");
     }
 
     #[test]

@@ -445,13 +445,13 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_says_of_each_state_whether_it_is_ready() {
-        let readme = include_str!("../../README.md");
+    fn the_operators_page_says_of_each_state_whether_it_is_ready() {
+        let page = include_str!("../../docs/operate.md");
         for state in UnitState::ALL {
             let row = format!("| `{state}` | {} |", if state.is_good() { "ready" } else { "not ready" });
             assert!(
-                readme.lines().any(|line| line.starts_with(&row)),
-                "the README should have a row that begins {row}"
+                page.lines().any(|line| line.starts_with(&row)),
+                "docs/operate.md should have a row that begins {row}"
             );
         }
     }

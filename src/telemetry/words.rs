@@ -242,7 +242,11 @@ mod tests {
     #[test]
     fn every_state_has_words() {
         for state in UnitState::ALL.into_iter().filter(|state| !state.is_good()) {
-            assert_ne!(what(state.as_str()), what("another"), "{state}");
+            let words = what(state.as_str());
+            assert_ne!(words, what("another"), "{state}");
+            let row = format!("| `{}", words.split(':').next().unwrap_or_default());
+            let page = include_str!("../../docs/operate.md");
+            assert!(page.contains(&row), "docs/operate.md should have a row that begins {row}");
         }
     }
 

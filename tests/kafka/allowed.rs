@@ -1,6 +1,6 @@
 //! The least that the connector's user must be allowed, on a Kafka that allows nothing by itself.
 //!
-//! `secured::rules` is what the README says. With it everything works, and without any one of it something is refused
+//! `secured::rules` is what docs/operate.md says. With it everything works, and without any one of it something is refused
 //! in a sentence that names it.
 
 use std::time::Duration;

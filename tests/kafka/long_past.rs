@@ -1,7 +1,7 @@
 //! A long past is read while legs go on coming live and the owner is killed: in the end topic and API are equal.
 //!
 //! Small in every test run. `CALL_LEGS_BACKFILL_LEGS`, `CALL_LEGS_BACKFILL_DAYS` and `CALL_LEGS_BACKFILL_KILLS` make it
-//! larger, `CALL_LEGS_BACKFILL_RPM` is the request budget; the README has the full size. It prints what it measures: how
+//! larger, `CALL_LEGS_BACKFILL_RPM` is the request budget; CONTRIBUTING.md has the full size. It prints what it measures: how
 //! fresh live legs are without and with the backfill, how fast it was, and what it took. Nothing of that is asserted, but
 //! that polls went on.
 
@@ -167,7 +167,7 @@ async fn a_backfill_beside_live_legs_goes_on_after_every_kill_and_reads_everythi
     assert!(audited.status.success(), "{said}{}", String::from_utf8_lossy(&audited.stderr));
     assert!(said.contains("Equal: all "), "{said}");
 
-    // Beside the audit, which is the connector's own: by the sandbox's truth, and by the identities that the README tells.
+    // Beside the audit, which is the connector's own: by the sandbox's truth, and by the identities that docs/consume.md tells.
     let visible = rig.sandbox.api().legs_visible(rig.sandbox.now(), chrono_tz::UTC);
     let due = visible.filter(|leg| leg.disconnect.as_millis() < done);
     let due: BTreeSet<Identity> = due.map(|leg| identity(&leg.pbx_id, &leg.call_id, &leg.leg_id)).collect();

@@ -381,7 +381,7 @@ pub(super) fn command() -> Command {
 
 pub(super) type Identity = [u8; 16];
 
-/// The identity hash as the README documents it, written down once more.
+/// The identity hash as docs/consume.md documents it, written down once more.
 pub(super) fn identity(pbx_id: &str, call_id: &str, leg_id: &str) -> Identity {
     let mut hash = Sha256::new();
     for part in [pbx_id, call_id, leg_id] {

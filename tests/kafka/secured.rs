@@ -59,7 +59,7 @@ pub(super) fn user(name: &str, password: &str) -> Change {
     Change::User { name: name.to_owned(), password: password.to_owned() }
 }
 
-/// What the README says a user needs for a connector with this topic.
+/// What docs/operate.md says a user needs for a connector with this topic.
 pub(super) fn rules(user: &str, topic: &str) -> Vec<Rule> {
     let mut rules = vec![rule(user, "WRITE", "TRANSACTIONAL_ID", &format!("{topic}.journal.0"))];
     for suffix in ["", ".dead-letter", ".journal", ".status"] {

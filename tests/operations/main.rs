@@ -5,6 +5,7 @@
 //! | `alerts` | that the rules are right, that none fires in ordinary life, and that each can fire |
 //! | `decoding` | that whatever is published is decoded by consumers' Avro libraries |
 //! | `deployment` | that manifests, unit and compose file are valid, and the configurations within them are read |
+//! | `links` | that every link of the documents leads to a file or heading that is there |
 //! | `tools` | promtool, systemd-analyze and Python's validators, or one sentence about what to install |
 //!
 //! That the dashboard shows something takes a connector at work: `tests/kafka/dashboard.rs`.
@@ -14,4 +15,5 @@
 mod alerts;
 mod decoding;
 mod deployment;
+mod links;
 mod tools;
