@@ -7,36 +7,34 @@ use call_legs::config::Config;
 
 use super::tools::{repository, run, run_python, text_of};
 
-/// The configuration within a YAML file: the lines behind the one that is `key`, as far as they are indented further.
-fn embedded(path: &str, key: &str) -> String {
-    let text = text_of(path);
-    let mut lines = text.lines().skip_while(|line| line.trim() != key);
-    let head = lines.next().unwrap();
-    let depth = head.len() - head.trim_start().len();
-    let is_within = |line: &&str| line.trim().is_empty() || line.len() - line.trim_start().len() > depth;
-    let body: Vec<&str> = lines.take_while(is_within).map(str::trim_start).collect();
-    body.join("\n")
-}
-
+/// As the image has it.
 #[track_caller]
-fn assert_is_read(path: &str, key: &str) {
-    // As the image has it.
+fn assert_is_read(path: &str) {
     let image = [("CALL_LEGS_STATE__DIR", "/var/lib/call-legs"), ("CALL_LEGS_ADMIN__LISTEN", "0.0.0.0:9464")];
-    let config = Config::parse(path, &embedded(path, key), image).unwrap();
+    let config = Config::parse(path, &text_of(path), image).unwrap();
     assert!(config.warnings().is_empty(), "{:?}", config.warnings());
 }
 
 #[test]
-fn the_manifests_are_valid_and_their_configuration_is_read() {
-    let said = run_python("kubernetes-validate", &["--strict", "config/kubernetes/call-legs.yaml"]);
-    assert!(said.contains("deployment/call-legs"), "{said}");
-    assert_is_read("config/kubernetes/call-legs.yaml", "call-legs.toml: |");
+fn the_manifests_are_valid_and_fit_together_and_their_configuration_is_read() {
+    let files = ["config/kubernetes/call-legs.yaml", "config/kubernetes/order.yaml"];
+    let said = run_python("kubernetes-validate", &[&["--strict"], files.as_slice()].concat());
+    assert!(said.contains("deployment/call-legs") && said.contains("cronjob/call-legs-order"), "{said}");
+    run_python("python", &["tests/operations/manifests.py", "config/kubernetes"]);
+    assert_is_read("config/kubernetes/call-legs.toml");
 }
 
 #[test]
-fn the_compose_file_is_valid_and_its_configuration_is_read() {
+fn the_compose_file_is_valid_for_old_and_new_and_its_configuration_is_read() {
+    // Compose v2 holds to the specification; v1 has a schema of its own, and writes down what it understood.
     run_python("check-jsonschema", &["--builtin-schema", "vendor.compose-spec", "docker-compose.yml"]);
-    assert_is_read("docker-compose.yml", "content: |");
+    let understood = run_python("docker-compose", &["--profile", "watch", "--profile", "alarms", "config"]);
+    let ports: Vec<&str> = understood.lines().filter(|line| line.ends_with("/tcp")).collect();
+    assert!(ports.len() >= 5, "{understood}");
+    assert!(ports.iter().all(|port| port.trim().starts_with("- 127.0.0.1:")), "only this machine reaches {ports:?}");
+    let file = "config/compose/call-legs.toml";
+    assert!(understood.contains(&format!("{file}:/etc/call-legs/call-legs.toml:ro")), "{understood}");
+    assert_is_read(file);
 }
 
 #[test]
