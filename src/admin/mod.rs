@@ -50,6 +50,9 @@ pub const BACKFILLS: &str = "/backfills";
 /// Where the snapshot is shown: JSON of a [`Snapshot`].
 pub const STATUS: &str = "/status.json";
 
+/// Where a probe asks whether the workers are alive: 200, or 503 with the steps that one is stuck in.
+pub const HEALTHZ: &str = "/healthz";
+
 /// What the pages are rendered from.
 #[derive(Clone)]
 pub struct Pages {
@@ -75,7 +78,7 @@ pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// Serves until `stopped`.
 pub async fn serve(listener: TcpListener, pages: Pages, stopped: impl Future<Output = ()> + Send + 'static) {
-    let probes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
+    let probes = Router::new().route(HEALTHZ, get(healthz)).route("/readyz", get(readyz));
     let looking = Router::new()
         .route("/", get(status_page))
         .route(STATUS, get(status_json))

@@ -15,7 +15,7 @@ use url::Url;
 
 use super::owner::{ANSWER_BYTES_MAX, client, url_of};
 use super::{load, print_line};
-use crate::admin::STATUS;
+use crate::admin::{HEALTHZ, STATUS};
 use crate::clock::{Clock, SystemClock};
 use crate::codec::{Decoder, schema};
 use crate::config::{Config, Secret};
@@ -59,12 +59,19 @@ pub(super) struct StatusArgs {
     /// Print the snapshot as JSON
     #[arg(long)]
     json: bool,
+    /// Only ask whether its workers are alive, as /healthz does: 0 also while it is not ready, 7 when only a restart
+    /// helps. For the health check of a container
+    #[arg(long, conflicts_with = "json")]
+    alive: bool,
 }
 
 pub(super) async fn run(arguments: StatusArgs) -> Result<(), Ended> {
     let config = arguments.config.as_deref().map(load).transpose()?;
     let configured = config.as_ref().map(|config| url_of(config.admin.listen));
     let url = arguments.url.map(|url| url.to_string()).or(configured).unwrap_or_else(|| URL.to_owned());
+    if arguments.alive {
+        return print_line(alive(&url).await?.trim_end());
+    }
     let secret = match (&config, arguments.token_file) {
         (Some(config), _) => config.admin.token.clone(),
         (None, Some(path)) => Some(Secret::file("--token-file".to_owned(), path)),
@@ -92,25 +99,11 @@ pub(super) async fn run(arguments: StatusArgs) -> Result<(), Ended> {
 
 /// The snapshot of whoever listens at `url`, and as it was sent.
 pub(super) async fn fetch(url: &str, token: Option<SecretString>) -> Result<(String, Snapshot), Ended> {
-    let at: Url = format!("{}{STATUS}", url.trim_end_matches('/')).parse().or_exit(Exit::Usage)?;
-    let url = without_credentials(at.clone());
-    let mut request = client(&at, ANSWER_TIMEOUT)?.get(at);
-    if let Some(token) = token {
-        request = request.bearer_auth(token.expose_secret());
-    }
-    let answer = http::send(request, ANSWER_BYTES_MAX).await.map_err(|error| {
-        let why = if error.fault == Fault::Silent { "answers in time" } else { "listens" };
-        anyhow!(
-            "{url}: nobody {why} there: the connector is down, or its admin port is elsewhere (admin.listen, --url). \
-             What it told last is in the status topic, which status --config FILE reads"
-        )
-    });
-    let answer = answer.or_exit(Exit::NotReady)?;
+    let (url, answer) = ask(url, STATUS, token).await?;
     let json = match answer.status.as_u16() {
         200 => String::from_utf8_lossy(&answer.body).into_owned(),
         401 => Err(anyhow!("{url}: it takes admin.token: give --config, or --token-file")).or_exit(Exit::Usage)?,
-        status => Err(anyhow!("{url}: HTTP {status}: it is no call-legs, or one of another version"))
-            .or_exit(Exit::NotReady)?,
+        status => Err(unknown(&url, status)).or_exit(Exit::NotReady)?,
     };
     let snapshot = serde_json::from_str(&json)
         .map_err(|error| anyhow!("{url}: what answers there is no call-legs of this version: {error}"))
@@ -118,11 +111,45 @@ pub(super) async fn fetch(url: &str, token: Option<SecretString>) -> Result<(Str
     Ok((json, snapshot))
 }
 
+/// What `/healthz` says while the workers are alive; an error when one is stuck, or nobody answers.
+async fn alive(url: &str) -> Result<String, Ended> {
+    let (url, answer) = ask(url, HEALTHZ, None).await?;
+    let said = String::from_utf8_lossy(&answer.body);
+    match answer.status.as_u16() {
+        200 => Ok(said.into_owned()),
+        503 => Err(anyhow!("{url}: the connector is {}: restart it", said.trim_end())).or_exit(Exit::NotReady),
+        status => Err(unknown(&url, status)).or_exit(Exit::NotReady),
+    }
+}
+
+fn unknown(url: &str, status: u16) -> anyhow::Error {
+    anyhow!("{url}: HTTP {status}: it is no call-legs, or one of another version")
+}
+
+/// What the admin port at `url` answers on `path`, and the URL as it may be shown.
+async fn ask(url: &str, path: &str, token: Option<SecretString>) -> Result<(String, http::Answer), Ended> {
+    let base = url.trim_end_matches('/');
+    let at: Url = format!("{base}{path}").parse().or_exit(Exit::Usage)?;
+    let shown = without_credentials(base.parse().or_exit(Exit::Usage)?);
+    let mut request = client(&at, ANSWER_TIMEOUT)?.get(at);
+    if let Some(token) = token {
+        request = request.bearer_auth(token.expose_secret());
+    }
+    let answer = http::send(request, ANSWER_BYTES_MAX).await.map_err(|error| {
+        let why = if error.fault == Fault::Silent { "answers in time" } else { "listens" };
+        anyhow!(
+            "{shown}: nobody {why} there: the connector is down, or its admin port is elsewhere (admin.listen, --url). \
+             What it told last is in the status topic, which status --config FILE reads"
+        )
+    });
+    Ok((shown, answer.or_exit(Exit::NotReady)?))
+}
+
 /// The URL of an admin port as it may be shown.
 fn without_credentials(mut at: Url) -> String {
     // Only a URL without a host refuses, and that one holds none.
     let _ = at.set_username("").and_then(|()| at.set_password(None));
-    at.as_str().trim_end_matches(STATUS).to_owned()
+    at.as_str().trim_end_matches('/').to_owned()
 }
 
 /// What the connector told last in the status topic, a line a unit; of this and any other instance.
@@ -264,6 +291,11 @@ fn bars(unit: &UnitSnapshot) -> String {
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
+    use axum::http::StatusCode;
+    use axum::routing::get;
+    use tokio::net::TcpListener;
+
     use super::*;
     use crate::telemetry::snapshot::tests::snapshot;
 
@@ -274,8 +306,27 @@ mod tests {
             ("https://operator:hunter2@host.example/call-legs", "https://host.example/call-legs"),
             ("http://:hunter2@[::1]:1", "http://[::1]:1"),
         ] {
-            assert_eq!(without_credentials(format!("{given}{STATUS}").parse().unwrap()), shown);
+            assert_eq!(without_credentials(given.parse().unwrap()), shown);
         }
+    }
+
+    #[tokio::test]
+    async fn a_stuck_worker_is_not_alive_and_restarting_is_the_advice() {
+        async fn served(status: StatusCode, said: &'static str) -> String {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            let url = format!("http://{}/", listener.local_addr().unwrap());
+            let router = Router::new().route(HEALTHZ, get(move || async move { (status, said) }));
+            tokio::spawn(async { axum::serve(listener, router).await });
+            url
+        }
+        assert_eq!(alive(&served(StatusCode::OK, "healthy\n").await).await.unwrap(), "healthy\n");
+        let stuck = served(StatusCode::SERVICE_UNAVAILABLE, "stuck in: store\n").await;
+        let ended = alive(&stuck).await.unwrap_err();
+        let url = stuck.trim_end_matches('/');
+        assert_eq!(ended.error.to_string(), format!("{url}: the connector is stuck in: store: restart it"));
+        assert_eq!(ended.exit, Exit::NotReady);
+        let other = alive(&served(StatusCode::NOT_FOUND, "").await).await.unwrap_err();
+        assert_eq!(other.error.to_string().split(": ").nth(1), Some("HTTP 404"));
     }
 
     #[test]

@@ -41,6 +41,9 @@ impl Rig {
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(said.starts_with(sentence), "{name}: {said}");
         assert_eq!(output.status.code(), Some(exit), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        let alive = self.run(&["status", "--alive"]);
+        assert_eq!(String::from_utf8_lossy(&alive.stdout), "healthy\n", "{name}: no reason to restart it");
+        assert_eq!(alive.status.code(), Some(0), "{name}");
         let url = format!("http://{}/", self.admin);
         for (screen, suffix) in [(Screen::Desk, "desk"), (Screen::Phone, "phone")] {
             let seen = look(&url, &format!("{name}-{suffix}"), screen);
@@ -106,6 +109,8 @@ async fn each_state_is_named_by_the_page_by_status_and_by_the_log() {
     assert!(said.contains("nobody listens there: the connector is down"), "{said}");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("The status topic cannot be read, either"), "{said}");
+
+    assert_eq!(rig.run(&["status", "--alive"]).status.code(), Some(7));
 
     broker.start();
     let output = rig.run(&["status"]);

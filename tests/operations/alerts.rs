@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use call_legs::telemetry::{Kind, Metrics, Status, plain_text};
+use serde_json::{Value, json};
 
 use super::tools::{run, text_of};
 
+const DASHBOARD: &str = "config/grafana/call-legs.json";
 const RULES: &str = "config/prometheus/alerts.yml";
 const TESTS: &str = "tests/operations/alerts.yml";
 
@@ -73,7 +75,7 @@ fn rules_and_dashboard_name_no_metric_that_is_not_there() {
             _ => vec![described.name.clone()],
         })
         .collect();
-    for file in [RULES, TESTS, "config/grafana/call-legs.json"] {
+    for file in [RULES, TESTS, DASHBOARD] {
         let text = text_of(file);
         // Texts may speak of a histogram as a whole.
         let lines = text.lines().filter(|line| !["description", "what_to_do"].iter().any(|key| line.contains(key)));
@@ -86,4 +88,45 @@ fn rules_and_dashboard_name_no_metric_that_is_not_there() {
         }
         assert!(found > 10, "{file} names metrics");
     }
+}
+
+/// All values of a key, wherever it stands.
+fn values<'a>(of: &'a Value, key: &str, found: &mut Vec<&'a Value>) {
+    match of {
+        Value::Object(members) => {
+            found.extend(members.get(key));
+            members.values().for_each(|value| values(value, key, found));
+        }
+        Value::Array(items) => items.iter().for_each(|value| values(value, key, found)),
+        _ => {}
+    }
+}
+
+/// Grafana resolves `__inputs` only when a person imports a file, and a variable of the type `datasource` in any case.
+#[test]
+fn the_dashboard_is_imported_and_provisioned_with_any_data_source_and_its_queries_are_valid() {
+    let dashboard: Value = serde_json::from_str(&text_of(DASHBOARD)).unwrap();
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    assert!(variables.iter().any(|variable| variable["name"] == "datasource" && variable["type"] == "datasource"));
+    assert!(dashboard.get("__inputs").is_none() && dashboard.get("id").is_none(), "nothing of one Grafana");
+    let mut sources = Vec::new();
+    values(&dashboard, "datasource", &mut sources);
+    assert!(sources.len() > 10);
+    assert!(
+        sources.iter().all(|source| **source == json!({ "type": "prometheus", "uid": "${datasource}" })),
+        "{sources:?}"
+    );
+
+    let mut expressions = Vec::new();
+    values(&dashboard["panels"], "expr", &mut expressions);
+    assert!(expressions.len() > 10);
+    let rules = expressions.iter().enumerate().map(|(number, expression)| {
+        let expression = expression.as_str().unwrap().replace("$__rate_interval", "1m");
+        json!({ "record": format!("panel_{number}"), "expr": expression })
+    });
+    // JSON is YAML.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let group = json!({ "groups": [{ "name": "dashboard", "rules": rules.collect::<Vec<_>>() }] });
+    std::fs::write(file.path(), group.to_string()).unwrap();
+    promtool(&["check", "rules", &file.path().to_string_lossy()]);
 }

@@ -67,6 +67,7 @@ fn environment() -> Result<PathBuf, String> {
                     "install",
                     "--quiet",
                     "--disable-pip-version-check",
+                    "--no-deps",
                     "--requirement",
                     &requirements.to_string_lossy(),
                 ],
