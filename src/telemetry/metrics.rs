@@ -245,7 +245,7 @@ impl Metrics {
         c.seconds("recommended_overlap", &[UNIT], "the `poll.overlap` that finds 99.9 % of all legs, if they go on being as late; none before the first leg", &self.recommended_overlap);
         c.plain("recommended_overlap_confidence_ratio", &[UNIT], "how certain that is, 0 to 1: with few legs it is little", &self.recommended_overlap_confidence);
         c.seconds("overlap_left", &[UNIT], "how much of the overlap was left when the latest leg was found thanks to it; none before the first such leg", &self.overlap_left);
-        c.plain("hours_differing", &[UNIT, of("shown", &SHOWN)], "hours of which a sweep has seen fewer or more legs than were published; none while standing by", &self.hours_differing);
+        c.plain("periods_differing", &[UNIT, of("shown", &SHOWN)], "hours of which a sweep has seen fewer or more legs than were published; none while standing by", &self.hours_differing);
         c.seconds("poll_overlap", &[], "`poll.overlap`", &self.poll_overlap);
         c.seconds("poll_interval", &[], "how often units are polled: `poll.interval`, or what `\"auto\"` has chosen", &self.poll_interval);
         c.plain("poll_slowdown_ratio", &[], "by which factor polls come less often because the API has asked for fewer requests, with `poll.interval = \"auto\"`; 1 otherwise", &self.poll_slowdown);

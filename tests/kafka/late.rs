@@ -109,7 +109,7 @@ async fn whole_hours_are_compared_with_the_api_and_the_journal_keeps_what_was_se
     let show = || String::from_utf8(rig.run(&["state", "show"]).stdout).unwrap();
     let same = "read as a whole by sweeps, each with as many legs as were published";
     rig.until("whole hours of each unit to be compared", async || show().matches(same).count() == 3).await;
-    assert_eq!(rig.metric("call_legs_hours_differing", "").await, 0.0);
+    assert_eq!(rig.metric("call_legs_periods_differing", "").await, 0.0);
     daemon.terminate();
 
     let tailed = rig.run(&["tail", "--journal", "--from-beginning", "--until-end"]);
