@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use call_legs::clock::{Clock, SystemClock};
 use call_legs::core::time::UtcMillis;
+use call_legs::sandbox::dataset::DatasetSettings;
+use call_legs::sandbox::{Sandbox, Settings};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
@@ -34,9 +37,25 @@ pub(crate) struct Measured {
     pub(crate) idle: f64,
 }
 
+/// How old legs are when a consumer has them.
+pub(crate) struct Fresh {
+    pub(crate) interval: &'static str,
+    pub(crate) p50: Duration,
+    pub(crate) p99: Duration,
+    pub(crate) legs: usize,
+}
+
+/// A leg at the consumer.
+#[derive(Clone, Copy)]
+struct Arrival {
+    at: Instant,
+    /// Since its disconnect, which is the record's time.
+    age: Duration,
+}
+
 /// Reads what is committed and notes when.
 struct Watch {
-    arrivals: Arc<Mutex<Vec<Instant>>>,
+    arrivals: Arc<Mutex<Vec<Arrival>>>,
     is_over: Arc<AtomicBool>,
     reading: Option<JoinHandle<()>>,
 }
@@ -65,7 +84,8 @@ impl Watch {
                     if let Some(message) = consumer.poll(Duration::from_millis(100)) {
                         let message = message.expect("the topic's records come");
                         assert!(message.payload().is_some(), "a leg");
-                        lock(&arrivals).push(Instant::now());
+                        let ended = UtcMillis::new(message.timestamp().to_millis().expect("a record has a time"));
+                        lock(&arrivals).push(Arrival { at: Instant::now(), age: SystemClock.now().since(ended) });
                     }
                 }
             })
@@ -74,7 +94,7 @@ impl Watch {
     }
 
     /// When each leg arrived, once there are so many.
-    async fn arrivals(&self, legs: usize) -> Vec<Instant> {
+    async fn arrivals(&self, legs: usize) -> Vec<Arrival> {
         loop {
             let arrivals = lock(&self.arrivals).clone();
             if arrivals.len() >= legs {
@@ -117,7 +137,7 @@ pub(crate) async fn measure(bootstrap: &str, now: UtcMillis) -> Measured {
     let arrivals = watch.arrivals(POLLS * LEGS_A_POLL).await;
     // Polls wait for one another, so legs arrive poll by poll.
     let mut waits: Vec<Duration> =
-        arrivals.iter().enumerate().map(|(index, at)| *at - shown[&(index / LEGS_A_POLL + 1)]).collect();
+        arrivals.iter().enumerate().map(|(index, arrival)| arrival.at - shown[&(index / LEGS_A_POLL + 1)]).collect();
     waits.sort();
     connector.terminate();
 
@@ -126,7 +146,7 @@ pub(crate) async fn measure(bootstrap: &str, now: UtcMillis) -> Measured {
     let begun = Instant::now();
     let connector = rig.start();
     let arrivals = watch.arrivals(POLLS * LEGS_A_POLL + 1).await;
-    let start = *arrivals.last().expect("a leg") - begun;
+    let start = arrivals.last().expect("a leg").at - begun;
     connector.terminate();
 
     let pace = [("poll.interval", "\"2m\""), ("poll.settle", "\"1m\""), ("poll.start_from", "\"now-1h\"")];
@@ -140,4 +160,35 @@ pub(crate) async fn measure(bootstrap: &str, now: UtcMillis) -> Measured {
     connector.terminate();
     let at = |share: f64| waits[((waits.len() - 1) as f64 * share) as usize];
     Measured { p50: at(0.5), p99: at(0.99), legs: waits.len(), start, idle }
+}
+
+/// How old the legs of three PBXs are, five a second together, at a consumer: over `span`, from when polls are live.
+pub(crate) async fn freshness(bootstrap: &str, interval: &'static str, span: Duration) -> Fresh {
+    let dataset =
+        DatasetSettings { legs: 1_000, span: Duration::from_secs(600), rate: 5.0, ..DatasetSettings::default() };
+    let listen = ([127, 0, 0, 1], 0).into();
+    let sandbox = Sandbox::start(Settings { listen, dataset, ..Settings::default() }).await.expect("the simulated API");
+    let (url, units) = (sandbox.base_url().to_owned(), format!("{:?}", sandbox.api().pbxes()));
+    let every = format!("{interval:?}");
+    let settings = [
+        ("source.pbx_ids", units.as_str()),
+        ("source.requests_per_minute", "60"),
+        ("source.page_size", "1000"),
+        ("poll.interval", every.as_str()),
+        ("poll.settle", "\"1m\""),
+        ("poll.start_from", "\"now-10m\""),
+    ];
+    let rig = Rig::new(&format!("fresh-{interval}"), &url, bootstrap, &settings);
+    let connector = rig.start();
+    // The first poll catches up.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let watch = Watch::start(bootstrap, &rig.topic);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = lock(&watch.arrivals).len();
+    tokio::time::sleep(span).await;
+    let mut ages: Vec<Duration> = lock(&watch.arrivals)[before..].iter().map(|arrival| arrival.age).collect();
+    connector.terminate();
+    ages.sort();
+    let at = |share: f64| ages[((ages.len() - 1) as f64 * share) as usize];
+    Fresh { interval, p50: at(0.5), p99: at(0.99), legs: ages.len() }
 }

@@ -5,6 +5,7 @@
 //!   cargo bench --bench whole -- pipeline --legs 500000 --rounds 1
 //!   cargo bench --bench whole -- latency
 //!   cargo bench --bench whole -- growth --largest 1000000        without the 10 million identities
+//!   cargo bench --bench whole -- freshness                        only when it is named: twelve minutes
 //! ```
 //!
 //! `CALL_LEGS_BENCH_BINARY` names another binary to measure. Figures of one run can be compared with one another;
@@ -25,6 +26,7 @@ mod support;
 mod tape;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use call_legs::clock::{Clock, SystemClock};
 use tokio::runtime::Runtime;
@@ -50,7 +52,9 @@ impl Wanted {
             let value = arguments.iter().skip_while(|argument| *argument != name).nth(1);
             value.map_or(default, |value| value.parse().expect("a whole number"))
         };
-        let known = |argument: &&String| ["pipeline", "duplicates", "latency", "growth"].contains(&argument.as_str());
+        let known = |argument: &&String| {
+            ["pipeline", "duplicates", "latency", "growth", "freshness"].contains(&argument.as_str())
+        };
         Self {
             parts: arguments.iter().filter(known).cloned().collect(),
             legs: number("--legs", 1_000_000),
@@ -94,6 +98,12 @@ fn main() {
     }
     if wanted.includes("latency") {
         report::latency(&runtime.block_on(latency::measure(&bootstrap, now)));
+    }
+    if wanted.parts.iter().any(|part| part == "freshness") {
+        for (interval, minutes) in [("auto", 3), ("2m", 8)] {
+            let span = Duration::from_secs(minutes * 60);
+            report::freshness(&runtime.block_on(latency::freshness(&bootstrap, interval, span)));
+        }
     }
     if wanted.includes("growth") {
         let sizes = [1_000_000, 10_000_000].into_iter().filter(|size| *size <= wanted.largest);

@@ -83,6 +83,14 @@ pub(crate) fn latency(measured: &latency::Measured) {
     line("CPU without calls, of a core", format!("{:.2} %", idle * 100.0), "< 0.5 %");
 }
 
+pub(crate) fn freshness(fresh: &latency::Fresh) {
+    let latency::Fresh { interval, p50, p99, legs } = fresh;
+    let seconds = |value: Duration| format!("{:.1} s", value.as_secs_f64());
+    let what = format!("disconnected to read by a consumer, poll.interval = {interval:?}, p50 of {legs} legs");
+    line(&what, seconds(*p50), "");
+    line("the same, p99", seconds(*p99), "");
+}
+
 pub(crate) fn growth(sizes: &[growth::Measured]) {
     println!(
         "\n| identities | CPU a new leg | CPU a duplicate | memory, at most | disk an identity | after expiry | warm start | rebuilt from the journal |\n|---|---|---|---|---|---|---|---|"

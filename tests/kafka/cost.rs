@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use call_legs::sandbox::dataset::DatasetSettings;
 use call_legs::sandbox::{Sandbox, Settings};
@@ -181,4 +181,47 @@ async fn live_legs_do_not_wait_for_a_long_overlap() {
     eprintln!(
         "polls every 10 s over an overlap of {PAGES} pages: legs were {fresh:.1} s old on average when they were published"
     );
+}
+
+/// Three PBXs, one of them with an overlap of many pages, and the default budget of 60 requests a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn polls_come_as_often_as_half_of_the_budget_allows() {
+    const BUDGET: usize = 60;
+    let span = Duration::from_secs(400);
+    let dataset = DatasetSettings { legs: 1_000, span, rate: 2.0, ..DatasetSettings::default() };
+    let sandbox = Sandbox::start(Settings { dataset, ..sandbox_settings(1, span) }).await.unwrap();
+    let seen = Arc::new(Seen::default());
+    let front = Front::start(&sandbox, Arc::clone(&seen) as Arc<dyn Reports>).await;
+    let keys = [
+        front.setting(),
+        "poll.start_from = \"now-10m\"",
+        "poll.interval = \"auto\"",
+        "poll.overlap = \"400s\"",
+        "source.page_size = 100",
+        "source.requests_per_minute = 60",
+        "sweeps = []",
+    ];
+    let rig = Rig::new(sandbox, kafka().bootstrap(), &keys);
+    let _daemon = rig.start();
+    rig.polled_whole(2).await;
+    let (began, before) = (Instant::now(), seen.windows.lock().unwrap_or_else(PoisonError::into_inner).len());
+    rig.polled_whole(4).await;
+    let took = began.elapsed();
+    let windows = seen.windows.lock().unwrap_or_else(PoisonError::into_inner).split_off(before);
+    let new = windows.iter().filter(|[start, end]| *end - *start < TimeDelta::seconds(60)).count();
+    eprintln!(
+        "{} requests in {took:?}, {new} of them for what is new, with a budget of {BUDGET} a minute",
+        windows.len()
+    );
+    assert!(new >= 12, "four polls of three units read what is new: {windows:?}");
+    // Half of the budget, and the bucket of a quarter that may be spent at once.
+    let allowed = took.as_secs_f64() / 60.0 * BUDGET as f64 / 2.0 + BUDGET as f64 / 4.0;
+    assert!((windows.len() as f64) < allowed + 6.0, "{} requests in {took:?}: {windows:?}", windows.len());
+    let interval = rig.metric("call_legs_poll_interval_seconds", "").await;
+    assert!((5.0..=60.0).contains(&interval), "{interval}");
+    let said = String::from_utf8_lossy(&rig.run(&["status"]).stdout).into_owned();
+    assert!(said.contains("units are polled every ") && said.contains("source.requests_per_minute = 60"), "{said}");
+    rig.polled_whole(1).await;
+    let found = identities(kafka().bootstrap(), &rig.topic).await;
+    assert!(found.values().all(|times| *times == 1), "each once");
 }
