@@ -56,7 +56,8 @@
 //! # A leg's way
 //!
 //! The poller of its unit plans a poll (`connector::read::poller`): what is new, then the overlap; or everything from the
-//! final watermark on, where the unit is behind ([`core::planner`]). A window becomes a query ([`core::query`]), whose pages
+//! final watermark on, where the unit is behind ([`core::planner`]); how often it does so may follow from the budget of
+//! requests ([`core::poll_pace`]). A window becomes a query ([`core::query`]), whose pages
 //! are fetched with patience ([`source`], `connector::read::fetch`) until the scroll ends ([`core::pagination`],
 //! `connector::read::scroll`). Each page is made ready in a task of its own
 //! (`connector::rows::prepare`): its rows are parsed ([`source::wire`]), hashed ([`core::identity`]) and encoded

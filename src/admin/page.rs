@@ -95,16 +95,18 @@ fn top(snapshot: &Snapshot) -> Markup {
 /// A line for each unit, the worst first; then the units themselves, or the chosen one.
 fn units(snapshot: &Snapshot, chosen: Option<&str>) -> Markup {
     let mut sorted: Vec<&UnitSnapshot> = snapshot.units.iter().collect();
-    // Levels are sorted from good to bad; what is complete only long ago is worse, and what never was is worst.
-    sorted.sort_by_key(|unit| (Reverse(level(unit)), unit.complete_to, unit.unit.as_str()));
+    // The watermarks of units that are well differ by moments: those stay where they are. Of the others what never was
+    // complete is worst, and then what is complete only long ago.
+    let behind = |unit: &UnitSnapshot| (level(unit) != Level::Good).then_some(unit.complete_to);
+    sorted.sort_by_key(|unit| (Reverse(level(unit)), behind(unit), unit.unit.as_str()));
     let is_few = sorted.len() <= CARDS_MAX;
     let cards = sorted.iter().filter(|unit| is_few || chosen == Some(unit.unit.as_str()));
     html! {
         @if sorted.len() > 1 {
             section {
-                h2 { (sorted.len()) " units" @if let Some(pace) = pace(snapshot) { ", " (pace) } }
+                h2 { (sorted.len()) " units" }
                 div .scroll {
-                    table {
+                    table .units {
                         tr {
                             th { "unit" } th { "state" } th .number { "complete up to" } th { "newest poll" }
                             th .number { "legs a minute" } th .number { "slowest leg" }
@@ -112,6 +114,7 @@ fn units(snapshot: &Snapshot, chosen: Option<&str>) -> Markup {
                         @for unit in &sorted { (unit_row(snapshot, unit)) }
                     }
                 }
+                @if let Some(pace) = pace(snapshot) { p .faint { (pace) } }
                 p .faint { "Legs a minute and the slowest leg, from disconnect to Kafka, are those of the newest " (NEWEST_MINUTES) " minutes." }
             }
         } @else if let Some(pace) = pace(snapshot) { p .faint { (pace) } }
@@ -122,7 +125,7 @@ fn units(snapshot: &Snapshot, chosen: Option<&str>) -> Markup {
 /// How often units are polled, where the connector chooses.
 fn pace(snapshot: &Snapshot) -> Option<String> {
     let every = length(Duration::from_millis(snapshot.poll_interval_ms));
-    snapshot.poll_interval_reason.as_ref().map(|reason| format!("polled every {every}: {reason}"))
+    snapshot.poll_interval_reason.as_ref().map(|reason| format!("Units are polled every {every}: {reason}."))
 }
 
 fn unit_row(snapshot: &Snapshot, unit: &UnitSnapshot) -> Markup {
@@ -442,8 +445,8 @@ mod tests {
             let (interval, reason) = (Duration::from_secs(6), Some("3.0 requests for a poll of every unit".to_owned()));
             status.poll_pace = Some(PollPaceShown { interval, reason, slowdown: 1 });
         });
-        assert!(page(&chosen, None).contains("polled every 6 s: 3.0 requests for a poll of every unit"));
-        assert!(!page(&snapshot(|_| {}), None).contains("polled every"));
+        assert!(page(&chosen, None).contains("Units are polled every 6 s: 3.0 requests for a poll of every unit."));
+        assert!(!page(&snapshot(|_| {}), None).contains("are polled every"));
     }
 
     #[test]
