@@ -76,16 +76,10 @@ impl Description {
 }
 
 /// The registry, and the description of everything that is in it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Catalogue {
     registry: Registry,
     descriptions: Vec<Description>,
-}
-
-impl Default for Catalogue {
-    fn default() -> Self {
-        Self { registry: Registry::default(), descriptions: Vec::new() }
-    }
 }
 
 impl Catalogue {
