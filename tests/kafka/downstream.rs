@@ -316,7 +316,12 @@ async fn no_window_is_judged_before_its_legs_are_read_and_quiet_phones_are_known
 }
 
 /// A row as the vendor's sample shows one of a queue, of a call that came from another one if `parent` says so.
-fn row((call, leg, parent): (&str, &str, Option<&str>), queue: &str, abandoned: &str, disconnect: i64) -> Value {
+pub(super) fn row(
+    (call, leg, parent): (&str, &str, Option<&str>),
+    queue: &str,
+    abandoned: &str,
+    disconnect: i64,
+) -> Value {
     let sample: Value = serde_json::from_str(include_str!("../data/seed-sample.json")).unwrap();
     let mut row = sample["data"][1].clone();
     assert_eq!((&row["callee"], &row["abandoned"]), (&json!("CallQueue"), &json!("Abandoned")));

@@ -1,6 +1,8 @@
-//! A program of `config/examples` as a process: compiled by javac from where it stands, run with Kafka's jars.
+//! A program of `config/examples` as a process.
 //!
-//! Maven would do the same; it takes longer, and loads plugins. That both have the same versions is said here, too.
+//! `abandoned-calls` is compiled by javac from where it stands, and run with Kafka's jars. Maven would do the same; it takes
+//! longer, and loads plugins. That both have the same versions is said here, too. `alarm.py` is run with what its
+//! `requirements.txt` names.
 
 use std::env;
 use std::fs;
@@ -9,16 +11,16 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use super::leash::{Leash, Leftover};
-use super::{PATIENCE, directories, leash, maven};
+use super::{PATIENCE, directories, leash, maven, no_test_can_run, python};
 
 const HEAP_MB_MAX: u32 = 256;
 const PROPERTIES: [&str; 3] = ["kafka.version", "avro.version", "slf4j.version"];
 
 /// A compiled program.
 pub struct Example {
+    name: &'static str,
     classes: PathBuf,
     main: &'static str,
-    log: PathBuf,
 }
 
 /// A process of it, killed when dropped.
@@ -41,9 +43,29 @@ pub fn abandoned_calls() -> &'static Example {
     }
 }
 
+/// Starts `config/examples/alarm.py`; what it prints is appended to `output`.
+///
+/// # Panics
+///
+/// When there is no Python, or what it needs cannot be installed; in every test alike.
+#[track_caller]
+pub fn alarm(arguments: &[String], output: &Path) -> Running {
+    static ENVIRONMENT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    // A user gets the newest of what it depends on; the tests get the same each time.
+    let pinned = "tests/support/alarm-constraints.txt";
+    let arguments = ["--requirement", "config/examples/requirements.txt", "--constraint", pinned];
+    let bin = match ENVIRONMENT.get_or_init(|| python::environment("examples", &arguments)) {
+        Ok(bin) => bin,
+        Err(error) => no_test_can_run(error),
+    };
+    let mut command = Command::new(bin.join("python"));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/alarm.py")).args(arguments);
+    Running::start(&command, output, "alarm").unwrap_or_else(|error| panic!("cannot start alarm.py: {error}"))
+}
+
 impl Example {
     /// Compiles the sources of `config/examples/{name}/src/{package}`; `main` is the class to run.
-    fn compile(name: &str, package: &str, main: &'static str) -> Result<Self, String> {
+    fn compile(name: &'static str, package: &str, main: &'static str) -> Result<Self, String> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples").join(name);
         assert_same_versions(&root.join("pom.xml"))?;
         let classes = directories::scratch(name)?;
@@ -63,7 +85,7 @@ impl Example {
         if !status.success() {
             return Err(format!("javac failed ({status}); {}", directories::last_words(&log)));
         }
-        Ok(Self { classes, main, log })
+        Ok(Self { name, classes, main })
     }
 
     /// Starts it with `arguments`; what it prints is appended to `output`.
@@ -82,12 +104,17 @@ impl Example {
         let mut java = maven::java_command(HEAP_MB_MAX)?;
         java.arg("-cp").arg(format!("{}:{}:{}", self.classes.display(), schemas.display(), jars.display()));
         java.arg(self.main).args(arguments);
-        let (output, log) = (directories::open_log(output)?, directories::open_log(&self.log)?);
-        Ok(Running { leash: Leash::spawn(&java, Leftover::Nothing, output, log)?, log: self.log.clone() })
+        Running::start(&java, output, self.name)
     }
 }
 
 impl Running {
+    fn start(command: &Command, output: &Path, name: &str) -> Result<Self, String> {
+        let log = directories::log_file(name)?;
+        let (output, errors) = (directories::open_log(output)?, directories::open_log(&log)?);
+        Ok(Self { leash: Leash::spawn(command, Leftover::Nothing, output, errors)?, log })
+    }
+
     /// Ends it with SIGKILL, and returns when it is gone.
     ///
     /// # Panics
