@@ -10,11 +10,11 @@ use chrono::{DateTime, SecondsFormat};
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::{Value, json};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::arrivals::Arrivals;
 use super::downstream::row;
-use super::rig::{Rig, sandbox_settings};
+use super::rig::{Rig, sandbox_settings, variable};
 use super::support::PATIENCE;
 use super::support::example::{self, Running};
 use super::support::kafka::kafka;
@@ -30,6 +30,10 @@ const PARTITIONS: i32 = 3;
 fn text(millis: i64) -> String {
     DateTime::from_timestamp_millis(millis).unwrap().to_rfc3339_opts(SecondsFormat::Millis, true)
 }
+
+/// Set: Flink and Spark are run, too.
+const LARGE: &str = "CALL_LEGS_TEST_EXAMPLES";
+const MINUTE_MS: i64 = 60_000;
 
 /// The calls of a queue around `now`: three that were abandoned within the window, the third of them only at `third`, among legs
 /// that say nothing, or the same once more.
@@ -56,15 +60,15 @@ fn rows(now: i64, third: i64) -> Vec<Value> {
     rows
 }
 
-async fn world(rows: &[Value]) -> Rig {
+async fn world(rows: &[Value], overlap: &str) -> Rig {
     let replay = NamedTempFile::new().unwrap();
     std::fs::write(replay.path(), rows.iter().map(Value::to_string).collect::<Vec<_>>().join("\n")).unwrap();
-    let settings = sandbox_settings(0, Duration::from_mins(10));
+    let settings = sandbox_settings(0, Duration::from_mins(30));
     let settings = Settings { replay: Some(replay.path().to_owned()), dataset: DatasetSettings::default(), ..settings };
     let sandbox = Sandbox::start(settings).await.unwrap();
     let keys = [
-        "poll.start_from = \"now-10m\"",
-        "poll.overlap = \"1m\"",
+        "poll.start_from = \"now-30m\"",
+        &format!("poll.overlap = {overlap:?}"),
         "avro.framing = \"confluent\"",
         &format!("avro.schema_registry_url = {:?}", registry().url()),
         &format!("kafka.partitions = {PARTITIONS}"),
@@ -126,18 +130,17 @@ impl Alarm {
             self.said(word).len() >= times
         })
         .await;
-        eprintln!("{} alarm.py has said {word:?}", chrono::Utc::now().format("%T%.3f"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn alarm_py_counts_calls_and_tells_a_blind_connector_and_one_that_is_down_from_quiet_phones() {
     // Their start is not to eat up the time until the third call.
-    let _started = (kafka(), registry());
+    let _started = (kafka(), registry(), example::python_of_alarm());
     let started = Instant::now();
     let now = chrono::Utc::now().timestamp_millis();
     let third = now + 6_000;
-    let rig = world(&rows(now, third)).await;
+    let rig = world(&rows(now, third), "1m").await;
     let daemon = rig.start();
     rig.polled_since_start().await;
     let arrivals = Arrivals::start(kafka().bootstrap(), &rig.topic, PARTITIONS, third);
@@ -169,6 +172,7 @@ async fn alarm_py_counts_calls_and_tells_a_blind_connector_and_one_that_is_down_
     alarm.until_said(&rig, "connector down", 1).await;
     assert!(alarm.said("connector down")[0].starts_with(&format!("connector down {PBX}: no status since ")));
 
+    eprintln!("{}", std::fs::read_to_string(alarm.output.path()).unwrap());
     eprintln!("{:.1} s in all", started.elapsed().as_secs_f64());
 
     // Nothing else was an alarm, and what is not known was said.
@@ -187,4 +191,122 @@ fn report_delay(alarm: &Alarm, arrivals: &Arrivals) {
         let (age, delay) = (leg.freshness(), said - leg.received);
         eprintln!("alarm.py: {delay} ms after another consumer had the leg, which was {age} ms old then");
     }
+}
+
+/// A connector that has read twelve minutes ago what is an alarm in windows of five minutes, of five calls; and reads on, so that
+/// watermarks move.
+struct Past {
+    rig: Rig,
+    minute: i64,
+}
+
+impl Past {
+    async fn new() -> Self {
+        let _started = (kafka(), registry());
+        let now = chrono::Utc::now().timestamp_millis();
+        let minute = (now - 12 * MINUTE_MS).div_euclid(MINUTE_MS) * MINUTE_MS;
+        let mut rows = rows(minute + MINUTE_MS / 2, minute + MINUTE_MS / 2 + 8_000);
+        rows.extend((0..600).map(|second| {
+            let call = (1_000 + second).to_string();
+            row((&call, "1", None), "Calm", "-", now - 10_000 + second * 1_000)
+        }));
+        Self { rig: world(&rows, "5s").await, minute }
+    }
+
+    /// The bound of the order, in seconds.
+    async fn order_within(&self) -> f64 {
+        self.rig.metric("call_legs_order_within_seconds", "").await
+    }
+
+    /// The windows with all five calls: when each starts and ends.
+    fn windows(&self, format: &str) -> Vec<(String, String)> {
+        let text = |at| DateTime::from_timestamp_millis(at).unwrap().format(format).to_string();
+        let starts = (0..5).rev().map(|minutes| self.minute - minutes * MINUTE_MS);
+        starts.map(|start| (text(start), text(start + 5 * MINUTE_MS))).collect()
+    }
+
+    /// Waits until an example has said as many lines with `word` as there are windows, and gives them.
+    async fn until_said(&self, running: &mut Running, output: &Path, word: &str) -> Vec<String> {
+        let started = Instant::now();
+        let said = || lines(output, |line| line.contains(word));
+        self.rig
+            .until(&format!("{word:?}"), async || {
+                running.assert_running();
+                said().len() >= 5
+            })
+            .await;
+        eprintln!("{:.1} s from the start to the verdicts:\n{}", started.elapsed().as_secs_f64(), said().join("\n"));
+        said()
+    }
+}
+
+/// Whether the examples with large downloads are to be run; says so if not.
+fn is_large_run(name: &str) -> bool {
+    let is_set = variable(LARGE).is_some_and(|value| value > 0);
+    if !is_set {
+        eprintln!("NOT CHECKED: {name} (a large download); {LARGE}=1 runs it");
+    }
+    is_set
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alarm_sql_counts_calls_in_flink() {
+    if !is_large_run("config/examples/alarm.sql with Flink") {
+        return;
+    }
+    let past = Past::new().await;
+    let _daemon = past.rig.start();
+    past.rig.polled_since_start().await;
+    write_uncommitted(&past.rig.topic);
+    let mut sql = include_str!("../../config/examples/alarm.sql").to_owned();
+    for (default, ours) in [
+        ("'localhost:9092'", format!("'{}'", kafka().bootstrap())),
+        ("'http://localhost:8081'", format!("'{}'", registry().url())),
+        ("'topic' = 'call-legs'", format!("'topic' = '{}'", past.rig.topic)),
+        ("INTERVAL '35' MINUTE", format!("INTERVAL '{}' SECOND", past.order_within().await)),
+    ] {
+        assert_eq!(sql.matches(default).count(), 1, "{default}");
+        sql = sql.replace(default, &ours);
+    }
+    let (file, output) = (NamedTempFile::new().unwrap(), NamedTempFile::new().unwrap());
+    std::fs::write(file.path(), sql).unwrap();
+    let mut running = example::flink(file.path(), output.path());
+    let said = past.until_said(&mut running, output.path(), "| +I |").await;
+    let expected = past.windows("%F %T.000");
+    let expected = expected.iter().map(|(start, end)| [start, end, PBX, "Sales", "5", "1"].map(str::to_owned));
+    let cells = said.iter().map(|line| {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        [2, 3, 4, 5, 6, 7].map(|place| cells[place].to_owned())
+    });
+    assert_eq!(cells.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spark_py_counts_calls() {
+    if !is_large_run("config/examples/spark.py") {
+        return;
+    }
+    let past = Past::new().await;
+    let _daemon = past.rig.start();
+    past.rig.polled_since_start().await;
+    write_uncommitted(&past.rig.topic);
+    let checkpoint = TempDir::new().unwrap();
+    let arguments = [
+        ("--bootstrap-servers", kafka().bootstrap()),
+        ("--registry", registry().url()),
+        ("--topic", &past.rig.topic),
+        ("--order-within", &past.order_within().await.to_string()),
+        ("--checkpoint", &checkpoint.path().to_string_lossy()),
+    ];
+    let arguments: Vec<String> =
+        arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_owned()]).collect();
+    let output = NamedTempFile::new().unwrap();
+    let mut running = example::spark(&arguments, output.path());
+    let mut said = past.until_said(&mut running, output.path(), "ALARM ").await;
+    said.sort();
+    let expected = past
+        .windows("%FT%TZ")
+        .into_iter()
+        .map(|(start, end)| format!("ALARM {PBX}: Sales: 5 calls abandoned from {start} to {end}, 1 more are unknown"));
+    assert_eq!(said, expected.collect::<Vec<_>>());
 }

@@ -41,8 +41,8 @@ pub(super) fn run(program: &str, package: &str, arguments: &[&str]) -> String {
 pub(super) fn run_python(program: &str, arguments: &[&str]) -> String {
     static ENVIRONMENT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     // All that is needed is in it, so that no new release changes what a test says.
-    let arguments = ["--no-deps", "--requirement", "tests/operations/requirements.txt"];
-    match ENVIRONMENT.get_or_init(|| python::environment("operations", &arguments)) {
+    let install = ["--no-deps", "--requirement", "tests/operations/requirements.txt"];
+    match ENVIRONMENT.get_or_init(|| python::environment("operations", &install)) {
         Ok(bin) => run(&bin.join(program).to_string_lossy(), "python3-venv", arguments),
         Err(error) => panic!("{error}"),
     }

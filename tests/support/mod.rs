@@ -12,6 +12,7 @@
 //! | `late_records::late_records()` | `LateRecords.java`: how many records come too late for a Kafka Streams job |
 //! | `example::abandoned_calls()` | Kafka's jars: the program of `config/examples/abandoned-calls`, compiled and run |
 //! | `example::alarm()` | Python with what `config/examples/requirements.txt` names from PyPI: `config/examples/alarm.py` |
+//! | `example::flink()`, `example::spark()` | Flink from Maven Central, Spark from PyPI: `config/examples/alarm.sql`, `spark.py` |
 //!
 //! A shared part starts once in a test process, when it is first asked for, and ends with that process, even one that is
 //! killed. Jars, data and logs live below cargo's `target/tmp/real-parts/`; nothing is installed. The first run downloads
