@@ -173,6 +173,11 @@ impl Downstream {
         Self { output: NamedTempFile::new().unwrap(), arguments, alarms, from }
     }
 
+    /// As Java writes it: with milliseconds only if there are any.
+    fn from_text(&self) -> String {
+        chrono::DateTime::from_timestamp_millis(self.from).unwrap().to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)
+    }
+
     fn start(&self) -> Running {
         abandoned_calls().start(&self.arguments, self.output.path())
     }
@@ -301,6 +306,8 @@ async fn no_window_is_judged_before_its_legs_are_read_and_quiet_phones_are_known
     rig.polled_since_start().await;
     let mut running = down.start();
     let told = down.until(&rig, &mut running, "verdicts of the past", |told| told.judged_to > origin).await;
+    let promise = format!("the first verdict is of the window from {}", down.from_text());
+    assert!(running.log().contains(&promise), "{}", running.log());
     down.assert_true(&rig, &told, told.judged_to);
 
     daemon.terminate();
@@ -316,7 +323,12 @@ async fn no_window_is_judged_before_its_legs_are_read_and_quiet_phones_are_known
 }
 
 /// A row as the vendor's sample shows one of a queue, of a call that came from another one if `parent` says so.
-fn row((call, leg, parent): (&str, &str, Option<&str>), queue: &str, abandoned: &str, disconnect: i64) -> Value {
+pub(super) fn row(
+    (call, leg, parent): (&str, &str, Option<&str>),
+    queue: &str,
+    abandoned: &str,
+    disconnect: i64,
+) -> Value {
     let sample: Value = serde_json::from_str(include_str!("../data/seed-sample.json")).unwrap();
     let mut row = sample["data"][1].clone();
     assert_eq!((&row["callee"], &row["abandoned"]), (&json!("CallQueue"), &json!("Abandoned")));

@@ -24,6 +24,7 @@
 //! | `status_page`, `browser` | what an operator sees of each state: the page, in a browser, the command, the log |
 //! | `secrecy` | that nothing that is logged, shown or said holds a secret or anything of a row |
 //! | `downstream` | the example of a consumer, which tells quiet phones from an API or a connector that is down |
+//! | `examples` | the other examples of consumers: `alarm.py`, Flink SQL, Spark |
 //! | `secured` | a Kafka with TLS, SCRAM and client certificates; what keeps the connector out, and how it gets in again |
 //! | `https` | TLS to the source and the schema registry, by an authority of one's own |
 //! | `odd_http` | an API whose statuses, headers and token replies are odd, or those of a gateway |
@@ -53,6 +54,7 @@ mod dashboard;
 mod days_late;
 mod dead_letters;
 mod downstream;
+mod examples;
 mod faults;
 mod front;
 mod https;

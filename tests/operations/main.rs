@@ -6,6 +6,7 @@
 //! | `decoding` | that whatever is published is decoded by consumers' Avro libraries |
 //! | `deployment` | that manifests, unit and compose file are valid, and the configurations within them are read |
 //! | `links` | that every link of the documents leads to a file or heading that is there |
+//! | `examples` | that what `config/examples` repeats is what it was taken from |
 //! | `tools` | promtool, systemd-analyze and Python's validators, or one sentence about what to install |
 //!
 //! That the dashboard shows something takes a connector at work: `tests/kafka/dashboard.rs`.
@@ -15,5 +16,6 @@
 mod alerts;
 mod decoding;
 mod deployment;
+mod examples;
 mod links;
 mod tools;

@@ -1,12 +1,12 @@
 //! Other people's programs: where they are, and what to install where they are not.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-const REQUIREMENTS: &str = include_str!("requirements.txt");
+#[expect(unreachable_pub, reason = "the suites with a `support` module share it")]
+#[path = "../support/python.rs"]
+mod python;
 
 /// A file or directory of the repository.
 pub(super) fn repository(path: &str) -> PathBuf {
@@ -40,51 +40,10 @@ pub(super) fn run(program: &str, package: &str, arguments: &[&str]) -> String {
 #[track_caller]
 pub(super) fn run_python(program: &str, arguments: &[&str]) -> String {
     static ENVIRONMENT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    match ENVIRONMENT.get_or_init(environment) {
+    // All that is needed is in it, so that no new release changes what a test says.
+    let install = ["--no-deps", "--requirement", "tests/operations/requirements.txt"];
+    match ENVIRONMENT.get_or_init(|| python::environment("operations", &install)) {
         Ok(bin) => run(&bin.join(program).to_string_lossy(), "python3-venv", arguments),
         Err(error) => panic!("{error}"),
     }
-}
-
-/// The directory of the programs; the first run on a machine installs them from PyPI.
-fn environment() -> Result<PathBuf, String> {
-    let mut hasher = DefaultHasher::new();
-    REQUIREMENTS.hash(&mut hasher);
-    let root = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let complete = root.join(format!("operations-python-{:016x}", hasher.finish()));
-    let done = complete.join("complete");
-    if !done.exists() {
-        // One that was cut off must not look complete.
-        let _ = std::fs::remove_dir_all(&complete);
-        let directory = complete.to_string_lossy();
-        let pip = complete.join("bin/pip");
-        let requirements = repository("tests/operations/requirements.txt");
-        for (program, arguments) in [
-            ("python3", vec!["-m", "venv", &directory]),
-            (
-                &pip.to_string_lossy(),
-                vec![
-                    "install",
-                    "--quiet",
-                    "--disable-pip-version-check",
-                    "--no-deps",
-                    "--requirement",
-                    &requirements.to_string_lossy(),
-                ],
-            ),
-        ] {
-            let output = Command::new(program).args(&arguments).output();
-            let said = match output {
-                Ok(output) if output.status.success() => continue,
-                Ok(output) => String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; "),
-                Err(error) => error.to_string(),
-            };
-            return Err(format!(
-                "Python's validators could not be installed ({program} {}: {said}); they need python3 with its module venv (Debian: apt-get install python3-venv) and PyPI",
-                arguments.join(" ")
-            ));
-        }
-        std::fs::write(&done, "").map_err(|error| error.to_string())?;
-    }
-    Ok(complete.join("bin"))
 }

@@ -1,6 +1,8 @@
-//! A program of `config/examples` as a process: compiled by javac from where it stands, run with Kafka's jars.
+//! A program of `config/examples` as a process.
 //!
-//! Maven would do the same; it takes longer, and loads plugins. That both have the same versions is said here, too.
+//! `abandoned-calls` is compiled by javac from where it stands, and run with Kafka's jars. Maven would do the same; it takes
+//! longer, and loads plugins. That both have the same versions is said here, too. `alarm.py` and
+//! `spark.py` are run with what they tell a user to install, Flink with the jars of `flink.xml`.
 
 use std::env;
 use std::fs;
@@ -9,16 +11,17 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use super::leash::{Leash, Leftover};
-use super::{PATIENCE, directories, leash, maven};
+use super::{PATIENCE, directories, leash, maven, no_test_can_run, python};
 
 const HEAP_MB_MAX: u32 = 256;
+const FLINK_HEAP_MB_MAX: u32 = 1024;
 const PROPERTIES: [&str; 3] = ["kafka.version", "avro.version", "slf4j.version"];
 
 /// A compiled program.
 pub struct Example {
+    name: &'static str,
     classes: PathBuf,
     main: &'static str,
-    log: PathBuf,
 }
 
 /// A process of it, killed when dropped.
@@ -41,9 +44,70 @@ pub fn abandoned_calls() -> &'static Example {
     }
 }
 
+/// The directory of the Python that runs `config/examples/alarm.py`, with what that needs.
+///
+/// # Panics
+///
+/// When there is no Python, or what the example needs cannot be installed; in every test alike.
+#[track_caller]
+pub fn python_of_alarm() -> &'static Path {
+    static ENVIRONMENT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    // A user gets the newest of what it depends on; the tests get the same each time.
+    let pinned = "tests/support/alarm-constraints.txt";
+    let install = ["--requirement", "config/examples/requirements.txt", "--constraint", pinned];
+    match ENVIRONMENT.get_or_init(|| python::environment("examples", &install)) {
+        Ok(bin) => bin,
+        Err(error) => no_test_can_run(error),
+    }
+}
+
+/// Starts `config/examples/alarm.py`; what it prints is appended to `output`.
+///
+/// # Panics
+///
+/// As [`python_of_alarm`].
+#[track_caller]
+pub fn alarm(arguments: &[String], output: &Path) -> Running {
+    let mut command = Command::new(python_of_alarm().join("python"));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/alarm.py")).args(arguments);
+    Running::start(&command, output, "alarm").unwrap_or_else(|error| panic!("cannot start alarm.py: {error}"))
+}
+
+/// Starts Flink in one process with a file of its SQL; what the queries find is appended to `output`.
+///
+/// # Panics
+///
+/// When Flink cannot be had, or `config/examples/alarm.sql` names other versions of its jars.
+#[track_caller]
+pub fn flink(sql: &Path, output: &Path) -> Running {
+    try_flink(sql, output).unwrap_or_else(|error| panic!("cannot start Flink: {error}"))
+}
+
+fn try_flink(sql: &Path, output: &Path) -> Result<Running, String> {
+    let mut java = maven::java_command(FLINK_HEAP_MB_MAX)?;
+    java.arg("-cp").arg(maven::FLINK.directory()?.join("*")).arg(maven::support_file("FlinkSql.java")).arg(sql);
+    Running::start(&java, output, "flink")
+}
+
+/// Starts `config/examples/spark.py` with the pyspark that it tells one to install; what it prints is appended to `output`.
+///
+/// # Panics
+///
+/// When that cannot be installed.
+#[track_caller]
+pub fn spark(arguments: &[String], output: &Path) -> Running {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/spark.py");
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    let needed = text.lines().find_map(|line| line.trim().strip_prefix("pip install ")).unwrap_or("nothing");
+    let bin = python::environment("spark", &[needed]).unwrap_or_else(|error| panic!("{error}"));
+    let mut command = Command::new(bin.join("python"));
+    command.arg(path).args(arguments);
+    Running::start(&command, output, "spark").unwrap_or_else(|error| panic!("cannot start spark.py: {error}"))
+}
+
 impl Example {
     /// Compiles the sources of `config/examples/{name}/src/{package}`; `main` is the class to run.
-    fn compile(name: &str, package: &str, main: &'static str) -> Result<Self, String> {
+    fn compile(name: &'static str, package: &str, main: &'static str) -> Result<Self, String> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples").join(name);
         assert_same_versions(&root.join("pom.xml"))?;
         let classes = directories::scratch(name)?;
@@ -63,7 +127,7 @@ impl Example {
         if !status.success() {
             return Err(format!("javac failed ({status}); {}", directories::last_words(&log)));
         }
-        Ok(Self { classes, main, log })
+        Ok(Self { name, classes, main })
     }
 
     /// Starts it with `arguments`; what it prints is appended to `output`.
@@ -82,12 +146,22 @@ impl Example {
         let mut java = maven::java_command(HEAP_MB_MAX)?;
         java.arg("-cp").arg(format!("{}:{}:{}", self.classes.display(), schemas.display(), jars.display()));
         java.arg(self.main).args(arguments);
-        let (output, log) = (directories::open_log(output)?, directories::open_log(&self.log)?);
-        Ok(Running { leash: Leash::spawn(&java, Leftover::Nothing, output, log)?, log: self.log.clone() })
+        Running::start(&java, output, self.name)
     }
 }
 
 impl Running {
+    fn start(command: &Command, output: &Path, name: &str) -> Result<Self, String> {
+        let log = directories::log_file(name)?;
+        let (output, errors) = (directories::open_log(output)?, directories::open_log(&log)?);
+        Ok(Self { leash: Leash::spawn(command, Leftover::Nothing, output, errors)?, log })
+    }
+
+    /// What it wrote to standard error.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// Ends it with SIGKILL, and returns when it is gone.
     ///
     /// # Panics

@@ -18,10 +18,12 @@ const DOWNLOAD_TIME_MAX: Duration = Duration::from_secs(20 * 60);
 const DOWNLOAD_WAIT_MAX: Duration = Duration::from_secs(21 * 60);
 
 const POM: &str = include_str!("pom.xml");
+const FLINK_POM: &str = include_str!("flink.xml");
 
-/// One execution of `pom.xml`.
+/// One execution of a POM.
 pub struct Download {
     name: &'static str,
+    pom: (&'static str, &'static str),
     goal: &'static str,
     about: &'static str,
 }
@@ -29,6 +31,7 @@ pub struct Download {
 /// The broker, the Java client, Streams and Avro: a directory of jars.
 pub const KAFKA: Download = Download {
     name: "kafka",
+    pom: ("pom.xml", POM),
     goal: "org.apache.maven.plugins:maven-dependency-plugin:copy-dependencies@kafka",
     about: "Apache Kafka and Apache Avro (about 70 MB)",
 };
@@ -36,15 +39,24 @@ pub const KAFKA: Download = Download {
 /// Apicurio Registry: a jar that starts it, and its `lib/`.
 pub const REGISTRY: Download = Download {
     name: "registry",
+    pom: ("pom.xml", POM),
     goal: "io.github.download-maven-plugin:download-maven-plugin:artifact@registry",
     about: "Apicurio Registry (about 120 MB)",
+};
+
+/// Flink in one process, with what `config/examples/alarm.sql` needs: a directory of jars.
+pub const FLINK: Download = Download {
+    name: "flink",
+    pom: ("flink.xml", FLINK_POM),
+    goal: "org.apache.maven.plugins:maven-dependency-plugin:copy-dependencies@flink",
+    about: "Apache Flink (about 150 MB)",
 };
 
 impl Download {
     /// The directory of the files; the first caller on this machine downloads them, others wait for it.
     pub fn directory(&self) -> Result<PathBuf, String> {
         let mut hasher = DefaultHasher::new();
-        POM.hash(&mut hasher);
+        self.pom.1.hash(&mut hasher);
         let complete = directories::root().join(format!("{}-{:016x}", self.name, hasher.finish()));
         if !complete.is_dir() {
             // One download at a time, whatever it is for: Maven's local repository is not made for two writers.
@@ -65,7 +77,7 @@ impl Download {
         let log = directories::log_file(&format!("maven-{}", self.name))?;
         let mut maven = Command::new("mvn");
         maven.args(["--batch-mode", "--quiet", "--no-transfer-progress", "-Dstyle.color=never", "--file"]);
-        maven.arg(support_file("pom.xml")).arg(self.goal).arg(format!("-Dinto={}", partial.display()));
+        maven.arg(support_file(self.pom.0)).arg(self.goal).arg(format!("-Dinto={}", partial.display()));
         let status = leash::run(&maven, directories::open_log(&log)?, directories::open_log(&log)?, DOWNLOAD_TIME_MAX)
             .map_err(|error| format!("{error}; {}", directories::last_words(&log)))?;
         if !status.success() {

@@ -10,7 +10,9 @@
 //! | `registry::registry()` | `CALL_LEGS_TEST_REGISTRY` (base URL); Apicurio Registry from Maven Central |
 //! | `read_topic::read_topic_with_java()` | `ReadTopic.java`: what a consumer that shares no code with us finds in a topic |
 //! | `late_records::late_records()` | `LateRecords.java`: how many records come too late for a Kafka Streams job |
-//! | `example::abandoned_calls()` | Kafka's jars: the program of `config/examples`, compiled and run |
+//! | `example::abandoned_calls()` | Kafka's jars: the program of `config/examples/abandoned-calls`, compiled and run |
+//! | `example::alarm()` | Python with what `config/examples/requirements.txt` names from PyPI: `config/examples/alarm.py` |
+//! | `example::flink()`, `example::spark()` | Flink from Maven Central, Spark from PyPI: `config/examples/alarm.sql`, `spark.py` |
 //!
 //! A shared part starts once in a test process, when it is first asked for, and ends with that process, even one that is
 //! killed. Jars, data and logs live below cargo's `target/tmp/real-parts/`; nothing is installed. The first run downloads
@@ -44,6 +46,7 @@ pub mod late_records;
 mod leash;
 mod maven;
 mod ports;
+pub mod python;
 pub mod read_topic;
 pub mod registry;
 pub mod secured;

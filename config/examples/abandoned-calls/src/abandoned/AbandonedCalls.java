@@ -1,6 +1,7 @@
 package abandoned;
 
 import java.time.Duration;
+import java.time.Instant;
 import java.util.List;
 import java.util.Optional;
 import java.util.Properties;
@@ -44,6 +45,7 @@ public final class AbandonedCalls {
     public static void main(String[] arguments) throws Exception {
         Settings settings = Settings.of(arguments);
         int partitions = prepareTopics(settings);
+        System.err.println(firstVerdict(settings, Instant.now()));
         KafkaStreams streams = new KafkaStreams(topology(settings, partitions), settings.streams());
         CountDownLatch failed = new CountDownLatch(1);
         streams.setUncaughtExceptionHandler(exception -> {
@@ -55,6 +57,20 @@ public final class AbandonedCalls {
         streams.start();
         failed.await();
         System.exit(1);
+    }
+
+    /** What one waits for after a first start. */
+    private static String firstVerdict(Settings settings, Instant now) {
+        long windowMs = settings.window().toMillis();
+        Instant from = settings.from() == null ? now : settings.from();
+        long begins = Math.floorDiv(from.toEpochMilli() + windowMs - 1, windowMs) * windowMs;
+        return "On a first start the first verdict is of the window from %s%s. It comes when the window is over at %s and every"
+                        .formatted(
+                                Instant.ofEpochMilli(begins),
+                                settings.from() == null ? " or an earlier one" : "",
+                                Instant.ofEpochMilli(begins + windowMs))
+                + " unit is read to its end, which is poll.settle and up to a poll.interval later."
+                + " This example is for exact windows and their corrections; config/examples/alarm.py raises an alarm at once.";
     }
 
     static Topology topology(Settings settings, int partitions) {
