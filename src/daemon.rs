@@ -27,6 +27,7 @@ use crate::core::retry::Backoff;
 use crate::core::shape::Belief;
 use crate::core::watermark::Delays;
 use crate::core::window_length;
+use crate::core::words::{exact, length};
 use crate::error::{Ended, Exit, OrExit};
 use crate::panics;
 use crate::sink::topics::{self, Topic, TopicAdmin, Topics};
@@ -432,8 +433,8 @@ pub fn retention_warning(legs: &Topic, config: &Config) -> Option<String> {
         format!(
             "topic {}: its retention.ms of {} is shorter than the age of the oldest legs to be published ({}), which Kafka may delete before anyone reads them: raise it, set kafka.timestamp = \"publish\", or start later",
             legs.name,
-            humantime::format_duration(retention),
-            humantime::format_duration(Duration::from_secs(age.as_secs())),
+            exact(retention),
+            length(age),
         )
     })
 }

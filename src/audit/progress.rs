@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::codec::DecodeError;
 use crate::connector::ConnectorError;
+use crate::core::words::count;
 use crate::sink::SinkError;
 use crate::source::SourceError;
 
@@ -59,7 +60,7 @@ impl Progress {
 impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (records, rows) = (self.records.load(Ordering::Relaxed), self.rows.load(Ordering::Relaxed));
-        write!(f, "{records} records of Kafka and {rows} rows of the API read")?;
+        write!(f, "{} of Kafka and {} of the API read", count(records, "record"), count(rows, "row"))?;
         match &*self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(what) => write!(f, "; waiting: {what}"),
             None => Ok(()),

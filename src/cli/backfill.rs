@@ -20,6 +20,7 @@ use crate::config::{Config, MessageTimestamp, StartFrom};
 use crate::connector::{Order, preview_backfill, read_journal};
 use crate::core::journal::BackfillState;
 use crate::core::time::{UtcMillis, Window};
+use crate::core::words::{count, exact, length};
 use crate::daemon;
 use crate::error::{Ended, Exit, OrExit};
 use crate::sink::Destination;
@@ -159,7 +160,7 @@ async fn check_retention(config: &Config, from: UtcMillis, now: UtcMillis, is_fo
         None => Ok(()),
         Some(retention) => Err(anyhow!(
             "topic {name}: its retention.ms of {} is shorter than the age of the oldest legs to be read, which Kafka may delete before anyone reads them: raise it, or go on with --force",
-            humantime::format_duration(retention)
+            exact(retention)
         ))
         .or_exit(Exit::Usage),
     }
@@ -216,16 +217,19 @@ impl Display {
             "time left unknown".to_owned()
         } else {
             let left = Duration::from_secs((seconds * left_ms as f64 / read_ms as f64) as u64);
-            format!("{} left", humantime::format_duration(left))
+            format!("{} left", length(left))
         };
         let trouble = running.iter().find_map(|backfill| backfill.trouble.as_deref());
         let trouble = trouble.map(|trouble| format!("; waiting: {trouble}")).unwrap_or_default();
-        let (units, windows) = (running.len(), sum(|backfill| backfill.windows));
+        let (units, windows) = (running.len() as u64, sum(|backfill| backfill.windows));
         (
             share,
             format!(
-                "{:.1} % of {units} units' time read in {windows} windows, {published} legs published, {rate:.0} legs/s, {left}{trouble}",
-                share * 100.0
+                "{:.1} % of the time of {} read in {}, {} published, {rate:.0} legs/s, {left}{trouble}",
+                share * 100.0,
+                count(units, "unit"),
+                count(windows, "window"),
+                count(published, "leg"),
             ),
         )
     }

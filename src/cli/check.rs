@@ -20,6 +20,7 @@ use crate::codec::{RegistryError, schema};
 use crate::config::{self, Config, Secret};
 use crate::core::query::query_bounds;
 use crate::core::time::Window;
+use crate::core::words::{count, exact};
 use crate::daemon::{self, retention_warning};
 use crate::error::{Ended, Exit, OrExit};
 use crate::sink::topics::{self, Topic, TopicAdmin};
@@ -129,8 +130,10 @@ async fn check_source(config: &Config, findings: &mut Findings) -> Result<(), En
     for unit in &config.source.pbx_ids {
         let what = format!("report of unit {unit}");
         match source.fetch(unit, &bounds, None, None).await {
-            Ok(page) => findings
-                .ok(&what, format!("{} legs in the last ten minutes", page.total.unwrap_or(page.len() as u64)))?,
+            Ok(page) => findings.ok(
+                &what,
+                format!("{} in the last ten minutes", count(page.total.unwrap_or(page.len() as u64), "leg")),
+            )?,
             Err(error) => findings.fail(Exit::Source, &what, error)?,
         }
     }
@@ -186,11 +189,14 @@ async fn check_kafka(config: &Config, findings: &mut Findings) -> Result<(), End
 }
 
 fn describe(topic: &Topic) -> String {
-    let retention = topic.retention.map_or_else(
-        || "kept for ever".to_owned(),
-        |retention| format!("kept for {}", humantime::format_duration(retention)),
-    );
-    format!("{} partitions, {retention}, records up to {} bytes", topic.partitions, topic.message_bytes_max)
+    let retention = topic
+        .retention
+        .map_or_else(|| "kept for ever".to_owned(), |retention| format!("kept for {}", exact(retention)));
+    format!(
+        "{}, {retention}, records up to {} bytes",
+        count(topic.partitions as u64, "partition"),
+        topic.message_bytes_max
+    )
 }
 
 async fn check_registry(config: &Config, findings: &mut Findings) -> Result<(), Ended> {

@@ -21,6 +21,7 @@ use crate::codec::{Decoder, schema};
 use crate::config::{Config, Secret};
 use crate::core::feed::{BEATS_MISSED_MAX, state};
 use crate::core::time::UtcMillis;
+use crate::core::words::{count, exact, length};
 use crate::daemon;
 use crate::error::{Ended, Exit, OrExit};
 use crate::http::{self, Fault};
@@ -28,7 +29,7 @@ use crate::sink::reader::{From, TopicReader};
 use crate::sink::topics;
 use crate::telemetry::recent::PollNote;
 use crate::telemetry::shown::{RoleShown, Snapshot, UnitSnapshot};
-use crate::telemetry::words::{clock, length};
+use crate::telemetry::words::clock;
 
 /// A snapshot is made at once, or not at all.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -246,11 +247,11 @@ fn describe_unit(snapshot: &Snapshot, unit: &UnitSnapshot) -> Vec<String> {
     ];
     if let (Some(recommended), Some(confidence)) = (unit.lateness.recommended_overlap_ms, unit.lateness.confidence) {
         lines.push(format!(
-            "  overlap      {}; {} finds 99.9 % of all legs ({:.0} % sure, from {} legs)",
-            length(Duration::from_millis(snapshot.poll_overlap_ms)),
-            length(Duration::from_millis(recommended)),
+            "  overlap      {}; {} finds 99.9 % of all legs ({:.0} % sure, from {})",
+            exact(Duration::from_millis(snapshot.poll_overlap_ms)),
+            exact(Duration::from_millis(recommended)),
             confidence * 100.0,
-            unit.lateness.samples
+            count(unit.lateness.samples, "leg")
         ));
     }
     if !unit.repeating.is_empty() {
@@ -274,7 +275,7 @@ fn describe_unit(snapshot: &Snapshot, unit: &UnitSnapshot) -> Vec<String> {
 fn strip(polls: &[PollNote]) -> String {
     let Some(last) = polls.last() else { return "none has ended yet".to_owned() };
     let cells: String = polls.iter().map(|poll| if poll.result == "ok" { '·' } else { '✗' }).collect();
-    format!("{cells} newest: {}, {} rows, {} new", last.result, last.fetched, last.published)
+    format!("{cells} newest: {}, {}, {} new", last.result, count(last.fetched, "row"), last.published)
 }
 
 fn bars(unit: &UnitSnapshot) -> String {

@@ -17,6 +17,7 @@ use super::section::{
 use crate::core::dedupe::Revisions;
 use crate::core::leg::TimeBasis;
 use crate::core::planner::Sweep;
+use crate::core::words::setting;
 use crate::http::is_this_machine;
 
 /// The sections, typed.
@@ -242,7 +243,7 @@ fn within_horizon(r: &mut Reader, given: Option<Vec<Sweep>>, state: Option<&Stat
     };
     let shown = |sweep: &Sweep| {
         let Sweep { every, lookback } = sweep;
-        format!("every {} {} back", humantime::format_duration(*every), humantime::format_duration(*lookback))
+        format!("every {} {} back", setting(*every), setting(*lookback))
     };
     let shown = sweeps.iter().map(shown).collect::<Vec<_>>().join(", ");
     r.show("sweeps", if shown.is_empty() { "none".to_owned() } else { shown });

@@ -284,7 +284,7 @@ async fn a_topic_that_deletes_what_will_be_published_is_warned_of() {
     let rig = Rig::new(small_sandbox().await, kafka().bootstrap(), &["kafka.topic_config.\"retention.ms\" = 3600000"]);
     let _daemon = rig.start();
     rig.polled_whole(1).await;
-    assert!(rig.log().contains("retention.ms of 1h is shorter"), "{}", rig.log());
+    assert!(rig.log().contains("retention.ms of 1 h is shorter"), "{}", rig.log());
     assert!(text(&rig.run(&["check"])).contains("warn  kafka: topic "));
 }
 
