@@ -63,10 +63,10 @@ enum Command {
     Status(status::StatusArgs),
     /// Validate a configuration and ask API, Kafka and registry once; writes nothing, works beside a live daemon
     ///
-    /// One line each for the configuration, the state directory, the token, a report of each PBX, the
-    /// clocks, the topics and the schema registry, with what to do about a failure. The exit code is
-    /// that of the first failure.
-    Check(ConfigArgs),
+    /// One line each for the configuration, the state directory, the token, a report of each PBX, the requests that
+    /// polls take, the clocks, the topics with what run would create, where the first read begins, and the schema
+    /// registry, with what to do about a failure. The exit code is that of the first failure.
+    Check(check::CheckArgs),
     /// Compare the topic with the API leg by leg, for a period of disconnect time; changes nothing
     ///
     /// It reads the period from the API and both topics of legs from their beginnings, and works beside
@@ -126,7 +126,7 @@ async fn dispatch(command: Command) -> Result<(), Ended> {
         Command::Run(arguments) => run::run(&arguments.config, stop).await,
         Command::Demo(arguments) => demo::run(arguments, stop).await,
         Command::Status(arguments) => unless_stopped(status::run(arguments), &stop).await,
-        Command::Check(arguments) => unless_stopped(check::run(&arguments.config), &stop).await,
+        Command::Check(arguments) => unless_stopped(check::run(arguments), &stop).await,
         Command::Audit(arguments) => unless_stopped(audit::run(arguments), &stop).await,
         Command::Tail(arguments) => tail::run(arguments, stop).await,
         Command::State(arguments) => unless_stopped(state::run(arguments), &stop).await,
@@ -162,6 +162,11 @@ fn fail(ended: &Ended) -> ExitCode {
 
 fn load(path: &Path) -> Result<Config, Ended> {
     Config::load(Some(path), std::env::vars_os()).or_exit(Exit::Usage)
+}
+
+/// The same for those who only look: without `state.dir`, and each secret is read only where it is needed.
+fn look(path: &Path) -> Result<Config, Ended> {
+    Config::read(Some(path), std::env::vars_os()).or_exit(Exit::Usage)
 }
 
 /// A token that SIGTERM or SIGINT cancels.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use super::{load, owner, print_line};
+use super::{load, look, owner, print_line};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, StartFrom};
 use crate::connector::{Order, preview_rewind, read_journal};
@@ -77,7 +77,7 @@ pub(super) fn instant(text: &str) -> Result<StartFrom, String> {
 
 pub(super) async fn run(arguments: StateArgs) -> Result<(), Ended> {
     let (place, order) = match arguments.command {
-        StateCommand::Show(place) => return show(&load(&place.config)?).await,
+        StateCommand::Show(place) => return show(&look(&place.config)?).await,
         StateCommand::Verify(place) => (place, Order::Verify),
         StateCommand::Rebuild(place) => (place, Order::Rebuild),
         StateCommand::Rewind { place, unit, to, yes } => {

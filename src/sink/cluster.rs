@@ -231,9 +231,11 @@ impl Askers {
             Some(code) if trouble::is_refusal(code) => Err(Unsettled::Failed(SinkError::Refused(format!(
                 "topic {topic}: Kafka does not let this user read it: grant READ on it"
             )))),
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Err(Unsettled::For(
-                SinkError::Refused(format!("topic {topic} does not exist any more: was it deleted?")),
-            )),
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                Err(Unsettled::For(SinkError::Refused(format!(
+                    "topic {topic} does not exist: call-legs run has not created it yet, or it was deleted"
+                ))))
+            }
             Some(code) => Err(Unsettled::For(SinkError::Unavailable(format!("topic {topic}: {code}")))),
         }
     }

@@ -12,7 +12,7 @@ const VALUE: &str = "hunter2";
 fn known_keys() -> Vec<String> {
     let (merged, problems) = Merged::new([]);
     let mut reader = Reader::new(merged, problems);
-    let _ = keys::sections(&mut reader);
+    let _ = keys::sections(&mut reader, true);
     reader.known().to_vec()
 }
 
