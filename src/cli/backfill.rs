@@ -2,17 +2,16 @@
 //!
 //! Ending the command ends what it shows, and not the backfill, unless no daemon runs: then the command is the owner.
 
-use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::progress::{self, SHOWN_EVERY};
 use super::state::{cluster, instant};
 use super::{load, owner, print_line};
 use crate::clock::{Clock, SystemClock};
@@ -27,12 +26,6 @@ use crate::sink::Destination;
 use crate::sink::topics::TopicAdmin;
 use crate::telemetry::StatusBoard;
 use crate::telemetry::status::BackfillStatus;
-
-/// How often the bar moves.
-const SHOWN_EVERY: Duration = Duration::from_secs(1);
-
-/// How often a line is printed where there is no terminal.
-const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
 pub(super) struct BackfillArgs {
@@ -166,23 +159,17 @@ async fn check_retention(config: &Config, from: UtcMillis, now: UtcMillis, is_fo
     }
 }
 
-/// A bar on a terminal, a line a minute elsewhere.
+/// What is shown of backfills.
 struct Display {
-    bar: Option<ProgressBar>,
+    progress: progress::Display,
     begun: Instant,
     /// What was read before it looked.
     before: Option<(u64, u64)>,
-    told: Option<Instant>,
 }
 
 impl Display {
     fn new() -> Self {
-        let style = ProgressStyle::with_template("{bar:40} {msg}").ok();
-        let bar = stderr().is_terminal().then(|| ProgressBar::new(1_000));
-        if let (Some(bar), Some(style)) = (&bar, style) {
-            bar.set_style(style);
-        }
-        Self { bar, begun: Instant::now(), before: None, told: None }
+        Self { progress: progress::Display::new(), begun: Instant::now(), before: None }
     }
 
     fn show(&mut self, backfills: &[BackfillStatus]) {
@@ -192,14 +179,7 @@ impl Display {
             return;
         }
         let (share, line) = self.describe(&running);
-        if let Some(bar) = &self.bar {
-            // A part of a thousand.
-            bar.set_position((share * 1_000.0) as u64);
-            bar.set_message(line);
-        } else if self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
-            self.told = Some(Instant::now());
-            eprintln!("{line}");
-        }
+        self.progress.show(share, line);
     }
 
     /// How much of all is read, and that in words.
@@ -236,9 +216,7 @@ impl Display {
 
     /// What came of it.
     fn end(&self, backfills: &[BackfillStatus]) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.progress.end();
         for backfill in backfills {
             let counts = &backfill.counts;
             eprintln!(

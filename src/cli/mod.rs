@@ -6,6 +6,7 @@ mod check;
 mod dead_letters;
 mod demo;
 mod owner;
+mod progress;
 mod run;
 mod schema;
 mod state;
