@@ -5,6 +5,7 @@ mod backfill;
 mod check;
 mod dead_letters;
 mod demo;
+mod kafka;
 mod owner;
 mod progress;
 mod run;
@@ -96,6 +97,8 @@ enum Command {
     Sandbox(SandboxArgs),
     /// Print the Avro schema and its fingerprints, or register it
     Schema(schema::SchemaArgs),
+    /// Print what has to be allowed in Kafka
+    Kafka(kafka::KafkaArgs),
 }
 
 #[derive(Debug, Args)]
@@ -137,6 +140,7 @@ async fn dispatch(command: Command) -> Result<(), Ended> {
             crate::sandbox::run(arguments, stop.cancelled_owned()).await.or_exit(Exit::Usage)
         }
         Command::Schema(arguments) => unless_stopped(schema::run(arguments), &stop).await,
+        Command::Kafka(arguments) => kafka::run(arguments),
     }
 }
 

@@ -54,7 +54,7 @@ impl KafkaCluster {
             })
             .map_err(|error| SinkError::Unavailable(format!("questions to Kafka need a thread: {error}")))?;
         // Derived, so that nobody can configure two connectors to write one journal side by side.
-        let transactional_id = format!("{}.0", topics.journal.name);
+        let transactional_id = transactional_id(&topics.journal.name);
         Ok(Self { kafka: kafka.clone(), topics: Arc::new(topics), transactional_id, questions, trouble })
     }
 
@@ -239,6 +239,11 @@ impl Askers {
             Some(code) => Err(Unsettled::For(SinkError::Unavailable(format!("topic {topic}: {code}")))),
         }
     }
+}
+
+/// The transactional id of the connector with this journal.
+pub(super) fn transactional_id(journal: &str) -> String {
+    format!("{journal}.0")
 }
 
 /// Why there is no answer yet.
