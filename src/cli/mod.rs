@@ -3,6 +3,7 @@
 mod audit;
 mod backfill;
 mod check;
+mod config;
 mod dead_letters;
 mod demo;
 mod kafka;
@@ -97,6 +98,8 @@ enum Command {
     Sandbox(SandboxArgs),
     /// Print the Avro schema and its fingerprints, or register it
     Schema(schema::SchemaArgs),
+    /// Print the configuration file with every key, or its JSON Schema for editors
+    Config(config::ShowArgs),
     /// Print what has to be allowed in Kafka
     Kafka(kafka::KafkaArgs),
 }
@@ -140,6 +143,7 @@ async fn dispatch(command: Command) -> Result<(), Ended> {
             crate::sandbox::run(arguments, stop.cancelled_owned()).await.or_exit(Exit::Usage)
         }
         Command::Schema(arguments) => unless_stopped(schema::run(arguments), &stop).await,
+        Command::Config(arguments) => config::run(&arguments),
         Command::Kafka(arguments) => kafka::run(arguments),
     }
 }

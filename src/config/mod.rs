@@ -19,6 +19,7 @@ mod personal;
 mod poll_requests;
 mod reader;
 mod rule;
+mod schema;
 mod secret;
 mod section;
 mod start_from;
@@ -34,6 +35,7 @@ pub use error::ConfigError;
 pub use personal::Personal;
 pub use poll_requests::PollRequests;
 pub use reader::Setting;
+pub use schema::{EXAMPLE, json_schema};
 pub use secret::Secret;
 pub use section::{
     Admin, Avro, Credentials, DeadLetter, Delivery, Framing, Freshness, Kafka, Log, LogFormat, MessageTimestamp,
