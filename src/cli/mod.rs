@@ -8,6 +8,7 @@ mod dead_letters;
 mod demo;
 mod kafka;
 mod owner;
+mod pages;
 mod progress;
 mod run;
 mod schema;
@@ -32,7 +33,7 @@ use crate::sandbox::SandboxArgs;
 ///
 /// Try it with nothing installed and no account: call-legs demo --for 30s
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_long_help = EXIT_CODES)]
+#[command(version, long_version = pages::LONG_VERSION.as_str(), max_term_width = 100, after_long_help = EXIT_CODES)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -102,6 +103,10 @@ enum Command {
     Config(config::ShowArgs),
     /// Print what has to be allowed in Kafka
     Kafka(kafka::KafkaArgs),
+    /// Print what completes the commands in a shell
+    Completions(pages::CompletionsArgs),
+    /// Print the manual page
+    Man(pages::ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -145,6 +150,8 @@ async fn dispatch(command: Command) -> Result<(), Ended> {
         Command::Schema(arguments) => unless_stopped(schema::run(arguments), &stop).await,
         Command::Config(arguments) => config::run(&arguments),
         Command::Kafka(arguments) => kafka::run(arguments),
+        Command::Completions(arguments) => pages::completions(&arguments),
+        Command::Man(arguments) => pages::man(&arguments),
     }
 }
 
