@@ -21,6 +21,8 @@ RUN mkdir src && echo 'fn main() {}' > src/main.rs && touch src/lib.rs \
  && cargo clean --profile dist --package call-legs && rm -r src
 COPY src ./src
 COPY schemas ./schemas
+# Built in: `call-legs config example` prints it.
+COPY config/call-legs.toml ./config/
 # The commit that `call-legs --version` names.
 ARG CALL_LEGS_COMMIT=""
 RUN CALL_LEGS_COMMIT="$CALL_LEGS_COMMIT" cargo build --profile dist --locked && cp target/dist/call-legs /call-legs

@@ -27,6 +27,7 @@ use crate::core::retry::Backoff;
 use crate::core::shape::Belief;
 use crate::core::watermark::Delays;
 use crate::core::window_length;
+use crate::core::words::{exact, length};
 use crate::error::{Ended, Exit, OrExit};
 use crate::panics;
 use crate::sink::topics::{self, Topic, TopicAdmin, Topics};
@@ -73,6 +74,8 @@ impl Myself {
 pub enum TopicCheck {
     /// Verified, and created where missing.
     Ensure,
+    /// The same, unless nothing was ever read and `poll.start_from` is missing: then nothing is created.
+    EnsureToPoll,
     /// Taken as they are: librdkafka's mock cluster answers no questions about them.
     Assume,
 }
@@ -86,8 +89,9 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), Ended> {
     status.update(|status| status.waiting_for = Some("connecting to Kafka".to_owned()));
-    let _lock = StateLock::acquire(&config.state.dir).or_exit(Exit::State)?;
-    let token = Arc::new(Token::create(&config.state.dir, rand::random()).or_exit(Exit::State)?);
+    let dir = config.state_dir().or_exit(Exit::Usage)?;
+    let _lock = StateLock::acquire(dir).or_exit(Exit::State)?;
+    let token = Arc::new(Token::create(dir, rand::random()).or_exit(Exit::State)?);
     let targets = Targets {
         freshness: config.freshness.objective,
         interval: config.poll.interval.longest(),
@@ -156,7 +160,7 @@ pub async fn carry_out(
     stop: CancellationToken,
     asked: impl FnOnce(&str),
 ) -> Result<String, Ended> {
-    let _lock = StateLock::acquire(&config.state.dir).or_exit(Exit::State)?;
+    let _lock = StateLock::acquire(config.state_dir().or_exit(Exit::Usage)?).or_exit(Exit::State)?;
     let (_orders, ordered) = mpsc::channel(1);
     let myself = Myself::new("none (a command)".to_owned());
     let connector =
@@ -169,8 +173,9 @@ pub async fn carry_out(
 
 /// Compares the view with the journal, for commands, while no daemon works on the state directory.
 pub async fn verify(config: &Config) -> Result<String, Ended> {
-    let _lock = StateLock::acquire(&config.state.dir).or_exit(Exit::State)?;
-    let view = match tokio::task::block_in_place(|| SledView::look(&config.state.dir)) {
+    let dir = config.state_dir().or_exit(Exit::Usage)?;
+    let _lock = StateLock::acquire(dir).or_exit(Exit::State)?;
+    let view = match tokio::task::block_in_place(|| SledView::look(dir)) {
         // After an upgrade: there is nothing to compare, and nothing wrong.
         Err(other @ StoreError::OtherLayout { .. }) => return Ok(other.to_string()),
         view => view.or_exit(Exit::State)?,
@@ -191,8 +196,9 @@ async fn connector(
     stop: &CancellationToken,
 ) -> Result<Option<Connector<Api, KafkaCluster, SledView>>, Ended> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let instance = Instance::load_or_create(&config.state.dir, clock.nonce()).or_exit(Exit::State)?;
-    let view = open_view(&config.state.dir, status).await?;
+    let dir = config.state_dir().or_exit(Exit::Usage)?;
+    let instance = Instance::load_or_create(dir, clock.nonce()).or_exit(Exit::State)?;
+    let view = open_view(dir, status).await?;
     let source = Arc::new(Api::new(config.source.clone()).or_exit(Exit::Usage)?);
     let Some((cluster, framings)) = reach_kafka(config, topics, status, stop).await? else {
         return Ok(None);
@@ -340,7 +346,7 @@ async fn reach_kafka(
                 return Ok(Some((cluster, framings)));
             }
             Err(Reach::Wait(reason)) => reason,
-            Err(Reach::Refused(error)) => return Err(Ended { exit: Exit::Sink, error }),
+            Err(Reach::Refused(ended)) => return Err(ended),
         };
         let pause = START_BACKOFF.pause(attempt, rand::random());
         // What follows the first colon differs from one attempt to the next.
@@ -360,27 +366,38 @@ async fn reach_kafka(
 
 enum Reach {
     Wait(String),
-    Refused(anyhow::Error),
+    Refused(Ended),
 }
 
 impl From<SinkError> for Reach {
     fn from(error: SinkError) -> Self {
         match error {
             SinkError::Unavailable(reason) => Self::Wait(reason),
-            SinkError::Refused(_) | SinkError::NoTransactions(_) => Self::Refused(error.into()),
+            SinkError::Refused(_) | SinkError::NoTransactions(_) => {
+                Self::Refused(Ended { exit: Exit::Sink, error: error.into() })
+            }
         }
     }
 }
 
 impl From<RegistryError> for Reach {
     fn from(error: RegistryError) -> Self {
-        if error.is_retryable() { Self::Wait(format!("{:#}", anyhow!(error))) } else { Self::Refused(error.into()) }
+        let (is_retryable, error) = (error.is_retryable(), anyhow!(error));
+        if is_retryable { Self::Wait(format!("{error:#}")) } else { Self::Refused(Ended { exit: Exit::Sink, error }) }
     }
 }
 
 async fn reach_once(config: &Config, check: TopicCheck) -> Result<(Topics, Framings), Reach> {
     let topics = match check {
-        TopicCheck::Ensure => TopicAdmin::new(&config.kafka)?.ensure(&config.kafka, &config.kafka.journal).await?,
+        TopicCheck::Ensure | TopicCheck::EnsureToPoll => {
+            let admin = Arc::new(TopicAdmin::new(&config.kafka)?);
+            let needs_start = check == TopicCheck::EnsureToPoll && config.poll.start_from.is_none();
+            if needs_start && admin.look_up(&config.kafka.journal).await?.is_none() {
+                let unit = config.source.pbx_ids.first().cloned().unwrap_or_default();
+                return Err(Reach::Refused(ConnectorError::NoStart(unit).into()));
+            }
+            admin.ensure(&config.kafka, &config.kafka.journal).await?
+        }
         TopicCheck::Assume => Topics::assumed(&config.kafka.topic, &config.kafka.journal),
     };
     let framings = Framings {
@@ -395,7 +412,7 @@ async fn framing(config: &Config, published: &PublishedSchema, topic: &str) -> R
     let config::Framing::Confluent(settings) = &config.avro.framing else {
         return Ok(Framing::SingleObject { fingerprint: published.crc64_avro() });
     };
-    let registry = registry(settings).map_err(Reach::Refused)?;
+    let registry = registry(settings).map_err(|error| Reach::Refused(Ended { exit: Exit::Sink, error }))?;
     let subject = subject_of_values(topic);
     let schema_id = if settings.register {
         registry.register(&subject, published.compact()).await?
@@ -432,8 +449,8 @@ pub fn retention_warning(legs: &Topic, config: &Config) -> Option<String> {
         format!(
             "topic {}: its retention.ms of {} is shorter than the age of the oldest legs to be published ({}), which Kafka may delete before anyone reads them: raise it, set kafka.timestamp = \"publish\", or start later",
             legs.name,
-            humantime::format_duration(retention),
-            humantime::format_duration(Duration::from_secs(age.as_secs())),
+            exact(retention),
+            length(age),
         )
     })
 }

@@ -9,10 +9,11 @@ use maud::{Markup, html};
 
 use crate::core::journal::BackfillState;
 use crate::core::time::{UtcMillis, Window};
+use crate::core::words::length;
 use crate::telemetry::recent::{MINUTES_MAX, MinuteNote, POLLS_MAX, PollNote};
 use crate::telemetry::shown::UnitSnapshot;
 use crate::telemetry::status::BackfillStatus;
-use crate::telemetry::words::{clock, length};
+use crate::telemetry::words::clock;
 
 /// In units of the drawing.
 const WIDTH: usize = 600;

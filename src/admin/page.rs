@@ -16,9 +16,10 @@ use super::drawing;
 use crate::core::dead_letter::Reason;
 use crate::core::journal::BackfillState;
 use crate::core::time::UtcMillis;
+use crate::core::words::length;
 use crate::telemetry::shown::{Level, RoleShown, Snapshot, UnitSnapshot};
 use crate::telemetry::status::BackfillStatus;
-use crate::telemetry::words::{clock, length};
+use crate::telemetry::words::clock;
 
 /// What the drawings of minutes span.
 const HOUR: Duration = Duration::from_secs(3600);

@@ -37,7 +37,7 @@ use self::report::Unread;
 use self::topic::{Found, Scope};
 use crate::clock::Clock;
 use crate::codec::Decoder;
-use crate::config::{self, StartFrom};
+use crate::config::{self, Start, StartFrom};
 use crate::connector::read_journal;
 use crate::core::dedupe::Revisions;
 use crate::core::hours::Hour;
@@ -53,8 +53,8 @@ use crate::source::{Recovery, Source, SourceError};
 pub struct Question {
     /// From where; what the API no longer keeps is left out.
     pub from: StartFrom,
-    /// To where; the first instant that is not compared.
-    pub to: StartFrom,
+    /// To where; the first instant that is not compared. `None` for as late as can be: `settle` ago.
+    pub to: Option<StartFrom>,
     /// The units.
     pub units: Vec<String>,
     /// The journal's topic.
@@ -83,7 +83,13 @@ struct Period {
 
 impl Question {
     /// What is to be compared of `units`, by `config`.
-    pub fn new(config: &config::Config, source: u64, units: Vec<String>, from: StartFrom, to: StartFrom) -> Self {
+    pub fn new(
+        config: &config::Config,
+        source: u64,
+        units: Vec<String>,
+        from: StartFrom,
+        to: Option<StartFrom>,
+    ) -> Self {
         Self {
             from,
             to,
@@ -103,9 +109,10 @@ impl Question {
     /// # Errors
     /// In words, when it is empty, or reaches into what the source may still be filling in.
     fn period(&self, now: UtcMillis) -> Result<Period, AuditError> {
-        let (from, to) = (self.from.resolve(now), self.to.resolve(now));
-        let window = Window::new(from.at, to.at);
         let settled = now.minus(self.settle).floor_second();
+        let from = self.from.resolve(now);
+        let to = self.to.map_or(Start { at: settled, clamped: false }, |to| to.resolve(now));
+        let window = Window::new(from.at, to.at);
         if to.clamped {
             return Err(AuditError::Period(format!("--to: the API shows nothing before {}, two years ago", to.at)));
         }
@@ -114,7 +121,7 @@ impl Question {
         }
         if window.end > settled {
             return Err(AuditError::Period(format!(
-                "--to: {} lies after {settled}, up to where the source has settled (now less poll.settle): give an earlier one, such as now-5m",
+                "--to: {} lies after {settled}, up to where the source has settled (now less poll.settle): give an earlier one, such as now-5m, or leave it out",
                 window.end
             )));
         }
@@ -172,6 +179,7 @@ pub async fn run<S: Source, C: Cluster>(
     };
     let mut comparison = Comparison::new(terms.clone(), records);
     let mut unread = Vec::new();
+    progress.expect_windows(terms.units.iter().map(|unit| pieces(period, unit.due_to).len()).sum());
     for (index, unit) in (0..).zip(&terms.units) {
         let reading = UnitReading {
             source,
@@ -216,7 +224,9 @@ async fn read_unit<S: Source>(
 ) -> Result<(), SourceError> {
     let mut has_failed = false;
     for &window in windows {
-        let (reason, failed) = match reading.read(window, comparison).await {
+        let read = reading.read(window, comparison).await;
+        reading.progress.end_window();
+        let (reason, failed) = match read {
             Ok(None) => {
                 has_failed = false;
                 continue;
@@ -375,10 +385,10 @@ mod tests {
         UtcMillis::new(seconds * 1_000)
     }
 
-    fn question(from: StartFrom, to: StartFrom) -> Question {
+    fn question(from: StartFrom, to: impl Into<Option<StartFrom>>) -> Question {
         Question {
             from,
-            to,
+            to: to.into(),
             units: vec!["a".to_owned()],
             journal: "journal".to_owned(),
             topic: "legs".to_owned(),

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::codec::DecodeError;
 use crate::connector::ConnectorError;
+use crate::core::words::count;
 use crate::sink::SinkError;
 use crate::source::SourceError;
 
@@ -37,6 +38,8 @@ pub enum AuditError {
 pub struct Progress {
     records: AtomicU64,
     rows: AtomicU64,
+    windows_read: AtomicU64,
+    windows: AtomicU64,
     waiting_for: Mutex<Option<String>>,
 }
 
@@ -49,6 +52,20 @@ impl Progress {
         self.rows.fetch_add(count as u64, Ordering::Relaxed);
     }
 
+    pub(super) fn expect_windows(&self, count: usize) {
+        self.windows.store(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn end_window(&self) {
+        self.windows_read.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The share that is done, between 0 and 1: mostly requests to the API are waited for.
+    pub fn share(&self) -> f64 {
+        let (read, all) = (self.windows_read.load(Ordering::Relaxed), self.windows.load(Ordering::Relaxed));
+        read as f64 / all.max(1) as f64
+    }
+
     pub(super) fn wait_for(&self, what: Option<String>) {
         // A text is whole at every instant.
         *self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner) = what;
@@ -59,7 +76,11 @@ impl Progress {
 impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (records, rows) = (self.records.load(Ordering::Relaxed), self.rows.load(Ordering::Relaxed));
-        write!(f, "{records} records of Kafka and {rows} rows of the API read")?;
+        write!(f, "{} of Kafka and {} of the API read", count(records, "record"), count(rows, "row"))?;
+        let (read, all) = (self.windows_read.load(Ordering::Relaxed), self.windows.load(Ordering::Relaxed));
+        if all > 0 {
+            write!(f, "; {read} of {} compared", count(all, "window"))?;
+        }
         match &*self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(what) => write!(f, "; waiting: {what}"),
             None => Ok(()),

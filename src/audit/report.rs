@@ -6,6 +6,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::compare::{Day, Difference, Findings, LISTED_MAX, Tally, UnitIndex};
 use crate::core::time::Window;
+use crate::core::words::count;
 
 /// The counts that the table shows, by their position in [`Tally::named`], with the columns' headings.
 const COLUMNS: [(usize, &str); 12] = [
@@ -75,7 +76,6 @@ impl Report {
             }
         };
         beside(total.dead, "row is a dead letter", "rows are dead letters");
-        beside(total.not_due, "leg is not due yet", "legs are not due yet");
         beside(total.unfinished, "call is still going on", "calls are still going on");
         let besides = if besides.is_empty() { String::new() } else { format!("; {}", besides.join(", ")) };
         let revised = match total.revised {
@@ -83,18 +83,7 @@ impl Report {
             count => format!(" but for {count} that it has revised since"),
         };
         if self.is_equal() {
-            let judged = total.topic;
-            return match judged {
-                0 => format!("Equal: {} holds no leg of {what}, and the API shows none{besides}.", self.topic),
-                1 => format!(
-                    "Equal: the 1 leg of {what} is in {} once, as the API shows it{revised}{besides}.",
-                    self.topic
-                ),
-                _ => format!(
-                    "Equal: all {judged} legs of {what} are in {} once each, as the API shows them{revised}{besides}.",
-                    self.topic
-                ),
-            };
+            return self.verdict_of_equal(&total, &what, &format!("{revised}{besides}"));
         }
         let mut reasons = Vec::new();
         for (count, name) in [
@@ -111,15 +100,46 @@ impl Report {
         }
         match self.unread.len() {
             0 => {}
-            1 => reasons.push("1 window could not be read whole".to_owned()),
-            count => reasons.push(format!("{count} windows could not be read whole")),
+            windows => reasons.push(format!("{} could not be read whole", count(windows as u64, "window"))),
         }
         reasons.extend(self.unavailable.map(|window| format!("the API no longer shows {window}")));
         if reasons.is_empty() {
-            return format!("NOT COMPARED: none of the {} legs of {what} is due yet.", total.not_due);
+            return format!(
+                "NOT COMPARED: {} of {what} lie after the final watermarks, and will be read again: audit an earlier period, or later.",
+                count(total.not_due, "leg")
+            );
         }
         let agreeing = total.topic.saturating_sub(total.extra + total.differing + total.uncompared);
-        format!("NOT EQUAL: {}; {agreeing} legs of {what} agree{revised}{besides}.", reasons.join(", "))
+        format!("NOT EQUAL: {}; {} of {what} agree{revised}{besides}.", reasons.join(", "), count(agreeing, "leg"))
+    }
+
+    fn verdict_of_equal(&self, total: &Tally, what: &str, besides: &str) -> String {
+        let (topic, judged) = (&self.topic, total.topic);
+        let (so_far, not_compared) = match total.not_due {
+            0 => ("", String::new()),
+            not_due => {
+                let (were, lie) = if not_due == 1 { ("was", "it lies") } else { ("were", "they lie") };
+                let legs = count(not_due, "leg");
+                let why = format!("{lie} after the final watermarks, and will be read again");
+                (" so far", format!("; {legs} of the API {were} not compared, since {why}"))
+            }
+        };
+        match (judged, so_far) {
+            (0, _) => {
+                format!("Equal{so_far}: {topic} holds no leg of {what}, and the API shows none{besides}{not_compared}.")
+            }
+            (1, _) => {
+                format!(
+                    "Equal{so_far}: the 1 leg of {what} is in {topic} once, as the API shows it{besides}{not_compared}."
+                )
+            }
+            (_, "") => {
+                format!("Equal: all {judged} legs of {what} are in {topic} once each, as the API shows them{besides}.")
+            }
+            _ => format!(
+                "Equal{so_far}: {judged} legs of {what} are in {topic} once each, as the API shows them{besides}{not_compared}."
+            ),
+        }
     }
 
     /// The report in lines; the verdict is the last.
@@ -357,8 +377,8 @@ mod tests {
                 "2022-02-03  acme-east      1000         998        2        0      0          0        1      0         0     3         0           0",
                 "total                      1000         998        2        0      0          0        1      0         0     3         0           0",
                 "",
-                "Equal: all 998 legs of [2022-02-03T00:00:00Z, 2022-02-04T00:00:00Z) of acme-east are in legs once each, as the API shows them but for 1 that it has revised since; \
-                 3 rows are dead letters, 2 legs are not due yet.",
+                "Equal so far: 998 legs of [2022-02-03T00:00:00Z, 2022-02-04T00:00:00Z) of acme-east are in legs once each, as the API shows them but for 1 that it has revised since; \
+                 3 rows are dead letters; 2 legs of the API were not compared, since they lie after the final watermarks, and will be read again.",
             ]
         );
         assert_eq!(report.json()["total"]["notDue"], 2);
@@ -375,7 +395,7 @@ mod tests {
             (Tally { twice: 1, ..good }, "1 twice; 5 legs"),
             (Tally { disorder: 1, ..good }, "1 in disorder"),
             (Tally { unburied: 1, ..good }, "1 unburied"),
-            (Tally { api: 5, not_due: 5, ..Tally::default() }, "NOT COMPARED: none of the 5 legs"),
+            (Tally { api: 5, not_due: 5, ..Tally::default() }, "NOT COMPARED: 5 legs of ["),
         ] {
             let report = report(tally);
             assert!(!report.is_equal(), "{said}");
@@ -388,6 +408,8 @@ mod tests {
         cut.unavailable = Some(cut.period);
         assert!(!cut.is_equal() && cut.verdict().contains("the API no longer shows ["));
         assert!(report(Tally::default()).verdict().starts_with("Equal: legs holds no leg of"));
+        let whole = report(good).verdict();
+        assert!(whole.starts_with("Equal: all 5 legs of [") && whole.ends_with("as the API shows them."), "{whole}");
     }
 
     #[test]

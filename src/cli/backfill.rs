@@ -2,17 +2,16 @@
 //!
 //! Ending the command ends what it shows, and not the backfill, unless no daemon runs: then the command is the owner.
 
-use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::progress::{self, SHOWN_EVERY};
 use super::state::{cluster, instant};
 use super::{load, owner, print_line};
 use crate::clock::{Clock, SystemClock};
@@ -20,18 +19,13 @@ use crate::config::{Config, MessageTimestamp, StartFrom};
 use crate::connector::{Order, preview_backfill, read_journal};
 use crate::core::journal::BackfillState;
 use crate::core::time::{UtcMillis, Window};
+use crate::core::words::{count, exact, length};
 use crate::daemon;
 use crate::error::{Ended, Exit, OrExit};
 use crate::sink::Destination;
 use crate::sink::topics::TopicAdmin;
 use crate::telemetry::StatusBoard;
 use crate::telemetry::status::BackfillStatus;
-
-/// How often the bar moves.
-const SHOWN_EVERY: Duration = Duration::from_secs(1);
-
-/// How often a line is printed where there is no terminal.
-const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
 pub(super) struct BackfillArgs {
@@ -159,29 +153,23 @@ async fn check_retention(config: &Config, from: UtcMillis, now: UtcMillis, is_fo
         None => Ok(()),
         Some(retention) => Err(anyhow!(
             "topic {name}: its retention.ms of {} is shorter than the age of the oldest legs to be read, which Kafka may delete before anyone reads them: raise it, or go on with --force",
-            humantime::format_duration(retention)
+            exact(retention)
         ))
         .or_exit(Exit::Usage),
     }
 }
 
-/// A bar on a terminal, a line a minute elsewhere.
+/// What is shown of backfills.
 struct Display {
-    bar: Option<ProgressBar>,
+    progress: progress::Display,
     begun: Instant,
     /// What was read before it looked.
     before: Option<(u64, u64)>,
-    told: Option<Instant>,
 }
 
 impl Display {
     fn new() -> Self {
-        let style = ProgressStyle::with_template("{bar:40} {msg}").ok();
-        let bar = stderr().is_terminal().then(|| ProgressBar::new(1_000));
-        if let (Some(bar), Some(style)) = (&bar, style) {
-            bar.set_style(style);
-        }
-        Self { bar, begun: Instant::now(), before: None, told: None }
+        Self { progress: progress::Display::new(), begun: Instant::now(), before: None }
     }
 
     fn show(&mut self, backfills: &[BackfillStatus]) {
@@ -191,14 +179,7 @@ impl Display {
             return;
         }
         let (share, line) = self.describe(&running);
-        if let Some(bar) = &self.bar {
-            // A part of a thousand.
-            bar.set_position((share * 1_000.0) as u64);
-            bar.set_message(line);
-        } else if self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
-            self.told = Some(Instant::now());
-            eprintln!("{line}");
-        }
+        self.progress.show(share, line);
     }
 
     /// How much of all is read, and that in words.
@@ -216,25 +197,26 @@ impl Display {
             "time left unknown".to_owned()
         } else {
             let left = Duration::from_secs((seconds * left_ms as f64 / read_ms as f64) as u64);
-            format!("{} left", humantime::format_duration(left))
+            format!("{} left", length(left))
         };
         let trouble = running.iter().find_map(|backfill| backfill.trouble.as_deref());
         let trouble = trouble.map(|trouble| format!("; waiting: {trouble}")).unwrap_or_default();
-        let (units, windows) = (running.len(), sum(|backfill| backfill.windows));
+        let (units, windows) = (running.len() as u64, sum(|backfill| backfill.windows));
         (
             share,
             format!(
-                "{:.1} % of {units} units' time read in {windows} windows, {published} legs published, {rate:.0} legs/s, {left}{trouble}",
-                share * 100.0
+                "{:.1} % of the time of {} read in {}, {} published, {rate:.0} legs/s, {left}{trouble}",
+                share * 100.0,
+                count(units, "unit"),
+                count(windows, "window"),
+                count(published, "leg"),
             ),
         )
     }
 
     /// What came of it.
     fn end(&self, backfills: &[BackfillStatus]) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.progress.end();
         for backfill in backfills {
             let counts = &backfill.counts;
             eprintln!(

@@ -4,25 +4,34 @@
 
 use std::fmt::Display;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::anyhow;
+use clap::Args;
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
+use serde::Serialize;
+use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::owner::url_of;
-use super::{load, print_line, status};
+use super::state::cluster;
+use super::{print_line, status};
 use crate::clock::{Clock, SystemClock};
 use crate::codec::registry::subject_of_values;
 use crate::codec::{RegistryError, schema};
 use crate::config::{self, Config, Secret};
+use crate::connector::{ConnectorError, read_journal};
+use crate::core::journal::UnitProgress;
+use crate::core::ledger::Ledger;
 use crate::core::query::query_bounds;
 use crate::core::time::Window;
+use crate::core::words::{count, exact};
 use crate::daemon::{self, retention_warning};
 use crate::error::{Ended, Exit, OrExit};
-use crate::sink::topics::{self, Topic, TopicAdmin};
+use crate::sink::client::check_properties;
+use crate::sink::topics::{self, Creation, Topic, TopicAdmin};
 use crate::sink::{Destination, SinkError};
 use crate::source::{Api, Source};
 use crate::telemetry::otlp::Otlp;
@@ -30,49 +39,134 @@ use crate::telemetry::otlp::Otlp;
 /// The window of the request that is tried for each unit.
 const TRIED_WINDOW: Duration = Duration::from_secs(600);
 
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// The TOML file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Check the configuration alone: ask nobody, and need no file that holds a secret
+    #[arg(long)]
+    offline: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What came of one check.
+#[derive(Serialize)]
+struct Finding {
+    check: String,
+    /// `ok`, `warn` or `failed`.
+    result: &'static str,
+    text: String,
+}
+
 /// What was found, and the exit code of the first failure.
 struct Findings {
+    is_json: bool,
+    all: Vec<Finding>,
     first_failure: Option<Exit>,
     failures: u32,
 }
 
 impl Findings {
     fn ok(&mut self, what: &str, detail: impl Display) -> Result<(), Ended> {
-        print_line(&format!("ok    {what}: {detail}"))
+        self.add("ok", what, &detail)
     }
 
     fn warn(&mut self, what: &str, detail: impl Display) -> Result<(), Ended> {
-        print_line(&format!("warn  {what}: {detail}"))
+        self.add("warn", what, &detail)
     }
 
     fn fail(&mut self, exit: Exit, what: &str, detail: impl Display) -> Result<(), Ended> {
         self.first_failure.get_or_insert(exit);
         self.failures += 1;
-        print_line(&format!("FAIL  {what}: {detail}"))
+        self.add("failed", what, &detail)
+    }
+
+    fn add(&mut self, result: &'static str, what: &str, detail: &dyn Display) -> Result<(), Ended> {
+        let finding = Finding { check: what.to_owned(), result, text: detail.to_string() };
+        let printed = if self.is_json {
+            Ok(())
+        } else {
+            let word = if result == "failed" { "FAIL" } else { result };
+            print_line(&format!("{word:<4}  {what}: {}", finding.text))
+        };
+        self.all.push(finding);
+        printed
+    }
+
+    fn end(self) -> Result<(), Ended> {
+        if self.is_json {
+            let exit = self.first_failure.map_or(0, |exit| exit as u8);
+            let said = json!({ "ok": self.failures == 0, "exitCode": exit, "checks": self.all });
+            print_line(&said.to_string())?;
+        }
+        match self.first_failure {
+            None => Ok(()),
+            Some(exit) => Err(anyhow!("{} of the checks failed", self.failures)).or_exit(exit),
+        }
     }
 }
 
-pub(super) async fn run(path: &Path) -> Result<(), Ended> {
-    let config = load(path)?;
-    let mut findings = Findings { first_failure: None, failures: 0 };
+pub(super) async fn run(arguments: CheckArgs) -> Result<(), Ended> {
+    let CheckArgs { config: path, offline, json } = arguments;
+    let mut findings = Findings { is_json: json, all: Vec::new(), first_failure: None, failures: 0 };
+    let config = match Config::read(Some(&path), std::env::vars_os()) {
+        Ok(config) => config,
+        Err(error) => {
+            error.problems().iter().try_for_each(|problem| findings.fail(Exit::Usage, "configuration", problem))?;
+            return findings.end();
+        }
+    };
     findings.ok("configuration", path.display())?;
     for warning in config.warnings() {
         findings.warn("configuration", warning)?;
     }
-    check_state(&config, &mut findings)?;
-    check_admin(&config, &mut findings).await?;
-    check_source(&config, &mut findings).await?;
-    check_kafka(&config, &mut findings).await?;
-    check_registry(&config, &mut findings).await?;
-    check_collector(&config, &mut findings).await?;
-    match findings.first_failure {
-        None => Ok(()),
-        Some(exit) => Err(anyhow!("{} of the checks failed", findings.failures)).or_exit(exit),
+    if offline {
+        check_offline(&config, &mut findings)?;
+    } else {
+        check_online(&config, &mut findings).await?;
     }
+    findings.end()
 }
 
+/// What the configuration says by itself.
+fn check_offline(config: &Config, findings: &mut Findings) -> Result<(), Ended> {
+    for problem in config.check_files().err().iter().flat_map(|error| error.problems()) {
+        findings.warn("configuration", format!("{problem}; run needs it"))?;
+    }
+    if config.state.dir.is_none() {
+        findings.warn("state directory", NO_STATE_DIR)?;
+    }
+    if config.poll.start_from.is_none() {
+        findings
+            .warn("first read", "poll.start_from is not set, which the first start needs: set it to \"now-24h\"")?;
+    }
+    match check_properties(&config.kafka) {
+        Ok(()) => findings.ok("kafka", "librdkafka takes kafka.properties")?,
+        Err(error) => findings.fail(Exit::Sink, "kafka", error)?,
+    }
+    check_requests(config, &[], findings)?;
+    findings.ok("everything else", "not tried: --offline asks nobody")
+}
+
+async fn check_online(config: &Config, findings: &mut Findings) -> Result<(), Ended> {
+    if let Err(error) = config.check_files() {
+        return error.problems().iter().try_for_each(|problem| findings.fail(Exit::Usage, "configuration", problem));
+    }
+    check_state(config, findings)?;
+    check_admin(config, findings).await?;
+    check_source(config, findings).await?;
+    check_kafka(config, findings).await?;
+    check_registry(config, findings).await?;
+    check_collector(config, findings).await
+}
+
+const NO_STATE_DIR: &str = "state.dir is not set, which run needs";
+
 fn check_state(config: &Config, findings: &mut Findings) -> Result<(), Ended> {
-    let dir = &config.state.dir;
+    let Some(dir) = &config.state.dir else { return findings.warn("state directory", NO_STATE_DIR) };
     // The daemon creates what is missing, so the nearest directory that exists is the one that counts.
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
     let existing = absolute.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
@@ -87,6 +181,12 @@ fn check_state(config: &Config, findings: &mut Findings) -> Result<(), Ended> {
             format!("state.dir: {} cannot be written ({error}): change its owner or name another", existing.display()),
         ),
     }
+}
+
+/// Whether the polls' requests are within the budget, with these rows in each unit's overlap.
+fn check_requests(config: &Config, overlap_rows: &[u64], findings: &mut Findings) -> Result<(), Ended> {
+    let polls = config.poll_requests(overlap_rows);
+    if polls.is_too_many() { findings.warn("requests", polls) } else { findings.ok("requests", polls) }
 }
 
 /// Whether the admin port can be listened on, or is a running call-legs' already.
@@ -126,14 +226,19 @@ async fn check_source(config: &Config, findings: &mut Findings) -> Result<(), En
     let Some(bounds) = query_bounds(Window::new(now.minus(TRIED_WINDOW), now), config.source.time_zone) else {
         return findings.fail(Exit::Usage, "clock", format!("this machine's clock shows {now}"));
     };
+    let mut overlap_rows = Vec::new();
     for unit in &config.source.pbx_ids {
         let what = format!("report of unit {unit}");
         match source.fetch(unit, &bounds, None, None).await {
-            Ok(page) => findings
-                .ok(&what, format!("{} legs in the last ten minutes", page.total.unwrap_or(page.len() as u64)))?,
+            Ok(page) => {
+                let rows = page.total.unwrap_or(page.len() as u64);
+                overlap_rows.push((rows as f64 * config.poll.overlap.div_duration_f64(TRIED_WINDOW)) as u64);
+                findings.ok(&what, format!("{} in the last ten minutes", count(rows, "leg")))?;
+            }
             Err(error) => findings.fail(Exit::Source, &what, error)?,
         }
     }
+    check_requests(config, &overlap_rows, findings)?;
     if let Some(skew) = source.skew() {
         if skew.exceeds(config.poll.clock_tolerance) {
             findings.fail(
@@ -159,9 +264,14 @@ async fn check_kafka(config: &Config, findings: &mut Findings) -> Result<(), End
         Err(error) => return findings.fail(Exit::Sink, "kafka", error),
     }
     let mut described = Vec::new();
+    let mut has_journal = None;
     for (destination, name) in topics::names(&config.kafka) {
         let what = format!("topic {name}");
-        match admin.look_up(&name).await {
+        let found = admin.look_up(&name).await;
+        if let (Destination::Journal, Ok(found)) = (destination, &found) {
+            has_journal = Some(found.is_some());
+        }
+        match found {
             Ok(Some(partitions)) => match admin.describe(destination, &name, partitions).await {
                 Ok(topic) => {
                     findings.ok(&what, describe(&topic))?;
@@ -169,7 +279,7 @@ async fn check_kafka(config: &Config, findings: &mut Findings) -> Result<(), End
                 }
                 Err(error) => findings.fail(Exit::Sink, "kafka", error)?,
             },
-            Ok(None) => findings.ok(&what, "does not exist; run creates it")?,
+            Ok(None) => findings.ok(&what, describe_creation(&topics::creation(destination, &config.kafka)))?,
             Err(error @ SinkError::Unavailable(_)) => return findings.fail(Exit::Sink, "kafka", error),
             // The sentence names the topic itself.
             Err(error) => findings.fail(Exit::Sink, "kafka", error)?,
@@ -182,15 +292,61 @@ async fn check_kafka(config: &Config, findings: &mut Findings) -> Result<(), End
     if let Some(warning) = legs.and_then(|(_, legs)| retention_warning(legs, config)) {
         findings.warn("kafka", warning)?;
     }
-    Ok(())
+    check_start(config, has_journal, findings).await
+}
+
+/// Whether it is known where the first read begins: that is asked once, before anything was read.
+///
+/// Whether there is a journal is `None` where Kafka does not say.
+async fn check_start(config: &Config, has_journal: Option<bool>, findings: &mut Findings) -> Result<(), Ended> {
+    if let Some(start_from) = config.poll.start_from {
+        let at = start_from.resolve(SystemClock.now()).at;
+        return findings.ok("first read", format!("of a unit that was never read: from {at} on (poll.start_from)"));
+    }
+    let ledger = match has_journal {
+        Some(true) => read_journal(&cluster(config)?).await,
+        Some(false) => Ok(Ledger::default()),
+        None => {
+            return findings
+                .warn("first read", "poll.start_from is not set, and Kafka does not say whether it is needed");
+        }
+    };
+    match ledger {
+        Ok(ledger) if ledger.head.units.values().any(UnitProgress::is_started) => {
+            findings.ok("first read", "the journal says how far each unit was read")
+        }
+        Ok(_) => {
+            let unit = config.source.pbx_ids.first().cloned().unwrap_or_default();
+            findings.fail(Exit::Usage, "first read", ConnectorError::NoStart(unit))
+        }
+        Err(error) => {
+            let Ended { exit, error } = error.into();
+            findings.fail(exit, "first read", format!("{error:#}"))
+        }
+    }
+}
+
+fn describe_creation(creation: &Creation<'_>) -> String {
+    let replicas = match creation.replication_factor {
+        Some(factor) => count(u64::from(factor.unsigned_abs()), "replica"),
+        None => "the broker's number of replicas".to_owned(),
+    };
+    let partitions = count(u64::from(creation.partitions.unsigned_abs()), "partition");
+    let settings: String = creation.settings.iter().map(|(key, value)| format!(", {key}={value}")).collect();
+    format!("does not exist; run creates it with {partitions}, {replicas}{settings}")
 }
 
 fn describe(topic: &Topic) -> String {
-    let retention = topic.retention.map_or_else(
-        || "kept for ever".to_owned(),
-        |retention| format!("kept for {}", humantime::format_duration(retention)),
-    );
-    format!("{} partitions, {retention}, records up to {} bytes", topic.partitions, topic.message_bytes_max)
+    let retention = match topic.retention {
+        _ if topic.is_compacted => "compacted".to_owned(),
+        Some(retention) => format!("kept for {}", exact(retention)),
+        None => "kept for ever".to_owned(),
+    };
+    format!(
+        "{}, {retention}, records up to {} bytes",
+        count(topic.partitions as u64, "partition"),
+        topic.message_bytes_max
+    )
 }
 
 async fn check_registry(config: &Config, findings: &mut Findings) -> Result<(), Ended> {

@@ -15,6 +15,7 @@ use super::{load, owner, print_line};
 use crate::connector::{DeadLetter, Order, ReplayTerms, list_dead_letters, preview_replay};
 use crate::core::dead_letter::Reason;
 use crate::core::time::Window;
+use crate::core::words::count;
 use crate::daemon;
 use crate::error::Ended;
 use crate::telemetry::StatusBoard;
@@ -149,7 +150,10 @@ async fn list(
     codes.iter().try_for_each(|(code, of)| {
         let Summary { letters, replayed, truncated } = of;
         let why = Reason::from_code(code).map(|reason| format!(": {reason}")).unwrap_or_default();
-        print_line(&format!("{code}: {letters} dead letters, {replayed} of them replayed, {truncated} cut short{why}"))
+        print_line(&format!(
+            "{code}: {}, {replayed} of them replayed, {truncated} cut short{why}",
+            count(*letters, "dead letter")
+        ))
     })?;
     print_line(
         "The rows are in the dead-letter topic, as they came. If the API is wrong, tell 8x8; if the topic or this version was, mend that, then call-legs dead-letters replay",

@@ -3,9 +3,13 @@
 mod audit;
 mod backfill;
 mod check;
+mod config;
 mod dead_letters;
 mod demo;
+mod kafka;
 mod owner;
+mod pages;
+mod progress;
 mod run;
 mod schema;
 mod state;
@@ -29,7 +33,7 @@ use crate::sandbox::SandboxArgs;
 ///
 /// Try it with nothing installed and no account: call-legs demo --for 30s
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_long_help = EXIT_CODES)]
+#[command(version, long_version = pages::LONG_VERSION.as_str(), max_term_width = 100, after_long_help = EXIT_CODES)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -63,10 +67,10 @@ enum Command {
     Status(status::StatusArgs),
     /// Validate a configuration and ask API, Kafka and registry once; writes nothing, works beside a live daemon
     ///
-    /// One line each for the configuration, the state directory, the token, a report of each PBX, the
-    /// clocks, the topics and the schema registry, with what to do about a failure. The exit code is
-    /// that of the first failure.
-    Check(ConfigArgs),
+    /// One line each for the configuration, the state directory, the token, a report of each PBX, the requests that
+    /// polls take, the clocks, the topics with what run would create, where the first read begins, and the schema
+    /// registry, with what to do about a failure. The exit code is that of the first failure.
+    Check(check::CheckArgs),
     /// Compare the topic with the API leg by leg, for a period of disconnect time; changes nothing
     ///
     /// It reads the period from the API and both topics of legs from their beginnings, and works beside
@@ -95,6 +99,14 @@ enum Command {
     Sandbox(SandboxArgs),
     /// Print the Avro schema and its fingerprints, or register it
     Schema(schema::SchemaArgs),
+    /// Print the configuration file with every key, or its JSON Schema for editors
+    Config(config::ShowArgs),
+    /// Print what has to be allowed in Kafka
+    Kafka(kafka::KafkaArgs),
+    /// Print what completes the commands in a shell
+    Completions(pages::CompletionsArgs),
+    /// Print the manual page
+    Man(pages::ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -126,7 +138,7 @@ async fn dispatch(command: Command) -> Result<(), Ended> {
         Command::Run(arguments) => run::run(&arguments.config, stop).await,
         Command::Demo(arguments) => demo::run(arguments, stop).await,
         Command::Status(arguments) => unless_stopped(status::run(arguments), &stop).await,
-        Command::Check(arguments) => unless_stopped(check::run(&arguments.config), &stop).await,
+        Command::Check(arguments) => unless_stopped(check::run(arguments), &stop).await,
         Command::Audit(arguments) => unless_stopped(audit::run(arguments), &stop).await,
         Command::Tail(arguments) => tail::run(arguments, stop).await,
         Command::State(arguments) => unless_stopped(state::run(arguments), &stop).await,
@@ -136,6 +148,10 @@ async fn dispatch(command: Command) -> Result<(), Ended> {
             crate::sandbox::run(arguments, stop.cancelled_owned()).await.or_exit(Exit::Usage)
         }
         Command::Schema(arguments) => unless_stopped(schema::run(arguments), &stop).await,
+        Command::Config(arguments) => config::run(&arguments),
+        Command::Kafka(arguments) => kafka::run(arguments),
+        Command::Completions(arguments) => pages::completions(&arguments),
+        Command::Man(arguments) => pages::man(&arguments),
     }
 }
 
@@ -162,6 +178,11 @@ fn fail(ended: &Ended) -> ExitCode {
 
 fn load(path: &Path) -> Result<Config, Ended> {
     Config::load(Some(path), std::env::vars_os()).or_exit(Exit::Usage)
+}
+
+/// The same for those who only look: without `state.dir`, and each secret is read only where it is needed.
+fn look(path: &Path) -> Result<Config, Ended> {
+    Config::read(Some(path), std::env::vars_os()).or_exit(Exit::Usage)
 }
 
 /// A token that SIGTERM or SIGINT cancels.

@@ -56,7 +56,8 @@ async fn ask(
     request: impl FnOnce(&Client, Url) -> RequestBuilder,
 ) -> Result<Option<String>, Ended> {
     // Without one that can be read, no owner runs on this directory, or none that would take orders from us.
-    let Ok(token) = Token::read(&config.state.dir) else { return Ok(None) };
+    let dir = config.state_dir().or_exit(Exit::Usage)?;
+    let Ok(token) = Token::read(dir) else { return Ok(None) };
     let address = config.admin.listen;
     let at: Url = format!("{}{path}", url_of(address)).parse().or_exit(Exit::Internal)?;
     let request = request(&client(&at, ANSWER_TIMEOUT)?, at).bearer_auth(token.expose());
@@ -80,7 +81,7 @@ async fn ask(
         200 => Ok(Some(said)),
         401 => Err(anyhow!(
             "admin.listen: whoever listens on {address} does not take the token in {}: it is another connector's",
-            config.state.dir.display()
+            dir.display()
         ))
         .or_exit(Exit::State),
         409 => Err(anyhow!("{}", said.trim_end())).or_exit(Exit::Usage),

@@ -23,8 +23,14 @@ pub(super) async fn run(path: &Path, stop: CancellationToken) -> Result<(), Ende
         tracing::debug!(key = setting.key, value = setting.value, origin = setting.origin, "setting");
     }
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+    let polls = config.poll_requests(&[]);
+    if polls.is_too_many() {
+        tracing::warn!("{polls}");
+    } else {
+        tracing::info!("{polls}");
+    }
     tokio::spawn(follow_log_level(hangups, path.to_owned(), level, config.settings().to_vec()));
-    let ended = daemon::run(config, TopicCheck::Ensure, StatusBoard::default(), otlp.as_mut(), stop).await;
+    let ended = daemon::run(config, TopicCheck::EnsureToPoll, StatusBoard::default(), otlp.as_mut(), stop).await;
     if let Some(otlp) = otlp {
         otlp.finish().await;
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::anyhow;
 use clap::Args;
 
-use super::{load, print_line};
+use super::{look, print_line};
 use crate::codec::registry::subject_of_values;
 use crate::codec::schema;
 use crate::daemon;
@@ -33,7 +33,7 @@ pub(super) async fn run(arguments: SchemaArgs) -> Result<(), Ended> {
     let Some(path) = arguments.config else {
         return Err(anyhow!("--register needs --config")).or_exit(Exit::Usage);
     };
-    let config = load(&path)?;
+    let config = look(&path)?;
     let Some(settings) = config.avro.framing.registry() else {
         return Err(anyhow!("avro.schema_registry_url: needed to register the schema")).or_exit(Exit::Usage);
     };

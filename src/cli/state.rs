@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use super::{load, owner, print_line};
+use super::{load, look, owner, print_line};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, StartFrom};
 use crate::connector::{Order, preview_rewind, read_journal};
@@ -17,6 +17,7 @@ use crate::core::feed::BEATS_MISSED_MAX;
 use crate::core::hours::{Agreement, Hour, HourCounts};
 use crate::core::lateness::Lateness;
 use crate::core::ledger::Ledger;
+use crate::core::words::{count, exact, length, setting};
 use crate::daemon;
 use crate::error::{Ended, Exit, OrExit};
 use crate::sink::KafkaCluster;
@@ -76,7 +77,7 @@ pub(super) fn instant(text: &str) -> Result<StartFrom, String> {
 
 pub(super) async fn run(arguments: StateArgs) -> Result<(), Ended> {
     let (place, order) = match arguments.command {
-        StateCommand::Show(place) => return show(&load(&place.config)?).await,
+        StateCommand::Show(place) => return show(&look(&place.config)?).await,
         StateCommand::Verify(place) => (place, Order::Verify),
         StateCommand::Rebuild(place) => (place, Order::Rebuild),
         StateCommand::Rewind { place, unit, to, yes } => {
@@ -160,7 +161,7 @@ fn describe(ledger: &Ledger, topic: &str, settle: Duration) -> Vec<String> {
         lines.push(format!("  late: {}", describe_lateness(&unit.lateness, settle)));
         lines.extend(describe_hours(head.hours(&unit.unit)).map(|hours| format!("  hours: {hours}")));
         for swept in &unit.sweeps {
-            lines.push(format!("  swept {} back: {}", humantime::format_duration(swept.lookback), swept.at));
+            lines.push(format!("  swept {} back: {}", exact(swept.lookback), swept.at));
         }
         if let Some(change) = &unit.change {
             lines.push(format!("  {} {}", change.what.as_str(), change.at));
@@ -178,7 +179,7 @@ fn describe(ledger: &Ledger, topic: &str, settle: Duration) -> Vec<String> {
             backfill.state.as_str(),
             backfill.at,
             backfill.counts.published,
-            humantime::format_duration(left)
+            length(left)
         ));
     }
     lines
@@ -214,10 +215,10 @@ fn describe_lateness(lateness: &Lateness, settle: Duration) -> String {
     match lateness.recommend(settle) {
         None => format!("{found}; nothing measured yet"),
         Some(recommended) => format!(
-            "{found}; poll.overlap = {} finds 99.9 % of all, with a confidence of {:.0} % from {} legs",
-            humantime::format_duration(recommended.overlap),
+            "{found}; poll.overlap = {} finds 99.9 % of all, with a confidence of {:.0} % from {}",
+            setting(recommended.overlap),
             recommended.confidence * 100.0,
-            lateness.samples()
+            count(lateness.samples(), "leg")
         ),
     }
 }

@@ -14,13 +14,14 @@ use serde_json::Value;
 use url::Url;
 
 use super::owner::{ANSWER_BYTES_MAX, client, url_of};
-use super::{load, print_line};
+use super::{look, print_line};
 use crate::admin::{HEALTHZ, STATUS};
 use crate::clock::{Clock, SystemClock};
 use crate::codec::{Decoder, schema};
 use crate::config::{Config, Secret};
 use crate::core::feed::{BEATS_MISSED_MAX, state};
 use crate::core::time::UtcMillis;
+use crate::core::words::{count, exact, length};
 use crate::daemon;
 use crate::error::{Ended, Exit, OrExit};
 use crate::http::{self, Fault};
@@ -28,7 +29,7 @@ use crate::sink::reader::{From, TopicReader};
 use crate::sink::topics;
 use crate::telemetry::recent::PollNote;
 use crate::telemetry::shown::{RoleShown, Snapshot, UnitSnapshot};
-use crate::telemetry::words::{clock, length};
+use crate::telemetry::words::clock;
 
 /// A snapshot is made at once, or not at all.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -66,7 +67,7 @@ pub(super) struct StatusArgs {
 }
 
 pub(super) async fn run(arguments: StatusArgs) -> Result<(), Ended> {
-    let config = arguments.config.as_deref().map(load).transpose()?;
+    let config = arguments.config.as_deref().map(look).transpose()?;
     let configured = config.as_ref().map(|config| url_of(config.admin.listen));
     let url = arguments.url.map(|url| url.to_string()).or(configured).unwrap_or_else(|| URL.to_owned());
     if arguments.alive {
@@ -81,11 +82,25 @@ pub(super) async fn run(arguments: StatusArgs) -> Result<(), Ended> {
     let (json, snapshot) = match fetch(&url, token).await {
         Ok(answer) => answer,
         Err(ended) => {
-            if let Some(config) = config.filter(|_| ended.exit == Exit::NotReady && !arguments.json) {
-                let told = tokio::time::timeout(TOPIC_TIMEOUT, told_last(&config)).await.ok().and_then(Result::ok);
-                let unread = || vec!["The status topic cannot be read, either: call-legs check says why".to_owned()];
-                told.unwrap_or_else(unread).iter().try_for_each(|line| print_line(line))?;
+            if ended.exit != Exit::NotReady || arguments.json {
+                return Err(ended);
             }
+            let Some(config) = config else {
+                let more = "With --config FILE this command prints what it told last, from the status topic";
+                return Err(anyhow!("{:#}. {more}", ended.error)).or_exit(Exit::NotReady);
+            };
+            let told = match tokio::time::timeout(TOPIC_TIMEOUT, told_last(&config)).await {
+                Ok(Ok(told)) if told.is_empty() => vec!["The status topic is empty: nothing was ever told".to_owned()],
+                Ok(Ok(told)) => told,
+                Ok(Err(Ended { error, .. })) => vec![format!("The status topic cannot be read, either: {error:#}")],
+                Err(_) => {
+                    vec![format!(
+                        "The status topic cannot be read, either: Kafka did not answer for {}",
+                        exact(TOPIC_TIMEOUT)
+                    )]
+                }
+            };
+            told.iter().try_for_each(|line| print_line(line))?;
             return Err(ended);
         }
     };
@@ -138,8 +153,7 @@ async fn ask(url: &str, path: &str, token: Option<SecretString>) -> Result<(Stri
     let answer = http::send(request, ANSWER_BYTES_MAX).await.map_err(|error| {
         let why = if error.fault == Fault::Silent { "answers in time" } else { "listens" };
         anyhow!(
-            "{shown}: nobody {why} there: the connector is down, or its admin port is elsewhere (admin.listen, --url). \
-             What it told last is in the status topic, which status --config FILE reads"
+            "{shown}: nobody {why} there: the connector is down, or its admin port is elsewhere (admin.listen, --url)"
         )
     });
     Ok((shown, answer.or_exit(Exit::NotReady)?))
@@ -246,11 +260,11 @@ fn describe_unit(snapshot: &Snapshot, unit: &UnitSnapshot) -> Vec<String> {
     ];
     if let (Some(recommended), Some(confidence)) = (unit.lateness.recommended_overlap_ms, unit.lateness.confidence) {
         lines.push(format!(
-            "  overlap      {}; {} finds 99.9 % of all legs ({:.0} % sure, from {} legs)",
-            length(Duration::from_millis(snapshot.poll_overlap_ms)),
-            length(Duration::from_millis(recommended)),
+            "  overlap      {}; {} finds 99.9 % of all legs ({:.0} % sure, from {})",
+            exact(Duration::from_millis(snapshot.poll_overlap_ms)),
+            exact(Duration::from_millis(recommended)),
             confidence * 100.0,
-            unit.lateness.samples
+            count(unit.lateness.samples, "leg")
         ));
     }
     if !unit.repeating.is_empty() {
@@ -274,7 +288,7 @@ fn describe_unit(snapshot: &Snapshot, unit: &UnitSnapshot) -> Vec<String> {
 fn strip(polls: &[PollNote]) -> String {
     let Some(last) = polls.last() else { return "none has ended yet".to_owned() };
     let cells: String = polls.iter().map(|poll| if poll.result == "ok" { '·' } else { '✗' }).collect();
-    format!("{cells} newest: {}, {} rows, {} new", last.result, last.fetched, last.published)
+    format!("{cells} newest: {}, {}, {} new", last.result, count(last.fetched, "row"), last.published)
 }
 
 fn bars(unit: &UnitSnapshot) -> String {

@@ -7,7 +7,7 @@ use clap::Args;
 use rdkafka::message::{Message as _, OwnedMessage};
 use tokio_util::sync::CancellationToken;
 
-use super::{load, print_line};
+use super::{look, print_line};
 use crate::codec::{Decoder, JournalCodec, journal, schema};
 use crate::daemon;
 use crate::error::{Ended, Exit, OrExit};
@@ -60,7 +60,7 @@ impl Printer {
 }
 
 pub(super) async fn run(arguments: TailArgs, stop: CancellationToken) -> Result<(), Ended> {
-    let config = load(&arguments.config)?;
+    let config = look(&arguments.config)?;
     let registry = config.avro.framing.registry().map(daemon::registry).transpose().or_exit(Exit::Usage)?;
     let registry = registry.map(Arc::new);
     let (topic, printer) = match (arguments.status, arguments.journal) {

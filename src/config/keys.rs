@@ -17,6 +17,7 @@ use super::section::{
 use crate::core::dedupe::Revisions;
 use crate::core::leg::TimeBasis;
 use crate::core::planner::Sweep;
+use crate::core::words::setting;
 use crate::http::is_this_machine;
 
 /// The sections, typed.
@@ -36,7 +37,9 @@ pub(super) struct Sections {
 }
 
 /// Reads every key; `None` when a problem was noted.
-pub(super) fn sections(r: &mut Reader) -> Option<Sections> {
+///
+/// Without `needs_state_dir`, `state.dir` may be missing.
+pub(super) fn sections(r: &mut Reader, needs_state_dir: bool) -> Option<Sections> {
     let source = source(r);
     let poll = poll(r);
     let sweeps = sweeps(r);
@@ -45,7 +48,7 @@ pub(super) fn sections(r: &mut Reader) -> Option<Sections> {
     let dead_letter = dead_letter(r);
     let kafka = kafka(r);
     let avro = avro(r);
-    let state = state(r);
+    let state = state(r, needs_state_dir);
     let admin = admin(r);
     let log = log(r);
     let telemetry = telemetry(r);
@@ -242,7 +245,7 @@ fn within_horizon(r: &mut Reader, given: Option<Vec<Sweep>>, state: Option<&Stat
     };
     let shown = |sweep: &Sweep| {
         let Sweep { every, lookback } = sweep;
-        format!("every {} {} back", humantime::format_duration(*every), humantime::format_duration(*lookback))
+        format!("every {} {} back", setting(*every), setting(*lookback))
     };
     let shown = sweeps.iter().map(shown).collect::<Vec<_>>().join(", ");
     r.show("sweeps", if shown.is_empty() { "none".to_owned() } else { shown });
@@ -399,8 +402,9 @@ fn avro(r: &mut Reader) -> Option<Avro> {
     Some(Avro { framing })
 }
 
-fn state(r: &mut Reader) -> Option<State> {
-    let dir = r.required("state.dir", rule::path());
+fn state(r: &mut Reader, needs_dir: bool) -> Option<State> {
+    let dir =
+        if needs_dir { r.required("state.dir", rule::path()).map(Some) } else { r.optional("state.dir", rule::path()) };
     // The API answers for two years, so no read reaches further back.
     let horizon = r.or_default("state.horizon", "8d", rule::whole_seconds("1s", "730d"));
     Some(State { dir: dir?, horizon: horizon? })

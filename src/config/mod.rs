@@ -16,8 +16,10 @@ mod guarantee;
 mod keys;
 mod layer;
 mod personal;
+mod poll_requests;
 mod reader;
 mod rule;
+mod schema;
 mod secret;
 mod section;
 mod start_from;
@@ -31,7 +33,9 @@ use std::path::Path;
 pub use environment::ENV_PREFIX;
 pub use error::ConfigError;
 pub use personal::Personal;
+pub use poll_requests::PollRequests;
 pub use reader::Setting;
+pub use schema::{EXAMPLE, json_schema};
 pub use secret::Secret;
 pub use section::{
     Admin, Avro, Credentials, DeadLetter, Delivery, Framing, Freshness, Kafka, Log, LogFormat, MessageTimestamp,
@@ -85,12 +89,35 @@ impl Config {
         N: Into<OsString>,
         V: Into<OsString>,
     {
+        let config = Self::read_for(path, variables, true)?;
+        config.check_files()?;
+        Ok(config)
+    }
+
+    /// Like [`Config::load`], for those who only look at things: `state.dir` may be missing, and no file that the
+    /// configuration names is opened; [`Config::check_files`] does that.
+    pub fn read<N, V>(path: Option<&Path>, variables: impl IntoIterator<Item = (N, V)>) -> Result<Self, ConfigError>
+    where
+        N: Into<OsString>,
+        V: Into<OsString>,
+    {
+        Self::read_for(path, variables, false)
+    }
+
+    fn read_for<N, V>(
+        path: Option<&Path>,
+        variables: impl IntoIterator<Item = (N, V)>,
+        needs_state_dir: bool,
+    ) -> Result<Self, ConfigError>
+    where
+        N: Into<OsString>,
+        V: Into<OsString>,
+    {
         let (name, text) = match path {
             Some(path) => (path.display().to_string(), file::read(path)?),
             None => (String::new(), String::new()),
         };
-        let mut config = Self::parse(&name, &text, variables)?;
-        config.check_files()?;
+        let mut config = Self::parse_for(&name, &text, variables, needs_state_dir)?;
         if let Some(key) = config.secret_within(&name).filter(|_| path.is_some_and(file::is_readable_by_all)) {
             config.warnings.push(format!(
                 "{name} holds a secret, {key}, and every user of this machine may read it: chmod o-r {name}, or keep the secret in a file of its own"
@@ -123,10 +150,23 @@ impl Config {
         N: Into<OsString>,
         V: Into<OsString>,
     {
+        Self::parse_for(name, text, variables, true)
+    }
+
+    fn parse_for<N, V>(
+        name: &str,
+        text: &str,
+        variables: impl IntoIterator<Item = (N, V)>,
+        needs_state_dir: bool,
+    ) -> Result<Self, ConfigError>
+    where
+        N: Into<OsString>,
+        V: Into<OsString>,
+    {
         let layers = [file::layer(name, text)?, environment::layer(variables)];
         let (merged, problems) = Merged::new(layers);
         let mut reader = Reader::new(merged, problems);
-        let sections = keys::sections(&mut reader);
+        let sections = keys::sections(&mut reader, needs_state_dir);
         let (settings, warnings) = reader.finish().map_err(ConfigError::new)?;
         let Some(Sections {
             source,
@@ -161,6 +201,14 @@ impl Config {
             settings,
             warnings,
         })
+    }
+
+    /// The directory of the state.
+    ///
+    /// # Errors
+    /// When none is given, which only [`Config::read`] takes.
+    pub fn state_dir(&self) -> Result<&Path, ConfigError> {
+        self.state.dir.as_deref().ok_or_else(|| ConfigError::from(reader::required("state.dir", "")))
     }
 
     /// Tries to read every file that holds a secret or certificates.

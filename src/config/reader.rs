@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use figment::value::Value;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
 
 use super::layer::Merged;
 use super::rule::{self, Rule};
@@ -40,16 +41,40 @@ pub(super) struct Reader {
     settings: Vec<Setting>,
     problems: Vec<String>,
     warnings: Vec<String>,
+    shapes: Vec<(String, Json)>,
 }
 
 impl Reader {
     pub(super) fn new(merged: Merged, problems: Vec<String>) -> Self {
-        Self { merged, known: Vec::new(), maps: Vec::new(), settings: Vec::new(), problems, warnings: Vec::new() }
+        let mut reader = Self {
+            merged,
+            known: Vec::new(),
+            maps: Vec::new(),
+            settings: Vec::new(),
+            problems,
+            warnings: Vec::new(),
+            shapes: Vec::new(),
+        };
+        let is_placed = |key: &&str| reader.merged.value(key).is_some_and(is_placeholder);
+        let keys: Vec<String> = reader.merged.keys().filter(is_placed).map(str::to_owned).collect();
+        for key in &keys {
+            let variable = environment::variable(key);
+            let variable = variable.escape_debug();
+            let text = format!(
+                "is a ${{…}}, which nothing replaces: leave the key out, and set {variable} in the environment"
+            );
+            reader.problem(key, &text);
+        }
+        reader
     }
 
     /// The value of `key`, or `default`, which is read by the same rule.
     pub(super) fn or_default<T: 'static>(&mut self, key: &'static str, default: &str, rule: Rule<T>) -> Option<T> {
-        let given = self.given(key, &rule)?;
+        let given = self.given(key, &rule);
+        if let Some((_, shape)) = self.shapes.last_mut() {
+            shape["default"] = rule.bare_default(default);
+        }
+        let given = given?;
         if given.is_none() {
             self.list(key, default);
         }
@@ -72,7 +97,7 @@ impl Reader {
     }
 
     fn given<T: 'static>(&mut self, key: &'static str, rule: &Rule<T>) -> Option<Option<T>> {
-        self.known.push(key.to_owned());
+        self.add_known(key, rule.shape.clone());
         let Some(value) = self.merged.value(key) else {
             return Some(None);
         };
@@ -95,7 +120,9 @@ impl Reader {
         must: &str,
         check: impl Fn(&[String]) -> bool,
     ) -> Option<Vec<String>> {
-        self.known.push(key.to_owned());
+        let mut shape = list_shape();
+        shape["default"] = default.into();
+        self.add_known(key, shape);
         let texts = match self.merged.value(key) {
             Some(value) => texts(value),
             None => Some(default.iter().map(|&text| text.to_owned()).collect()),
@@ -118,7 +145,7 @@ impl Reader {
         if self.merged.value(key).is_some() {
             return self.texts(key, &[], must, check);
         }
-        self.known.push(key.to_owned());
+        self.add_known(key, list_shape());
         self.or_missing(key, None)
     }
 
@@ -131,7 +158,16 @@ impl Reader {
         names: [&str; N],
         must: &str,
     ) -> Option<Option<Vec<[String; N]>>> {
-        self.known.push(key.to_owned());
+        let text = json!({"type": "string"});
+        let columns: serde_json::Map<String, Json> =
+            names.iter().map(|name| ((*name).to_owned(), text.clone())).collect();
+        let table = json!({
+            "type": "object",
+            "properties": columns,
+            "required": names.as_slice(),
+            "additionalProperties": false,
+        });
+        self.add_known(key, json!({"type": "array", "items": table}));
         let Some(value) = self.merged.value(key) else {
             return Some(None);
         };
@@ -166,7 +202,8 @@ impl Reader {
     /// The secret `key`, or `key` with `_file`; both are one too many.
     pub(super) fn secret(&mut self, key: &'static str) -> Option<Option<Secret>> {
         let file_key = format!("{key}_file");
-        self.known.extend([key.to_owned(), file_key.clone()]);
+        self.add_known(key, json!({"type": "string"}));
+        self.add_known(&file_key, json!({"type": "string"}));
         match (self.merged.value(key), self.merged.value(&file_key)) {
             (Some(_), Some(_)) => {
                 let text = format!("and {} are both given: keep one", self.named(&file_key));
@@ -221,6 +258,9 @@ impl Reader {
         is_secret: impl Fn(&str) -> bool,
     ) -> Option<BTreeMap<String, String>> {
         self.maps.push(key);
+        // Names may be quoted, or nested in tables.
+        let value = json!({"type": ["string", "number", "boolean", "object"]});
+        self.shapes.push((key.to_owned(), json!({"type": "object", "additionalProperties": value})));
         let mut map = BTreeMap::new();
         let problems_before = self.problems.len();
         let prefix = format!("{key}.");
@@ -258,6 +298,10 @@ impl Reader {
     ///
     /// A secret that is given as a file is named so.
     pub(super) fn problem(&mut self, key: &str, text: &str) {
+        // All is said of it already.
+        if self.known.iter().any(|known| known == key) && self.merged.value(key).is_some_and(is_placeholder) {
+            return;
+        }
         let file_key = format!("{key}_file");
         let is_file = self.merged.value(key).is_none() && self.merged.value(&file_key).is_some();
         let named = self.named(if is_file { &file_key } else { key });
@@ -267,6 +311,16 @@ impl Reader {
     /// Notes something that is allowed and probably not meant.
     pub(super) fn warning(&mut self, key: &str, text: &str) {
         self.warnings.push(format!("{} {text}", self.named(key)));
+    }
+
+    fn add_known(&mut self, key: &str, shape: Json) {
+        self.known.push(key.to_owned());
+        self.shapes.push((key.to_owned(), shape));
+    }
+
+    /// What the JSON Schema says of each key that was asked for.
+    pub(super) fn into_shapes(self) -> Vec<(String, Json)> {
+        self.shapes
     }
 
     /// Every key that was asked for.
@@ -323,10 +377,7 @@ impl Reader {
         if value.is_none() {
             let file =
                 if self.known.contains(&format!("{key}_file")) { format!(" or {key}_file") } else { String::new() };
-            self.problems.push(format!(
-                "{key}{file} is required: set it in the file, or {} in the environment",
-                environment::variable(key)
-            ));
+            self.problems.push(required(key, &file));
         }
         value
     }
@@ -340,6 +391,29 @@ impl Reader {
             None => shown.to_string(),
         }
     }
+}
+
+/// A list, or a text that is one.
+fn list_shape() -> Json {
+    json!({"type": ["array", "string"], "items": {"type": "string"}})
+}
+
+/// Whether a value, or one of a list, is the name of a variable as templates have it, and nothing else: `${NAME}`.
+fn is_placeholder(value: &Value) -> bool {
+    let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    match value {
+        Value::String(_, text) => {
+            text.trim().strip_prefix("${").and_then(|rest| rest.strip_suffix('}')).is_some_and(is_name)
+        }
+        Value::Array(_, items) => items.iter().any(is_placeholder),
+        _ => false,
+    }
+}
+
+/// What is said of a key that has to be given; `or_another` names a key that would do as well.
+pub(super) fn required(key: &str, or_another: &str) -> String {
+    let variable = environment::variable(key);
+    format!("{key}{or_another} is required: set it in the file, or {variable} in the environment")
 }
 
 /// `kafka.properties.linger` is `linger` in the section `kafka.properties`.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use chrono_tz::Tz;
 use figment::value::Value;
+use serde_json::{Value as Json, json};
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
@@ -25,6 +26,8 @@ pub(super) struct Rule<T> {
     pub(super) must: String,
     /// Whether the effective settings show the text, or only that there is one.
     pub(super) shown: bool,
+    /// What the JSON Schema says of a value of the file.
+    pub(super) shape: Json,
     bare: Bare,
     parse: Parse<T>,
 }
@@ -44,12 +47,34 @@ enum Bare {
 
 impl<T: 'static> Rule<T> {
     fn new(must: impl Into<String>, parse: impl Fn(&str) -> Option<T> + 'static) -> Self {
-        Self { must: must.into(), shown: true, bare: Bare::Nothing, parse: Box::new(parse) }
+        Self {
+            must: must.into(),
+            shown: true,
+            shape: json!({"type": "string"}),
+            bare: Bare::Nothing,
+            parse: Box::new(parse),
+        }
     }
 
-    fn or_bare(mut self, bare: Bare) -> Self {
-        self.bare = bare;
+    fn or_bare(self, bare: Bare) -> Self {
+        let kind = match bare {
+            Bare::Nothing => return self,
+            Bare::Integer => "integer",
+            Bare::Number => "number",
+            Bare::Boolean => "boolean",
+        };
+        Self { bare, ..self }.of_shape(json!({"type": [kind, "string"]}))
+    }
+
+    fn of_shape(mut self, shape: Json) -> Self {
+        self.shape = shape;
         self
+    }
+
+    /// A default as the file has it, for the JSON Schema.
+    pub(super) fn bare_default(&self, text: &str) -> Json {
+        let bare = if self.bare == Bare::Nothing { None } else { serde_json::from_str::<Json>(text).ok() };
+        bare.filter(|bare| !bare.is_object() && !bare.is_array()).unwrap_or_else(|| text.into())
     }
 
     /// The value's text, if it is of a type that this rule takes.
@@ -97,20 +122,28 @@ pub(super) fn whole<T>(range: RangeInclusive<T>) -> Rule<T>
 where
     T: FromStr + PartialOrd + Display + 'static,
 {
-    let must = format!("be a whole number between {} and {}", range.start(), range.end());
-    Rule::new(must, move |text| text.parse().ok().filter(|number| range.contains(number))).or_bare(Bare::Integer)
+    let (least, most) = (range.start().to_string(), range.end().to_string());
+    let must = format!("be a whole number between {least} and {most}");
+    let number = |text: &str| serde_json::from_str::<Json>(text).unwrap_or_default();
+    let shape = json!({"type": ["integer", "string"], "minimum": number(&least), "maximum": number(&most)});
+    Rule::new(must, move |text| text.parse().ok().filter(|number| range.contains(number)))
+        .or_bare(Bare::Integer)
+        .of_shape(shape)
 }
 
 /// A share, between 0 and 1.
 pub(super) fn ratio() -> Rule<f64> {
     Rule::new("be a number between 0 and 1", |text| text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio)))
         .or_bare(Bare::Number)
+        .of_shape(json!({"type": ["number", "string"], "minimum": 0, "maximum": 1}))
 }
 
 /// One of a few words.
 pub(super) fn one_of<T: Copy + 'static, const N: usize>(words: [(&'static str, T); N]) -> Rule<T> {
     let named = words.map(|(word, _)| format!("\"{word}\"")).join(" or ");
+    let shape = json!({"enum": words.map(|(word, _)| word).as_slice()});
     Rule::new(format!("be {named}"), move |text| words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value))
+        .of_shape(shape)
 }
 
 /// A duration between `least` and `most`.

@@ -246,8 +246,8 @@ pub struct Credentials {
 /// `[state]`: what is kept on disk.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// The directory of the state, this process's alone.
-    pub dir: PathBuf,
+    /// The directory of the state, this process's alone. Only [`Config::read`](super::Config::read) leaves it out.
+    pub dir: Option<PathBuf>,
     /// How long the identities of published legs are kept; whole seconds, never less than the overlap.
     pub horizon: Duration,
 }

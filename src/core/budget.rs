@@ -36,6 +36,14 @@ impl Budget {
     }
 }
 
+/// How many requests in a minute polls take, one in each `interval` for each unit whose overlap has so many rows: one for
+/// what is new, and one for each page of the overlap. An overlap that is not a whole page is read with what is new.
+pub fn polls_take(interval: Duration, page_rows: u64, overlap_rows: impl IntoIterator<Item = u64>) -> f64 {
+    let a_poll = |rows: u64| if rows < page_rows { 1 } else { 1 + rows.div_ceil(page_rows.max(1)) };
+    let requests: u64 = overlap_rows.into_iter().map(a_poll).sum();
+    requests as f64 * 60.0 / interval.as_secs_f64().max(0.001)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +67,13 @@ mod tests {
                 prop_assert!(within <= limit as usize + 1, "{within} within a minute of {start:?}");
             }
         }
+    }
+
+    #[test]
+    fn polls_take_a_request_and_one_for_each_page_of_a_long_overlap() {
+        let in_a_minute = |seconds, rows: &[u64]| polls_take(Duration::from_secs(seconds), 1_000, rows.iter().copied());
+        assert_eq!(in_a_minute(120, &[0]), 0.5);
+        assert_eq!(in_a_minute(10, &[0, 999, 1_000]), 6.0 * 4.0);
+        assert_eq!(in_a_minute(60, &[2_500]), 4.0);
     }
 }

@@ -31,4 +31,5 @@ pub mod skew;
 pub mod time;
 pub mod watermark;
 pub mod window_length;
+pub mod words;
 pub mod zone;

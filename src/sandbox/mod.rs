@@ -186,6 +186,8 @@ pub fn greeting(sandbox: &Sandbox) -> String {
          username = {username:?}\n\
          password = {password:?}\n\
          pbx_ids = {pbxes:?}\n\
+         # The simulation takes as many as you like; with the default of 60 a first catch-up takes minutes.\n\
+         requests_per_minute = 6000\n\
          \n\
          Started again it makes other legs under the same call IDs, which a connector that goes on takes for known\n\
          ones: give it another --seed then.\n\

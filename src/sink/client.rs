@@ -22,6 +22,24 @@ const NEWS_WAIT: Duration = Duration::from_millis(1);
 
 /// The settings of any client: ours, then the user's.
 pub fn settings(kafka: &config::Kafka) -> Result<ClientConfig, SinkError> {
+    let mut settings = settings_without_password(kafka);
+    if let Some(password) = &kafka.sasl_password {
+        // It could be read at the start: a file that is away now is being replaced.
+        let password = password.read().map_err(|error| SinkError::Unavailable(error.to_string()))?;
+        settings.set("sasl.password", password.expose_secret());
+    }
+    Ok(settings)
+}
+
+/// Asks librdkafka whether it knows the properties and takes their values; no file is opened and nobody is called.
+///
+/// # Errors
+/// With the property that is refused.
+pub fn check_properties(kafka: &config::Kafka) -> Result<(), SinkError> {
+    settings_without_password(kafka).create_native_config().map(drop).map_err(refused)
+}
+
+fn settings_without_password(kafka: &config::Kafka) -> ClientConfig {
     let mut settings = ClientConfig::new();
     settings
         .set("bootstrap.servers", kafka.bootstrap_servers.join(","))
@@ -34,13 +52,8 @@ pub fn settings(kafka: &config::Kafka) -> Result<ClientConfig, SinkError> {
     }
     // Broken connections are told by log lines alone: see `Context::breaks`.
     settings.set("log.connection.close", "true");
-    if let Some(password) = &kafka.sasl_password {
-        // It could be read at the start: a file that is away now is being replaced.
-        let password = password.read().map_err(|error| SinkError::Unavailable(error.to_string()))?;
-        settings.set("sasl.password", password.expose_secret());
-    }
     settings.set_log_level(RDKafkaLogLevel::Info);
-    Ok(settings)
+    settings
 }
 
 /// Hands librdkafka's log lines and errors to the context of a consumer that reads nothing.

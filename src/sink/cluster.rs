@@ -54,7 +54,7 @@ impl KafkaCluster {
             })
             .map_err(|error| SinkError::Unavailable(format!("questions to Kafka need a thread: {error}")))?;
         // Derived, so that nobody can configure two connectors to write one journal side by side.
-        let transactional_id = format!("{}.0", topics.journal.name);
+        let transactional_id = transactional_id(&topics.journal.name);
         Ok(Self { kafka: kafka.clone(), topics: Arc::new(topics), transactional_id, questions, trouble })
     }
 
@@ -231,12 +231,19 @@ impl Askers {
             Some(code) if trouble::is_refusal(code) => Err(Unsettled::Failed(SinkError::Refused(format!(
                 "topic {topic}: Kafka does not let this user read it: grant READ on it"
             )))),
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Err(Unsettled::For(
-                SinkError::Refused(format!("topic {topic} does not exist any more: was it deleted?")),
-            )),
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                Err(Unsettled::For(SinkError::Refused(format!(
+                    "topic {topic} does not exist: call-legs run has not created it yet, or it was deleted"
+                ))))
+            }
             Some(code) => Err(Unsettled::For(SinkError::Unavailable(format!("topic {topic}: {code}")))),
         }
     }
+}
+
+/// The transactional id of the connector with this journal.
+pub(super) fn transactional_id(journal: &str) -> String {
+    format!("{journal}.0")
 }
 
 /// Why there is no answer yet.

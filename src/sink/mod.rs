@@ -9,6 +9,7 @@ mod cluster;
 mod committed;
 mod producer;
 pub mod reader;
+pub mod rights;
 pub mod topics;
 mod trouble;
 

@@ -69,6 +69,8 @@ pub struct Topic {
     pub message_bytes_max: usize,
     /// How long it keeps records; `None` for ever, or unknown.
     pub retention: Option<Duration>,
+    /// Whether it keeps the newest record of each key, and deletes nothing by its age.
+    pub is_compacted: bool,
     /// The timestamps that it takes.
     pub timestamps: Timestamps,
     /// What a user should know about it.
@@ -82,6 +84,7 @@ impl Topic {
             partitions,
             message_bytes_max: MESSAGE_BYTES_MAX,
             retention: None,
+            is_compacted: false,
             timestamps: Timestamps::default(),
             warnings: Vec::new(),
         }
@@ -187,7 +190,26 @@ pub fn names(kafka: &config::Kafka) -> [(Destination, String); 4] {
     ]
 }
 
+/// A topic as it is created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Creation<'a> {
+    /// How many partitions it gets.
+    pub partitions: i32,
+    /// How many replicas; `None` leaves it to the broker.
+    pub replication_factor: Option<i32>,
+    /// Its settings, where they are not the broker's.
+    pub settings: Vec<(&'a str, &'a str)>,
+}
+
 /// What a topic is created with.
+pub fn creation(destination: Destination, kafka: &config::Kafka) -> Creation<'_> {
+    Creation {
+        partitions: if destination == Destination::Legs { kafka.partitions } else { 1 },
+        replication_factor: kafka.replication_factor,
+        settings: settings_of(destination, kafka),
+    }
+}
+
 fn settings_of(destination: Destination, kafka: &config::Kafka) -> Vec<(&str, &str)> {
     match destination {
         Destination::Legs | Destination::DeadLetters => {
@@ -278,14 +300,14 @@ impl TopicAdmin {
     }
 
     /// Verifies the connector's topics and creates those that are missing.
-    pub async fn ensure(self, kafka: &config::Kafka, journal: &str) -> Result<Topics, SinkError> {
-        let admin = Arc::new(self);
+    pub async fn ensure(self: &Arc<Self>, kafka: &config::Kafka, journal: &str) -> Result<Topics, SinkError> {
+        let admin = self;
         let legs = &kafka.topic;
         Ok(Topics {
-            legs: admin.ensure_topic(Destination::Legs, legs, kafka.partitions, kafka).await?,
-            dead_letters: admin.ensure_topic(Destination::DeadLetters, &dead_letters(legs), 1, kafka).await?,
-            status: admin.ensure_topic(Destination::Status, &status(legs), 1, kafka).await?,
-            journal: admin.ensure_topic(Destination::Journal, journal, 1, kafka).await?,
+            legs: admin.ensure_topic(Destination::Legs, legs, kafka).await?,
+            dead_letters: admin.ensure_topic(Destination::DeadLetters, &dead_letters(legs), kafka).await?,
+            status: admin.ensure_topic(Destination::Status, &status(legs), kafka).await?,
+            journal: admin.ensure_topic(Destination::Journal, journal, kafka).await?,
         })
     }
 
@@ -293,34 +315,28 @@ impl TopicAdmin {
         self: &Arc<Self>,
         destination: Destination,
         name: &str,
-        partitions: i32,
         kafka: &config::Kafka,
     ) -> Result<Topic, SinkError> {
         if let Some(existing) = self.look_up(name).await? {
             return self.describe(destination, name, existing).await;
         }
-        self.create(destination, name, partitions, kafka).await?;
+        let creation = creation(destination, kafka);
+        let partitions = creation.partitions;
+        self.create(name, &creation).await?;
         tracing::info!(topic = name, partitions, "created the topic");
-        self.await_created(destination, name, kafka).await?;
+        self.await_created(name, &creation).await?;
         self.describe(destination, name, usize::try_from(partitions).unwrap_or(1)).await
     }
 
     /// Waits until a topic that was just created is shown with its settings: for some moments brokers
     /// deny it, or describe it with their defaults, for which a journal would be refused.
-    async fn await_created(
-        self: &Arc<Self>,
-        destination: Destination,
-        name: &str,
-        kafka: &config::Kafka,
-    ) -> Result<(), SinkError> {
+    async fn await_created(self: &Arc<Self>, name: &str, creation: &Creation<'_>) -> Result<(), SinkError> {
         let start = Instant::now();
         loop {
             let shown = self.settings(name).await;
             let is_settled = match &shown {
                 Ok(None) => start.elapsed() > SILENT_WAIT_MAX,
-                Ok(Some(shown)) => {
-                    settings_of(destination, kafka).iter().all(|(key, value)| text(shown, key) == Some(value))
-                }
+                Ok(Some(shown)) => creation.settings.iter().all(|(key, value)| text(shown, key) == Some(value)),
                 Err(_) => false,
             };
             if is_settled {
@@ -342,18 +358,11 @@ impl TopicAdmin {
         tokio::task::spawn_blocking(move || admin.partitions(&name)).await.unwrap_or_else(|ended| Err(ended.into()))
     }
 
-    async fn create(
-        self: &Arc<Self>,
-        destination: Destination,
-        name: &str,
-        partitions: i32,
-        kafka: &config::Kafka,
-    ) -> Result<(), SinkError> {
+    async fn create(self: &Arc<Self>, name: &str, creation: &Creation<'_>) -> Result<(), SinkError> {
         // -1 leaves it to the broker.
-        let replication = TopicReplication::Fixed(kafka.replication_factor.unwrap_or(-1));
-        let topic = settings_of(destination, kafka)
-            .into_iter()
-            .fold(NewTopic::new(name, partitions, replication), |topic, (key, value)| topic.set(key, value));
+        let replication = TopicReplication::Fixed(creation.replication_factor.unwrap_or(-1));
+        let topic = NewTopic::new(name, creation.partitions, replication);
+        let topic = creation.settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT));
         let results = self.admin.create_topics([&topic], &options).await;
         match results.map(|results| results.into_iter().next()) {
@@ -397,7 +406,9 @@ impl TopicAdmin {
             ));
             return Ok(topic);
         };
-        topic.warnings.extend(verified(destination, name, text(&settings, "cleanup.policy"))?);
+        let policy = text(&settings, "cleanup.policy");
+        topic.warnings.extend(verified(destination, name, policy)?);
+        topic.is_compacted = policy == Some("compact");
         if let Some(bytes) = text(&settings, "max.message.bytes").and_then(|bytes| bytes.parse().ok()) {
             // librdkafka takes no other limits.
             topic.message_bytes_max = usize::clamp(bytes, 1_000, 1_000_000_000);

@@ -2,11 +2,12 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::StoreError;
 
@@ -23,8 +24,13 @@ impl StateLock {
             let path = path.to_owned();
             move |source| StoreError::Io { doing, path, source }
         };
-        fs::create_dir_all(dir).map_err(io("create", dir))?;
         let path = dir.join("lock");
+        // The lock's owner made the other files, too; before there is one, the directory's owner is to make them.
+        let owner = fs::symlink_metadata(&path).or_else(|_| fs::metadata(dir)).map(|found| found.uid());
+        if let Some(user) = owner.ok().and_then(|owner| other_than_root(geteuid().as_raw(), owner)) {
+            return Err(StoreError::OthersDirectory { path: dir.to_owned(), user });
+        }
+        fs::create_dir_all(dir).map_err(io("create", dir))?;
         let mut file = open_own(OpenOptions::new().read(true).write(true).create(true).truncate(false), &path)
             .map_err(io("open", &path))?;
         match file.try_lock() {
@@ -43,6 +49,11 @@ impl StateLock {
             .map_err(io("write", &path))?;
         Ok(Self { _file: file })
     }
+}
+
+/// The owner whose files root must not mix with its own: this user could not open them.
+fn other_than_root(user: u32, owner: u32) -> Option<u32> {
+    (user == 0 && owner != 0).then_some(owner)
 }
 
 /// Opens a file of the state directory to write it. A link in its place is not followed: whoever could put it there would
@@ -76,6 +87,27 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(state.path(), &link).unwrap();
         StateLock::acquire(&link).unwrap();
+    }
+
+    /// Needs to be root for the second half.
+    #[test]
+    fn root_leaves_no_files_that_the_owner_cannot_open() {
+        assert_eq!(
+            [(0, 0), (0, 10_001), (10_001, 10_001), (7, 0)].map(|(user, owner)| other_than_root(user, owner)),
+            [None, Some(10_001), None, None]
+        );
+        let dir = tempfile::tempdir().unwrap();
+        if std::os::unix::fs::chown(dir.path(), Some(10_001), None).is_ok() {
+            let refused = StateLock::acquire(dir.path()).unwrap_err().to_string();
+            assert!(
+                refused.contains("belongs to the user with the id 10001") && refused.contains("sudo -u"),
+                "{refused}"
+            );
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+            // One that root has begun to use stays root's.
+            fs::write(dir.path().join("lock"), "").unwrap();
+            StateLock::acquire(dir.path()).unwrap();
+        }
     }
 
     #[test]

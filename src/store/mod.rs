@@ -93,7 +93,11 @@ impl StoreError {
         match self {
             Self::Broken { .. } => true,
             Self::Io { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge),
-            Self::InUse { .. } | Self::Damaged { .. } | Self::OtherLayout { .. } | Self::Hangs { .. } => false,
+            Self::InUse { .. }
+            | Self::OthersDirectory { .. }
+            | Self::Damaged { .. }
+            | Self::OtherLayout { .. }
+            | Self::Hangs { .. } => false,
         }
     }
 }
@@ -118,6 +122,16 @@ pub enum StoreError {
         path: PathBuf,
         /// Who, if it could be read.
         pid: Option<u32>,
+    },
+    /// This is root, and the files are another user's, who could not open what root writes.
+    #[error(
+        "state.dir: {} belongs to the user with the id {user}, who could not open what root writes there: run this command as that user, for example with sudo -u '#{user}'", path.display()
+    )]
+    OthersDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// The owner's id.
+        user: u32,
     },
     /// The files are not what was written, or the disk is lost; the view is to be wiped.
     #[error("state.dir: the store in {} cannot be used: {reason}", path.display())]

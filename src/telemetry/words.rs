@@ -1,10 +1,11 @@
-//! Words: one sentence that says how things are, and what a person reads best of an instant and of a length of time.
+//! Words: one sentence that says how things are, and what a person reads best of an instant.
 
 use std::time::Duration;
 
 use super::shown::{Headline, Level, RoleShown, Snapshot, UnitSnapshot};
 use crate::core::feed::BEATS_MISSED_MAX;
 use crate::core::time::UtcMillis;
+use crate::core::words::length;
 
 /// A start that waits longer is worth a look.
 const START_SLOW: Duration = Duration::from_secs(30);
@@ -130,17 +131,6 @@ pub fn clock(at: UtcMillis, now: UtcMillis) -> String {
     at_utc.format(format).to_string()
 }
 
-/// A length of time, to two figures or so.
-pub fn length(length: Duration) -> String {
-    let seconds = length.as_secs();
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7_200 => format!("{} min", seconds / 60),
-        7_200..172_800 => format!("{} h", seconds / 3_600),
-        _ => format!("{} d", seconds / 86_400),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::snapshot::tests::{NOON_AND_A_BIT, snapshot};
@@ -255,7 +245,5 @@ mod tests {
         let at = |ago_s| clock(NOON_AND_A_BIT.minus(Duration::from_secs(ago_s)), NOON_AND_A_BIT);
         assert_eq!(at(0), "14:32:50 UTC");
         assert_eq!(at(86_400), "2025-11-24 14:32:50 UTC");
-        let lengths = [0, 119, 120, 7_199, 7_200, 200_000].map(|seconds| length(Duration::from_secs(seconds)));
-        assert_eq!(lengths, ["0 s", "119 s", "2 min", "119 min", "2 h", "2 d"]);
     }
 }

@@ -64,7 +64,7 @@ async fn beside_live_legs_it_is_followed_cancelled_and_refused_where_kafka_would
     let _daemon = rig.start();
     rig.polled_whole(1).await;
     let (exit, said) = backfill(&rig, &[]);
-    assert!(exit == 2 && said.contains("retention.ms of 2h") && said.contains("--force"), "{said}");
+    assert!(exit == 2 && said.contains("retention.ms of 2 h") && said.contains("--force"), "{said}");
     let (exit, said) = backfill(&rig, &["--force", "--detach"]);
     assert!(exit == 0, "{said}");
     let before = rig.whole_polls_of_all().await;

@@ -35,7 +35,16 @@ async fn check_finds_everything_in_order_and_writes_nothing() {
         "ok    token: ",
         "ok    report of unit acme-east: ",
         "ok    kafka: every broker answers at its advertised listener",
-        "does not exist; run creates it",
+        &format!(
+            "ok    topic {}: does not exist; run creates it with 3 partitions, the broker's number of replicas, retention.ms=-1",
+            rig.topic
+        ),
+        &format!(
+            "ok    topic {}.journal: does not exist; run creates it with 1 partition, the broker's number of replicas, cleanup.policy=compact, ",
+            rig.topic
+        ),
+        "ok    requests: polls of 3 units take at least ",
+        "ok    first read: of a unit that was never read: from ",
         "ok    schema registry: not needed",
     ] {
         assert!(said.contains(line), "{line} in\n{said}");
@@ -52,6 +61,7 @@ async fn check_finds_everything_in_order_and_writes_nothing() {
         &format!("ok    admin port: {} is a call-legs' that runs: All legs up to ", rig.admin),
         "ok    clock: agrees with the source's",
         "3 partitions, kept for ever",
+        &format!("ok    topic {}.journal: 1 partition, compacted, records up to ", rig.topic),
     ] {
         assert!(said.contains(line), "{line} in\n{said}");
     }
@@ -95,6 +105,94 @@ async fn a_command_that_kafka_does_not_answer_says_so() {
         assert_eq!(ran.status.code(), Some(4), "{command:?}: {said}");
         assert!(said.starts_with("call-legs: Kafka does not answer: 127.0.0.1:1: "), "{command:?}: {said}");
     }
+}
+
+/// The configuration file without the lines of some keys, beside the file itself.
+fn without(rig: &Rig, keys: &[&str]) -> String {
+    let text = std::fs::read_to_string(rig.config()).unwrap();
+    let is_left = |line: &&str| !keys.iter().any(|key| line.starts_with(&format!("{key} = ")));
+    text.lines().filter(is_left).map(|line| format!("{line}\n")).collect()
+}
+
+/// It was found out only after four topics were created.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_start_nothing_is_created_and_check_says_so() {
+    let rig = Rig::new(small_sandbox().await, kafka().bootstrap(), &[]);
+    std::fs::write(rig.config(), without(&rig, &["poll.start_from"])).unwrap();
+    let says = "poll.start_from: unit acme-east has never been read: say where to start";
+
+    let checked = rig.run(&["check"]);
+    assert_eq!(checked.status.code(), Some(2), "{}", text(&checked));
+    assert!(text(&checked).contains(&format!("FAIL  first read: {says}")), "{}", text(&checked));
+
+    assert_eq!(rig.start().ended().code(), Some(2), "{}", rig.last_words());
+    assert!(rig.log().contains(says), "{}", rig.last_words());
+    let shown = rig.run(&["state", "show"]);
+    let not_there =
+        format!("topic {}.journal does not exist: call-legs run has not created it yet, or it was deleted", rig.topic);
+    assert!(text(&shown).contains(&not_there), "{}", text(&shown));
+
+    // Nobody is sent to the command that was just typed.
+    let status = rig.run(&["status"]);
+    let said = text(&status);
+    assert_eq!(status.status.code(), Some(7), "{said}");
+    assert!(
+        said.contains("The status topic cannot be read, either: topic ") && !said.contains("--config FILE"),
+        "{said}"
+    );
+}
+
+/// Where those stand who only look at a topic, or check what is to be rolled out.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_only_looks_needs_no_state_directory_and_a_pipeline_no_secret() {
+    let rig = Rig::new(small_sandbox().await, "127.0.0.1:1", &["source.password_file = \"/nonesuch/password\""]);
+    let file = without(&rig, &["state.dir", "source.password"]);
+    std::fs::write(rig.config(), &file).unwrap();
+    let checked = rig.run(&["check", "--offline", "--json"]);
+    assert!(checked.status.success(), "{}", text(&checked));
+    let said: serde_json::Value = serde_json::from_slice(&checked.stdout).unwrap();
+    let results: Vec<[&str; 2]> = said["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| [one["check"].as_str().unwrap(), one["result"].as_str().unwrap()])
+        .collect();
+    assert_eq!(
+        results,
+        [
+            ["configuration", "ok"],
+            ["configuration", "warn"],
+            ["state directory", "warn"],
+            ["kafka", "ok"],
+            ["requests", "ok"],
+            ["everything else", "ok"]
+        ],
+        "{said}"
+    );
+    assert!(said["checks"][1]["text"].as_str().unwrap().starts_with("source.password_file (from "), "{said}");
+    assert_eq!((&said["ok"], &said["exitCode"]), (&true.into(), &0.into()));
+
+    let status = rig.run(&["status"]);
+    assert_eq!(status.status.code(), Some(7), "{}", text(&status));
+    let tail = rig.run(&["tail", "--from-beginning", "--until-end"]);
+    assert_eq!(tail.status.code(), Some(4), "{}", text(&tail));
+    let rewind = rig.run(&["state", "verify"]);
+    assert_eq!(rewind.status.code(), Some(2), "{}", text(&rewind));
+    assert!(text(&rewind).contains("state.dir is required"), "{}", text(&rewind));
+
+    std::fs::write(
+        rig.config(),
+        format!("{file}poll.overlap = 1\nkafka.beat = \"1h\"\n").replacen("poll.overlap = \"10m\"\n", "", 1).replacen(
+            "kafka.beat = \"1s\"\n",
+            "",
+            1,
+        ),
+    )
+    .unwrap();
+    let checked = rig.run(&["check", "--offline", "--json"]);
+    let said: serde_json::Value = serde_json::from_slice(&checked.stdout).unwrap();
+    assert_eq!((checked.status.code(), &said["exitCode"]), (Some(2), &2.into()), "{said}");
+    assert_eq!(said["checks"].as_array().unwrap().len(), 2, "{said}");
 }
 
 /// A broker answers where a user names it, and then says that it listens elsewhere.
@@ -284,7 +382,7 @@ async fn a_topic_that_deletes_what_will_be_published_is_warned_of() {
     let rig = Rig::new(small_sandbox().await, kafka().bootstrap(), &["kafka.topic_config.\"retention.ms\" = 3600000"]);
     let _daemon = rig.start();
     rig.polled_whole(1).await;
-    assert!(rig.log().contains("retention.ms of 1h is shorter"), "{}", rig.log());
+    assert!(rig.log().contains("retention.ms of 1 h is shorter"), "{}", rig.log());
     assert!(text(&rig.run(&["check"])).contains("warn  kafka: topic "));
 }
 

@@ -59,7 +59,7 @@ async fn legs_later_than_the_overlap_are_found_by_sweeps_once_and_measured() {
     }
     assert_eq!(counted, by_sweep.len() as u64, "the feed counts what the records say");
     let shown = String::from_utf8(rig.run(&["state", "show"]).stdout).unwrap();
-    assert!(shown.contains("% of all, with a confidence of") && shown.contains("swept 10m back"), "{shown}");
+    assert!(shown.contains("% of all, with a confidence of") && shown.contains("swept 10 min back"), "{shown}");
     assert!(rig.log().contains("near the edge of poll.overlap"), "warned before sweeps are needed");
 }
 

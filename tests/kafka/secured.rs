@@ -4,6 +4,8 @@ use std::process::Output;
 use std::time::Duration;
 
 use call_legs::sandbox::Sandbox;
+use call_legs::sink::rights::{Resource, Right, rights};
+use call_legs::sink::topics::journal;
 use tempfile::NamedTempFile;
 
 use super::rig::{Rig, assert_complete, identities, sandbox_settings};
@@ -59,17 +61,16 @@ pub(super) fn user(name: &str, password: &str) -> Change {
     Change::User { name: name.to_owned(), password: password.to_owned() }
 }
 
-/// What docs/operate.md says a user needs for a connector with this topic.
+/// What a user needs for a connector with this topic, by the list that `kafka acls` prints.
 pub(super) fn rules(user: &str, topic: &str) -> Vec<Rule> {
-    let mut rules = vec![rule(user, "WRITE", "TRANSACTIONAL_ID", &format!("{topic}.journal.0"))];
-    for suffix in ["", ".dead-letter", ".journal", ".status"] {
-        let name = format!("{topic}{suffix}");
-        rules.extend(["WRITE", "DESCRIBE_CONFIGS", "CREATE"].map(|operation| rule(user, operation, "TOPIC", &name)));
-        if suffix != ".status" {
-            rules.push(rule(user, "READ", "TOPIC", &name));
-        }
-    }
-    rules
+    let of = |right: Right| {
+        let kind = match right.resource {
+            Resource::Topic => "TOPIC",
+            Resource::TransactionalId => "TRANSACTIONAL_ID",
+        };
+        right.operations.into_iter().map(|operation| rule(user, operation, kind, &right.name)).collect::<Vec<_>>()
+    };
+    rights(topic, &journal(topic)).into_iter().flat_map(of).collect()
 }
 
 pub(super) fn rule(user: &str, operation: &'static str, kind: &'static str, name: &str) -> Rule {

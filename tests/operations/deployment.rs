@@ -38,6 +38,14 @@ fn the_compose_file_is_valid_for_old_and_new_and_its_configuration_is_read() {
     assert_is_read(file);
 }
 
+/// What `call-legs config schema` prints is what lies beside the file; a unit test holds it.
+#[test]
+fn the_documented_configuration_is_what_its_schema_says() {
+    let schema = "config/call-legs.schema.json";
+    run_python("check-jsonschema", &["--check-metaschema", schema]);
+    run_python("check-jsonschema", &["--schemafile", schema, "config/call-legs.toml"]);
+}
+
 #[test]
 fn the_unit_is_valid_and_hardened() {
     // systemd looks whether the program is there.

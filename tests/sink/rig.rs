@@ -1,6 +1,7 @@
 //! One test's topics on a cluster, messages for them, and what a reader finds there.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,7 @@ pub(crate) fn configuration(bootstrap: &str, topic: &str) -> config::Kafka {
 pub(crate) async fn ensure(kafka: &config::Kafka) -> Result<Topics, SinkError> {
     let start = Instant::now();
     loop {
-        match TopicAdmin::new(kafka).unwrap().ensure(kafka, &topics::journal(&kafka.topic)).await {
+        match Arc::new(TopicAdmin::new(kafka).unwrap()).ensure(kafka, &topics::journal(&kafka.topic)).await {
             Err(SinkError::Unavailable(_)) if start.elapsed() < PATIENCE => {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }

@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use toml::Table;
 
 use super::*;
-
-const EXAMPLE: &str = include_str!("../../../config/call-legs.toml");
+use crate::config::EXAMPLE;
 
 /// The documented keys.
 const CONTRACT: &[&str] = &[
@@ -79,10 +78,10 @@ const TO_BE_SET: [(&str, &str); 4] = [
 const PLACEHOLDERS: [(&str, &str); 2] =
     [("CALL_LEGS_AVRO__SCHEMA_REGISTRY_URL", "http://localhost:8081"), ("CALL_LEGS_STATE__DIR", "/var/lib/call-legs")];
 
-/// The example with every commented-out key in force; prose has a space behind its `#`.
+/// The example with every commented-out key in force; prose has a space behind its `#`, and an editor's directive a colon.
 fn uncommented() -> String {
     let line = |line: &str| match line.strip_prefix('#') {
-        Some(key) if !key.is_empty() && !key.starts_with(' ') => format!("{key}\n"),
+        Some(key) if !key.is_empty() && !key.starts_with([' ', ':']) => format!("{key}\n"),
         _ => format!("{line}\n"),
     };
     EXAMPLE.lines().map(line).collect()

@@ -43,7 +43,7 @@ fn defaults_fill_what_is_not_given() {
     let Framing::Confluent(registry) = &config.avro.framing else { panic!("{:?}", config.avro.framing) };
     assert_eq!(registry.url.as_str(), "http://localhost:8081/");
     assert!(registry.register && registry.credentials.is_none() && registry.ca_file.is_none());
-    assert_eq!(config.state.dir.to_str(), Some("/tmp/state"));
+    assert_eq!(config.state_dir().unwrap().to_str(), Some("/tmp/state"));
     assert_eq!(config.state.horizon, Duration::from_secs(8 * 86_400));
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9464");
     assert_eq!((config.log.level.as_str(), config.log.format), ("info", LogFormat::Text));
@@ -124,7 +124,7 @@ fn texts_from_the_environment_stay_texts() {
     assert_eq!(config.kafka.topic, "2024");
     assert_eq!(*config.source.callers, ["0101", "true"]);
     assert_eq!(config.kafka.properties["sasl.username"], "007");
-    assert_eq!(config.state.dir.to_str(), Some("1e3"));
+    assert_eq!(config.state_dir().unwrap().to_str(), Some("1e3"));
 }
 
 #[test]
@@ -349,4 +349,23 @@ proptest! {
         let read = config.source.password.read().unwrap();
         prop_assert_eq!(read.expose_secret(), &password);
     }
+}
+
+#[test]
+fn the_requests_of_polls_are_held_against_the_budget() {
+    let of = |lines: &str, rows: &[u64]| parse(&minimal_with(lines), &[]).unwrap().poll_requests(rows);
+    let few = of("", &[]);
+    assert!(!few.is_too_many());
+    assert_eq!(
+        few.to_string(),
+        "polls of 1 unit take at least 1 request a minute, with one poll of each in 2 min; source.requests_per_minute = 60 allows them"
+    );
+    let lines = "source.pbx_ids = [\"a\", \"b\"]\npoll.interval = \"10s\"\nsource.requests_per_minute = 20";
+    assert!(!of(lines, &[]).is_too_many());
+    let many = of(lines, &[5_000]);
+    assert!(many.is_too_many());
+    assert_eq!(
+        many.to_string(),
+        "polls of 2 units take at least 42 requests a minute, with one poll of each in 10 s, more than source.requests_per_minute = 20 allows: polls will come later than poll.interval. Raise source.requests_per_minute, source.page_size or poll.interval"
+    );
 }

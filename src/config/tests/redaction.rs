@@ -12,7 +12,7 @@ const VALUE: &str = "hunter2";
 fn known_keys() -> Vec<String> {
     let (merged, problems) = Merged::new([]);
     let mut reader = Reader::new(merged, problems);
-    let _ = keys::sections(&mut reader);
+    let _ = keys::sections(&mut reader, true);
     reader.known().to_vec()
 }
 
@@ -122,7 +122,7 @@ fn the_effective_settings_are_complete_and_in_the_documented_order() {
             "poll.max_window = 31d",
             "poll.clock_tolerance = 60s",
             "poll.start_from = not set",
-            "sweeps = every 1h 6h back, every 6h 1day back, every 1day 7days back",
+            "sweeps = every 1h 6h back, every 6h 24h back, every 24h 7d back",
             "freshness.objective = 5m",
             "policy.revisions = ignore",
             "dead_letter.max_ratio = 0.05",

@@ -365,3 +365,42 @@ fn broken_toml_is_shown_by_its_place_only() {
         assert!(!error.contains("hunter2") && !error.contains('\n'), "{error}");
     }
 }
+
+/// As a template, or a shell, would have it.
+#[test]
+fn the_name_of_a_variable_is_no_value() {
+    let said = |key: &str, place: &str, variable: &str| {
+        format!(
+            "{key} (from {place}) is a ${{…}}, which nothing replaces: leave the key out, and set {variable} in the environment"
+        )
+    };
+    for (line, key, variable) in [
+        ("source.api_key = \"${API_KEY}\"", "source.api_key", "CALL_LEGS_SOURCE__API_KEY"),
+        ("source.page_size = \"${SIZE}\"", "source.page_size", "CALL_LEGS_SOURCE__PAGE_SIZE"),
+        ("source.pbx_ids = [\"a\", \"${PBX}\"]", "source.pbx_ids", "CALL_LEGS_SOURCE__PBX_IDS"),
+        (
+            "kafka.properties.\"sasl.username\" = \"${USER}\"",
+            "kafka.properties.sasl.username",
+            "CALL_LEGS_KAFKA__PROPERTIES__SASL__USERNAME",
+        ),
+    ] {
+        refused(&minimal_with(line), &[], &[&said(key, "c.toml, line 1", variable)]);
+    }
+    let (variable, text) = ("CALL_LEGS_SOURCE__PASSWORD", minimal_with("source.page_size = 10"));
+    refused(&text, &[(variable, "${PASSWORD}")], &[&said("source.password", variable, variable)]);
+    // A password may well hold one.
+    parse(&minimal_with("source.password = \"a${b}\""), &[]).unwrap();
+}
+
+#[test]
+fn who_only_looks_needs_no_state_directory() {
+    let without = minimal_with("state.horizon = \"8d\"").replace("state.dir = \"/tmp/state\"", "");
+    refused(&without, &[], &["state.dir is required: set it in the file, or CALL_LEGS_STATE__DIR in the environment"]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &without).unwrap();
+    let config = Config::read(Some(file.path()), NONE).unwrap();
+    assert_eq!(
+        config.state_dir().unwrap_err().to_string(),
+        "state.dir is required: set it in the file, or CALL_LEGS_STATE__DIR in the environment"
+    );
+}
