@@ -2,6 +2,7 @@
 //!
 //! The order is that of the documented contract, and so of the effective settings.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tracing_subscriber::filter::LevelFilter;
@@ -14,6 +15,7 @@ use super::section::{
     Admin, Avro, Credentials, DeadLetter, Delivery, Framing, Freshness, Kafka, Log, LogFormat, MessageTimestamp,
     Policy, Poll, Properties, Registry, Source, State, Telemetry,
 };
+use super::sign_in::{self, KAFKA_OAUTH, oauth};
 use crate::core::dedupe::Revisions;
 use crate::core::leg::TimeBasis;
 use crate::core::planner::Sweep;
@@ -310,27 +312,20 @@ fn kafka(r: &mut Reader) -> Option<Kafka> {
     // Readers wait for three beats before they call a connector down: longer ones would tell them too late.
     let beat = r.or_default("kafka.beat", "10s", rule::duration("1s", "10s"));
     let sasl_password = r.secret("kafka.sasl_password");
+    let oauth = oauth(r, &KAFKA_OAUTH);
+    let oauth_extensions = r.map("kafka.oauth.extensions", sign_in::extension_refusal, guarantee::is_secret);
     let topic_config = r.map("kafka.topic_config", |_, _| None, |_| false);
     let properties = r.map("kafka.properties", guarantee::refusal, guarantee::is_secret);
     if let Some(topic_config) = &topic_config {
-        if topic_config.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
-            r.problem(
-                "kafka.topic_config.cleanup.policy",
-                "must not compact the topic: its key is the call's id, so only the newest leg of each call would be kept",
-            );
-        }
-        let by_broker = topic_config.get("message.timestamp.type").is_some_and(|kind| kind == "LogAppendTime");
-        if by_broker && timestamp == Some(MessageTimestamp::Disconnect) {
-            r.warning(
-                "kafka.topic_config.message.timestamp.type",
-                "replaces the timestamps of kafka.timestamp = \"disconnect\"",
-            );
-        }
+        check_topic_config(r, topic_config, timestamp);
     }
-    if let (Some(Some(_)), Some(properties)) = (&sasl_password, &properties)
-        && properties.contains_key("sasl.password")
+    if let (Some(sasl_password), Some(oauth), Some(properties)) = (&sasl_password, &oauth, &properties) {
+        sign_in::check_kafka(r, sasl_password.is_some(), oauth.is_some(), properties);
+    }
+    if let (Some(None), Some(extensions)) = (&oauth, &oauth_extensions)
+        && let Some(name) = extensions.keys().next()
     {
-        r.problem("kafka.properties.sasl.password", "and kafka.sasl_password are both given: keep one");
+        r.problem(&format!("kafka.oauth.extensions.{name}"), "needs kafka.oauth.token_url beside it");
     }
     let topic = topic?;
     Some(Kafka {
@@ -343,9 +338,28 @@ fn kafka(r: &mut Reader) -> Option<Kafka> {
         beat: beat?,
         topic,
         sasl_password: sasl_password?,
+        oauth: oauth?,
+        oauth_extensions: Properties(oauth_extensions?),
         topic_config: topic_config?,
         properties: Properties(properties?),
     })
+}
+
+/// Notes what the settings of the topic must not be.
+fn check_topic_config(r: &mut Reader, topic_config: &BTreeMap<String, String>, timestamp: Option<MessageTimestamp>) {
+    if topic_config.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
+        r.problem(
+            "kafka.topic_config.cleanup.policy",
+            "must not compact the topic: its key is the call's id, so only the newest leg of each call would be kept",
+        );
+    }
+    let by_broker = topic_config.get("message.timestamp.type").is_some_and(|kind| kind == "LogAppendTime");
+    if by_broker && timestamp == Some(MessageTimestamp::Disconnect) {
+        r.warning(
+            "kafka.topic_config.message.timestamp.type",
+            "replaces the timestamps of kafka.timestamp = \"disconnect\"",
+        );
+    }
 }
 
 /// The name of the journal where none is given.

@@ -20,6 +20,7 @@ mod reader;
 mod rule;
 mod secret;
 mod section;
+mod sign_in;
 mod start_from;
 #[cfg(test)]
 mod tests;
@@ -34,8 +35,8 @@ pub use personal::Personal;
 pub use reader::Setting;
 pub use secret::Secret;
 pub use section::{
-    Admin, Avro, Credentials, DeadLetter, Delivery, Framing, Freshness, Kafka, Log, LogFormat, MessageTimestamp,
-    Policy, Poll, PollInterval, Properties, Registry, Source, State, Telemetry,
+    Admin, Avro, Credentials, DeadLetter, Delivery, Framing, Freshness, Kafka, Log, LogFormat, MessageTimestamp, OAuth,
+    OAuthKeys, Policy, Poll, PollInterval, Properties, Registry, Source, State, Telemetry,
 };
 pub use start_from::{HISTORY_MAX, Start, StartFrom};
 
@@ -101,10 +102,11 @@ impl Config {
 
     /// A key whose secret value stands in the file called `name` itself.
     fn secret_within(&self, name: &str) -> Option<String> {
-        const SECRETS: [&str; 5] = [
+        const SECRETS: [&str; 6] = [
             "source.api_key",
             "source.password",
             "kafka.sasl_password",
+            "kafka.oauth.client_secret",
             "avro.schema_registry_password",
             "admin.token",
         ];
@@ -171,11 +173,13 @@ impl Config {
             Some(&self.source.api_key),
             Some(&self.source.password),
             self.kafka.sasl_password.as_ref(),
+            self.kafka.oauth.as_ref().map(|oauth| &oauth.client_secret),
             credentials.map(|credentials| &credentials.password),
             self.admin.token.as_ref(),
         ];
         let certificates = [
             ("source.ca_file", self.source.ca_file.as_ref()),
+            ("kafka.oauth.ca_file", self.kafka.oauth.as_ref().and_then(|oauth| oauth.ca_file.as_ref())),
             ("avro.schema_registry_ca_file", registry.and_then(|registry| registry.ca_file.as_ref())),
         ];
         let mut problems = Vec::new();

@@ -9,6 +9,7 @@ mod cluster;
 mod committed;
 mod producer;
 pub mod reader;
+mod sign_in;
 pub mod topics;
 mod trouble;
 
