@@ -60,7 +60,8 @@ impl TokenClient {
     pub fn new(settings: OAuth, server: &'static str) -> Result<Self, ClientError> {
         let (connect_timeout, timeout) = TIMEOUTS;
         let ca_file = settings.ca_file.as_deref().map(|path| (settings.keys.ca_file, path));
-        let http = http::client(&http::Settings { url: &settings.token_url, ca_file, connect_timeout, timeout })?;
+        let url = &settings.token_url;
+        let http = http::client(&http::Settings { url, ca_file, identity: None, connect_timeout, timeout })?;
         Ok(Self { http, settings, server })
     }
 

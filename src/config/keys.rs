@@ -12,8 +12,8 @@ use super::personal::Personal;
 use super::reader::Reader;
 use super::rule;
 use super::section::{
-    Admin, Avro, Credentials, DeadLetter, Delivery, Framing, Freshness, Kafka, Log, LogFormat, MessageTimestamp,
-    Policy, Poll, Properties, Registry, Source, State, Telemetry,
+    Admin, Avro, DeadLetter, Delivery, Framing, Freshness, Kafka, Log, LogFormat, MessageTimestamp, Policy, Poll,
+    Properties, Registry, SignIn, Source, State, Telemetry,
 };
 use super::sign_in::{self, KAFKA_OAUTH, oauth};
 use crate::core::dedupe::Revisions;
@@ -379,32 +379,22 @@ fn avro(r: &mut Reader) -> Option<Avro> {
     let is_confluent =
         r.or_default("avro.framing", "confluent", rule::one_of([("confluent", true), ("single-object", false)]));
     let url = r.optional("avro.schema_registry_url", rule::registry_url());
-    let username = r.optional("avro.schema_registry_username", rule::text());
-    let password = r.secret("avro.schema_registry_password");
+    let sign_in = sign_in::registry(r);
     let ca_file = r.optional("avro.schema_registry_ca_file", rule::path());
+    let identity = sign_in::identity(r);
     let register = r.or_default("avro.register", "true", rule::flag());
     if is_confluent == Some(true) && url == Some(None) {
         r.problem("avro.schema_registry_url", "is required for avro.framing = \"confluent\"");
         return None;
     }
-    let credentials = match (username?, password?) {
-        (Some(username), Some(password)) => Some(Credentials { username, password }),
-        (None, None) => None,
-        (Some(_), None) => {
-            r.problem("avro.schema_registry_username", "needs avro.schema_registry_password or _file beside it");
-            return None;
-        }
-        (None, Some(_)) => {
-            r.problem("avro.schema_registry_password", "needs avro.schema_registry_username beside it");
-            return None;
-        }
-    };
-    let (url, ca_file, register) = (url?, ca_file?, register?);
+    let (url, sign_in, ca_file, identity, register) = (url?, sign_in?, ca_file?, identity?, register?);
     let registry = url.map(|url| {
-        if credentials.is_some() && url.scheme() == "http" && !is_this_machine(&url) {
-            r.warning("avro.schema_registry_url", "is not https://: the registry's password travels in the clear");
+        if sign_in.is_some() && url.scheme() == "http" && !is_this_machine(&url) {
+            let secret = if matches!(sign_in, Some(SignIn::Basic(_))) { "password" } else { "token" };
+            let text = format!("is not https://: the registry's {secret} travels in the clear");
+            r.warning("avro.schema_registry_url", &text);
         }
-        Registry { url, credentials, ca_file, register }
+        Registry { url, sign_in, identity, ca_file, register }
     });
     let framing = match (is_confluent?, registry) {
         (true, Some(registry)) => Framing::Confluent(registry),

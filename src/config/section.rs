@@ -262,12 +262,25 @@ impl Framing {
 pub struct Registry {
     /// Its URL, as given.
     pub url: Url,
-    /// Whom to log in as, where the registry asks.
-    pub credentials: Option<Credentials>,
+    /// How to sign in, where the registry asks.
+    pub sign_in: Option<SignIn>,
+    /// The PEM files of a client certificate and its key, where the registry asks for one by TLS.
+    pub identity: Option<(PathBuf, PathBuf)>,
     /// Certificates (PEM) trusted beside the usual ones.
     pub ca_file: Option<PathBuf>,
     /// Whether schemas are registered; otherwise they have to be there.
     pub register: bool,
+}
+
+/// How the connector signs in to the schema registry.
+#[derive(Clone, Debug)]
+pub enum SignIn {
+    /// With a user's name and password.
+    Basic(Credentials),
+    /// With a token that somebody else renews.
+    Token(Secret),
+    /// With a token from an endpoint.
+    OAuth(OAuth),
 }
 
 /// A user of the schema registry.

@@ -1,11 +1,12 @@
 //! Keys by which the connector signs in to Kafka and to the schema registry, and what they demand of each other.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use super::guarantee::{MECHANISM, OAUTHBEARER};
 use super::reader::Reader;
 use super::rule;
-use super::section::{OAuth, OAuthKeys};
+use super::section::{Credentials, OAuth, OAuthKeys, SignIn};
 
 /// The keys of `[kafka.oauth]`.
 pub(super) const KAFKA_OAUTH: OAuthKeys = OAuthKeys {
@@ -15,6 +16,70 @@ pub(super) const KAFKA_OAUTH: OAuthKeys = OAuthKeys {
     scope: "kafka.oauth.scope",
     ca_file: "kafka.oauth.ca_file",
 };
+
+/// The keys of `[avro.oauth]`.
+const AVRO_OAUTH: OAuthKeys = OAuthKeys {
+    token_url: "avro.oauth.token_url",
+    client_id: "avro.oauth.client_id",
+    client_secret: "avro.oauth.client_secret",
+    scope: "avro.oauth.scope",
+    ca_file: "avro.oauth.ca_file",
+};
+
+/// How the schema registry is signed in to: by one of three ways, or not.
+pub(super) fn registry(r: &mut Reader) -> Option<Option<SignIn>> {
+    const USERNAME: &str = "avro.schema_registry_username";
+    const PASSWORD: &str = "avro.schema_registry_password";
+    const TOKEN: &str = "avro.schema_registry_token";
+    let username = r.optional(USERNAME, rule::text());
+    let password = r.secret(PASSWORD);
+    let token = r.secret(TOKEN);
+    let oauth = oauth(r, &AVRO_OAUTH);
+    let credentials = match (username?, password?) {
+        (Some(username), Some(password)) => Some(Credentials { username, password }),
+        (None, None) => None,
+        (Some(_), None) => {
+            r.problem(USERNAME, &format!("needs {PASSWORD} or _file beside it"));
+            return None;
+        }
+        (None, Some(_)) => {
+            r.problem(PASSWORD, &format!("needs {USERNAME} beside it"));
+            return None;
+        }
+    };
+    let ways = [
+        credentials.map(|credentials| (USERNAME, SignIn::Basic(credentials))),
+        token?.map(|token| (TOKEN, SignIn::Token(token))),
+        oauth?.map(|oauth| (AVRO_OAUTH.token_url, SignIn::OAuth(oauth))),
+    ];
+    let mut ways = ways.into_iter().flatten();
+    let (first, second) = (ways.next(), ways.next());
+    if let (Some((key, _)), Some((other, _))) = (&first, &second) {
+        r.problem(key, &format!("and {other} are both given: keep one way to sign in to the schema registry"));
+        return None;
+    }
+    Some(first.map(|(_, way)| way))
+}
+
+/// The client certificate for the schema registry, and its key.
+pub(super) fn identity(r: &mut Reader) -> Option<Option<(PathBuf, PathBuf)>> {
+    const CERTIFICATE: &str = "avro.schema_registry_certificate_file";
+    const KEY: &str = "avro.schema_registry_key_file";
+    let certificate = r.optional(CERTIFICATE, rule::path());
+    let key = r.optional(KEY, rule::path());
+    match (certificate?, key?) {
+        (Some(certificate), Some(key)) => Some(Some((certificate, key))),
+        (None, None) => Some(None),
+        (Some(_), None) => {
+            r.problem(CERTIFICATE, &format!("needs {KEY} beside it"));
+            None
+        }
+        (None, Some(_)) => {
+            r.problem(KEY, &format!("needs {CERTIFICATE} beside it"));
+            None
+        }
+    }
+}
 
 /// A client of a token endpoint; `Some(None)` where none of its keys is given.
 pub(super) fn oauth(r: &mut Reader, keys: &'static OAuthKeys) -> Option<Option<OAuth>> {

@@ -420,6 +420,18 @@ fn a_sign_in_that_contradicts_itself_is_refused_in_one_sentence() {
             "must have a name of the letters",
         ),
         (vec!["kafka.oauth.extensions.a = \"x\""], "kafka.oauth.extensions.a", "needs kafka.oauth.token_url beside it"),
+        (
+            vec![
+                "avro.schema_registry_token = \"t\"\navro.schema_registry_username = \"u\"\navro.schema_registry_password = \"p\"",
+            ],
+            "avro.schema_registry_username",
+            "and avro.schema_registry_token are both given: keep one way",
+        ),
+        (
+            vec!["avro.schema_registry_key_file = \"k\""],
+            "avro.schema_registry_key_file",
+            "needs avro.schema_registry_certificate_file beside it",
+        ),
     ] {
         let error = sound(&parts).unwrap_err();
         let [problem] = error.problems() else { panic!("{parts:?}: {error}") };
