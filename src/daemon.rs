@@ -15,9 +15,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::admin::{self, Keys, Pages};
 use crate::clock::{Clock, SystemClock};
-use crate::codec::registry::{self, subject_of_values};
+use crate::codec::registry::{self, Authorization, subject_of_values};
 use crate::codec::{Framing, PublishedSchema, Registry, RegistryError, schema};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Secret, SignIn};
 use crate::connector::{
     Connector, ConnectorError, Identity, JournalFault, Order, OrderRequest, Pace, RecordTerms, Terms, verify_view,
 };
@@ -29,6 +29,7 @@ use crate::core::watermark::Delays;
 use crate::core::window_length;
 use crate::core::words::{exact, length};
 use crate::error::{Ended, Exit, OrExit};
+use crate::oauth::TokenClient;
 use crate::panics;
 use crate::sink::topics::{self, Topic, TopicAdmin, Topics};
 use crate::sink::{KafkaCluster, SinkError};
@@ -425,14 +426,23 @@ async fn framing(config: &Config, published: &PublishedSchema, topic: &str) -> R
 
 /// A client of the configured schema registry.
 pub fn registry(settings: &config::Registry) -> anyhow::Result<Registry> {
-    let credentials = settings.credentials.clone().map(|credentials| registry::Credentials {
-        username: credentials.username,
-        password: Arc::new(move || credentials.password.read().map_err(std::io::Error::other)),
-    });
+    let source =
+        |secret: Secret| -> registry::PasswordSource { Arc::new(move || secret.read().map_err(std::io::Error::other)) };
+    let authorization = match settings.sign_in.clone() {
+        None => None,
+        Some(SignIn::Basic(config::Credentials { username, password })) => {
+            Some(Authorization::Basic(registry::Credentials { username, password: source(password) }))
+        }
+        Some(SignIn::Token(token)) => Some(Authorization::Bearer(source(token))),
+        Some(SignIn::OAuth(oauth)) => {
+            Some(Authorization::OAuth(Arc::new(TokenClient::new(oauth, "the schema registry")?)))
+        }
+    };
     let (connect_timeout, request_timeout) = REGISTRY_TIMEOUTS;
     let settings = registry::Settings {
         url: settings.url.clone(),
-        credentials,
+        authorization,
+        identity: settings.identity.clone(),
         ca_file: settings.ca_file.clone(),
         connect_timeout,
         request_timeout,

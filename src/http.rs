@@ -23,10 +23,20 @@ pub struct Settings<'a> {
     pub url: &'a Url,
     /// A PEM file of authorities to trust beside the system's, and the key that names it.
     pub ca_file: Option<(&'static str, &'a Path)>,
+    /// Whom the client is by TLS, where servers ask.
+    pub identity: Option<Identity<'a>>,
     /// How long connecting may take.
     pub connect_timeout: Duration,
     /// How long a request may take from connecting to the answer's last byte.
     pub timeout: Duration,
+}
+
+/// A client's certificate and its key, PEM files, each with the key that names it.
+pub struct Identity<'a> {
+    /// The certificate, and those between it and the root.
+    pub certificate: (&'static str, &'a Path),
+    /// Its key, PKCS #8 and not encrypted.
+    pub key: (&'static str, &'a Path),
 }
 
 /// Why no client can be built.
@@ -37,14 +47,34 @@ pub struct ClientError(String);
 /// A client for one server. It holds a pool of connections; build it once. Nothing is sent yet.
 ///
 /// # Errors
-/// When the file of authorities cannot be used.
+/// When a file of certificates or the key cannot be used.
 pub fn client(settings: &Settings<'_>) -> Result<Client, ClientError> {
     let mut builder = builder(settings.url).connect_timeout(settings.connect_timeout).timeout(settings.timeout);
     if let Some((key, path)) = settings.ca_file {
         let certificates = certificates(path).map_err(|why| ClientError(format!("{key}: {why}")))?;
         builder = builder.tls_certs_merge(certificates);
     }
-    builder.build().map_err(|error| ClientError(format!("cannot set up the HTTP client: {}", causes(&error))))
+    if let Some(Identity { certificate, key }) = &settings.identity {
+        let read = |(name, path): &(&str, &Path)| {
+            fs::read(path).map_err(|error| ClientError(format!("{name}: cannot read {}: {error}", path.display())))
+        };
+        let identity = reqwest::Identity::from_pkcs8_pem(&read(certificate)?, &read(key)?);
+        let identity = identity.map_err(|error| cannot_set_up(settings, &error))?;
+        builder = builder.identity(identity);
+    }
+    builder.build().map_err(|error| cannot_set_up(settings, &error))
+}
+
+/// Nearly always it is the key, where there is one.
+fn cannot_set_up(settings: &Settings<'_>, error: &reqwest::Error) -> ClientError {
+    let why = causes(error);
+    ClientError(match &settings.identity {
+        Some(Identity { certificate: (certificate, _), key: (key, path) }) => format!(
+            "{key}: {} is no key of {certificate} ({why}): it must be PEM, PKCS #8 and not encrypted",
+            path.display()
+        ),
+        None => format!("cannot set up the HTTP client: {why}"),
+    })
 }
 
 /// What all clients of a server have in common. A proxy is taken as the environment says (`HTTPS_PROXY` and so on), but

@@ -33,6 +33,7 @@
 //! | [`daemon`], [`cli`], [`error`] | the parts put together, the commands, the exit codes |
 //! | [`sandbox`] | the simulated API, for the demo and the tests |
 //! | [`http`] | the HTTP client of the source, the schema registry and the commands |
+//! | [`oauth`] | tokens by client credentials, for Kafka and the schema registry |
 //! | [`panics`] | what is told of a defect |
 //! | [`hooks`] | where tests reach in; nothing in a release build |
 //!
@@ -94,6 +95,7 @@ pub mod daemon;
 pub mod error;
 pub mod hooks;
 pub mod http;
+pub mod oauth;
 pub mod panics;
 pub mod sandbox;
 pub mod sink;

@@ -96,7 +96,8 @@ impl MockRegistry {
 pub(super) fn settings(port: u16) -> Settings {
     Settings {
         url: Url::parse(&format!("http://127.0.0.1:{port}")).unwrap(),
-        credentials: None,
+        authorization: None,
+        identity: None,
         ca_file: None,
         connect_timeout: Duration::from_secs(5),
         request_timeout: Duration::from_secs(5),

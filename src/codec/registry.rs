@@ -26,10 +26,13 @@ use serde_json::{Value, json};
 use thiserror::Error;
 use url::{Position, Url};
 
-use crate::http::{self, ClientError, Fault};
+use crate::http::{self, ClientError, Fault, Identity, secret_header};
+use crate::oauth::{TokenClient, TokenError};
 
 const URL: &str = "avro.schema_registry_url";
 const CA_FILE: &str = "avro.schema_registry_ca_file";
+const CERTIFICATE_FILE: &str = "avro.schema_registry_certificate_file";
+const KEY_FILE: &str = "avro.schema_registry_key_file";
 
 const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 const MEDIA_TYPES: &str =
@@ -53,7 +56,7 @@ pub fn subject_of_values(topic: &str) -> String {
     format!("{topic}-value")
 }
 
-/// Reads the password for one request, so that a renewed one is used without a restart.
+/// Reads the password or token for one request, so that a renewed one is used without a restart.
 pub type PasswordSource = Arc<dyn Fn() -> io::Result<SecretString> + Send + Sync>;
 
 /// What a registry asks for as basic authentication.
@@ -71,13 +74,32 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// How the registry is told who asks.
+#[derive(Clone)]
+pub enum Authorization {
+    /// Basic authentication.
+    Basic(Credentials),
+    /// A bearer token.
+    Bearer(PasswordSource),
+    /// A bearer token by client credentials, fetched for each request: there are a few at a start.
+    OAuth(Arc<TokenClient>),
+}
+
+impl fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Authorization(..)")
+    }
+}
+
 /// Where a registry is and how it is reached.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The base URL; a path in it is kept, as Apicurio's `/apis/ccompat/v7` needs.
     pub url: Url,
-    /// Basic authentication, if the registry asks for it.
-    pub credentials: Option<Credentials>,
+    /// Who asks, where the registry wants to know.
+    pub authorization: Option<Authorization>,
+    /// PEM files of a client certificate and its key, where the registry asks for one by TLS.
+    pub identity: Option<(PathBuf, PathBuf)>,
     /// A PEM file of certificate authorities to trust beside the system's.
     pub ca_file: Option<PathBuf>,
     /// How long connecting may take.
@@ -91,7 +113,7 @@ pub struct Registry {
     http: Client,
     url: Url,
     host: String,
-    credentials: Option<Credentials>,
+    authorization: Option<Authorization>,
     ids: Mutex<HashMap<(String, String), u32>>,
 }
 
@@ -99,13 +121,16 @@ impl Registry {
     /// A client for the registry at `settings.url`. Nothing is sent yet.
     ///
     /// # Errors
-    /// When the CA file cannot be used.
+    /// When the CA file, the certificate or its key cannot be used.
     pub fn new(settings: Settings) -> Result<Self, ClientError> {
-        let Settings { url, credentials, ca_file, connect_timeout, request_timeout } = settings;
+        let Settings { url, authorization, identity, ca_file, connect_timeout, request_timeout: timeout } = settings;
         let ca_file = ca_file.as_deref().map(|path| (CA_FILE, path));
-        let http = http::client(&http::Settings { url: &url, ca_file, connect_timeout, timeout: request_timeout })?;
+        let identity = identity
+            .as_ref()
+            .map(|(certificate, key)| Identity { certificate: (CERTIFICATE_FILE, certificate), key: (KEY_FILE, key) });
+        let http = http::client(&http::Settings { url: &url, ca_file, identity, connect_timeout, timeout })?;
         let host = url[Position::BeforeHost..Position::AfterPort].to_owned();
-        Ok(Self { http, url, host, credentials, ids: Mutex::default() })
+        Ok(Self { http, url, host, authorization, ids: Mutex::default() })
     }
 
     /// The subjects whose names start with `prefix`: the cheapest question that needs the registry
@@ -114,7 +139,7 @@ impl Registry {
     /// # Errors
     /// Any [`RegistryError`].
     pub async fn subjects(&self, prefix: &str) -> Result<Vec<String>, RegistryError> {
-        let mut request = self.request(Method::GET, &["subjects"], Step::List)?;
+        let mut request = self.request(Method::GET, &["subjects"], Step::List).await?;
         request.http = request.http.query(&[("subjectPrefix", prefix)]);
         let mut subjects: Vec<String> = request.send().await?;
         subjects.retain(|subject| subject.starts_with(prefix));
@@ -155,7 +180,7 @@ impl Registry {
         }
         let step = Step::Fetch(id);
         let Answer { schema, schema_type } =
-            self.request(Method::GET, &["schemas", "ids", &id.to_string()], step)?.send().await?;
+            self.request(Method::GET, &["schemas", "ids", &id.to_string()], step).await?.send().await?;
         match schema_type.as_str() {
             Some(kind) if kind != "AVRO" => {
                 Err(RegistryError::NotAvro { host: self.host.clone(), id, kind: legible(kind) })
@@ -177,7 +202,7 @@ impl Registry {
             messages: Value,
         }
         let ask = async |path: &[&str]| -> Result<Vec<String>, RegistryError> {
-            let mut request = self.request(Method::POST, path, Step::Compare(subject))?;
+            let mut request = self.request(Method::POST, path, Step::Compare(subject)).await?;
             request.http = request.http.query(&[("verbose", "true")]).body(json!({ "schema": schema }).to_string());
             let Answer { is_compatible, messages } = request.send().await?;
             if is_compatible {
@@ -212,7 +237,7 @@ impl Registry {
         if let Some(id) = self.ids.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(*id);
         }
-        let mut request = self.request(Method::POST, path, step)?;
+        let mut request = self.request(Method::POST, path, step).await?;
         // The type is left out: AVRO is the default, and old registries know no other.
         request.http = request.http.body(json!({ "schema": schema }).to_string());
         match request.send::<Answer>().await {
@@ -233,17 +258,28 @@ impl Registry {
         }
     }
 
-    fn request(&self, method: Method, path: &[&str], step: Step<'_>) -> Result<Request, RegistryError> {
+    async fn request(&self, method: Method, path: &[&str], step: Step<'_>) -> Result<Request, RegistryError> {
         let mut url = self.url.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             // Each part is percent-encoded as one segment: a subject may hold any character.
             segments.pop_if_empty().extend(path);
         }
         let mut http = self.http.request(method, url).header(ACCEPT, MEDIA_TYPES).header(CONTENT_TYPE, MEDIA_TYPE);
-        if let Some(Credentials { username, password }) = &self.credentials {
-            let password = password().map_err(|source| RegistryError::Password { host: self.host.clone(), source })?;
-            http = http.basic_auth(username, Some(password.expose_secret()));
-        }
+        let unreadable = |source| RegistryError::Password { host: self.host.clone(), source };
+        http = match &self.authorization {
+            None => http,
+            Some(Authorization::Basic(Credentials { username, password })) => {
+                http.basic_auth(username, Some(password().map_err(unreadable)?.expose_secret()))
+            }
+            Some(Authorization::Bearer(token)) => {
+                let token = token().map_err(unreadable)?;
+                if secret_header(token.expose_secret()).is_none() {
+                    return Err(unreadable(io::Error::other("it holds characters that no HTTP header can carry")));
+                }
+                http.bearer_auth(token.expose_secret())
+            }
+            Some(Authorization::OAuth(tokens)) => http.bearer_auth(tokens.request().await?.bearer.expose_secret()),
+        };
         Ok(Request { http, host: self.host.clone(), step: step.to_string() })
     }
 }
@@ -423,10 +459,13 @@ pub enum RegistryError {
     #[error("the schema registry at {} refused a request {}: {}{}", .0.host, .0.step, .0, .0.advice())]
     Refused(Box<Answer>),
     /// The registry does not accept the credentials (401), or they do not suffice (403).
-    #[error("the schema registry at {} denied a request {}: {}; check the user name, the password and what the user may do", .0.host, .0.step, .0)]
+    #[error("the schema registry at {} denied a request {}: {}; check how the connector signs in (user and password, token, or client) and what it may do", .0.host, .0.step, .0)]
     Unauthorized(Box<Answer>),
-    /// The password cannot be read, so nothing was sent.
-    #[error("the password for the schema registry at {host} cannot be read")]
+    /// The token endpoint gives no token, so nothing was sent. Trying again can help.
+    #[error(transparent)]
+    NoToken(#[from] TokenError),
+    /// The password or token cannot be read, so nothing was sent.
+    #[error("the password or token for the schema registry at {host} cannot be read")]
     Password {
         /// The registry's host, and its port if the URL names one.
         host: String,
@@ -449,7 +488,11 @@ impl RegistryError {
     /// Whether the same request may succeed later without anybody changing anything.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Tls { .. } | Self::Unavailable(_) | Self::Garbled { .. } => true,
+            Self::Unreachable { .. }
+            | Self::Tls { .. }
+            | Self::Unavailable(_)
+            | Self::Garbled { .. }
+            | Self::NoToken(_) => true,
             Self::NotFound(_)
             | Self::Refused(_)
             | Self::Unauthorized(_)
@@ -591,13 +634,13 @@ mod tests {
         let mock = always(401, "{\"error_code\":40101,\"message\":\"Unauthorized\"}").await;
         let passwords = Mutex::new(vec!["second", "first"]);
         let mut settings = mock.settings.clone();
-        settings.credentials = Some(Credentials {
+        settings.authorization = Some(Authorization::Basic(Credentials {
             username: "operator".to_owned(),
             password: Arc::new(move || {
                 let next = passwords.lock().unwrap().pop();
                 next.map(SecretString::from).ok_or_else(|| io::Error::other("no such file"))
             }),
-        });
+        }));
         assert!(!format!("{settings:?}").contains("operator"));
         let registry = Registry::new(settings).unwrap();
         for _ in 0..2 {
@@ -613,6 +656,55 @@ mod tests {
         let error = registry.register("calls-value", SCHEMA).await.unwrap_err();
         assert!(matches!(error, RegistryError::Password { .. }), "{error}");
         assert_eq!(mock.requests().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_bearer_token_is_read_for_each_request_and_one_of_an_endpoint_fetched_for_each() {
+        let mock = MockRegistry::start(|asked| match asked.target.as_str() {
+            "/token" => Reply::json(200, json!({"access_token": "fetched", "expires_in": 60})),
+            "/refused" => Reply::json(401, json!({"error": "invalid_client"})),
+            _ => Reply::text(401, "{\"error_code\":40101,\"message\":\"Unauthorized\"}"),
+        })
+        .await;
+        let asked_with = async |authorization| {
+            let settings = Settings { authorization: Some(authorization), ..mock.settings.clone() };
+            let error = Registry::new(settings).unwrap().register("calls-value", SCHEMA).await.unwrap_err();
+            let shown = format!("{error} {error:?}");
+            assert!(!["in-file", "fetched", "hunter2"].iter().any(|secret| shown.contains(secret)), "{shown}");
+            (error, mock.requests().pop().unwrap())
+        };
+        let token = |text: &'static str| Authorization::Bearer(Arc::new(move || Ok(SecretString::from(text))));
+        let (_, asked) = asked_with(token("in-file")).await;
+        assert_eq!(asked.headers["authorization"], "Bearer in-file");
+        let (error, _) = asked_with(token("in\nfile")).await;
+        assert!(matches!(error, RegistryError::Password { .. }), "{error}");
+
+        let none: [(&str, &str); 0] = [];
+        let oauth = |path: &str| {
+            let text = format!(
+                "source.api_key = \"k\"\nsource.username = \"u\"\nsource.password = \"p\"\nstate.dir = \"/tmp\"\n\
+                 kafka.bootstrap_servers = \"kafka\"\n[avro]\nschema_registry_url = {:?}\n\
+                 oauth.token_url = {:?}\noauth.client_id = \"c\"\noauth.client_secret = \"hunter2\"\n",
+                mock.settings.url.as_str(),
+                mock.settings.url.join(path).unwrap().as_str(),
+            );
+            let config = crate::config::Config::parse("c.toml", &text, none).unwrap();
+            let Some(crate::config::SignIn::OAuth(oauth)) = config.avro.framing.registry().unwrap().sign_in.clone()
+            else {
+                panic!("a client")
+            };
+            Authorization::OAuth(Arc::new(TokenClient::new(oauth, "the schema registry").unwrap()))
+        };
+        let (error, asked) = asked_with(oauth("/token")).await;
+        assert_eq!(asked.headers["authorization"], "Bearer fetched");
+        assert!(matches!(error, RegistryError::Unauthorized(_)), "{error}");
+        let (error, _) = asked_with(oauth("/refused")).await;
+        assert!(error.is_retryable());
+        assert_eq!(
+            error.to_string(),
+            "the token endpoint refuses the client (HTTP 401, invalid_client), so the connector cannot sign in to the \
+             schema registry: check avro.oauth.client_id and avro.oauth.client_secret"
+        );
     }
 
     #[tokio::test]

@@ -111,14 +111,44 @@ const RESERVED: &[(&[&str], Allowed, &str)] = &[
         "the connector reads its own topics by position and belongs to no consumer group",
     ),
     (
+        &["enable.sasl.oauthbearer.unsecure.jwt"],
+        Allowed::Never,
+        "an unsigned token proves nothing; [kafka.oauth] fetches signed ones",
+    ),
+    (
         &["test.mock.num.brokers", "test.mock.broker.rtt"],
         Allowed::Never,
         "records would go to a simulated cluster in memory and be gone",
     ),
 ];
 
+/// The SASL mechanisms that this build of librdkafka has.
+const MECHANISMS: [&str; 4] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", OAUTHBEARER];
+
+/// The mechanism that takes `[kafka.oauth]`.
+pub(super) const OAUTHBEARER: &str = "OAUTHBEARER";
+
+/// The names of the property that chooses the mechanism.
+pub(super) const MECHANISM: [&str; 2] = ["sasl.mechanism", "sasl.mechanisms"];
+
+/// What the names of librdkafka's own OAuth client begin with: it needs libcurl, which is not built in, would ask the
+/// endpoint for each of the connector's clients, and would keep the secret that it was given at its start.
+const OAUTH_PREFIX: &str = "sasl.oauthbearer.";
+
 /// Why the property `name` cannot be `value`; `None` when it can.
 pub(super) fn refusal(name: &str, value: &str) -> Option<String> {
+    if name.starts_with(OAUTH_PREFIX) {
+        return Some(
+            "cannot be set: librdkafka's own OAuth client is not built in, the tokens are fetched by [kafka.oauth]: set kafka.oauth.token_url, kafka.oauth.client_id and kafka.oauth.client_secret_file"
+                .to_owned(),
+        );
+    }
+    if MECHANISM.contains(&name) && !MECHANISMS.contains(&value) {
+        return Some(format!(
+            "must be {}: Kerberos (GSSAPI) needs libsasl2, which is not built in, and brokers have no others",
+            MECHANISMS.join(", ").replace(", OAUTHBEARER", " or OAUTHBEARER")
+        ));
+    }
     let (_, allowed, reason) = RESERVED.iter().find(|(names, ..)| names.contains(&name))?;
     match allowed {
         Allowed::Never => Some(format!("cannot be set: {reason}")),
@@ -179,7 +209,6 @@ const SHOWN: &[&str] = &[
     "sasl.kerberos.service.name",
     "sasl.mechanism",
     "sasl.mechanisms",
-    "sasl.oauthbearer.method",
     "sasl.username",
     "security.protocol",
     "socket.connection.setup.timeout.ms",
@@ -239,6 +268,29 @@ mod tests {
         for name in ["linger.ms", "compression.type", "security.protocol", "sasl.username", "client.id"] {
             assert_eq!(refusal(name, "x"), None, "{name}");
         }
+    }
+
+    /// A client can be made with each that is taken, and with none that is refused.
+    #[test]
+    fn the_mechanisms_are_those_of_this_build() {
+        let client = |mechanism: &str| {
+            let mut settings = rdkafka::ClientConfig::new();
+            settings.set("security.protocol", "sasl_plaintext").set("sasl.mechanism", mechanism);
+            settings.set("sasl.username", "u").set("sasl.password", "p");
+            settings.create::<rdkafka::consumer::BaseConsumer>()
+        };
+        for mechanism in MECHANISMS {
+            assert!(client(mechanism).is_ok() && refusal("sasl.mechanisms", mechanism).is_none(), "{mechanism}");
+        }
+        for mechanism in ["GSSAPI", "scram-sha-512", "DIGEST-MD5"] {
+            assert!(client(mechanism).is_err(), "{mechanism}");
+            let refused = refusal("sasl.mechanism", mechanism).unwrap();
+            assert!(refused.starts_with("must be PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER: "), "{refused}");
+        }
+        let oidc = rdkafka::ClientConfig::new()
+            .set("sasl.oauthbearer.method", "oidc")
+            .create::<rdkafka::consumer::BaseConsumer>();
+        assert!(oidc.is_err() && refusal("sasl.oauthbearer.method", "oidc").is_some());
     }
 
     #[test]

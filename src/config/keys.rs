@@ -2,6 +2,7 @@
 //!
 //! The order is that of the documented contract, and so of the effective settings.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tracing_subscriber::filter::LevelFilter;
@@ -11,9 +12,10 @@ use super::personal::Personal;
 use super::reader::Reader;
 use super::rule;
 use super::section::{
-    Admin, Avro, Credentials, DeadLetter, Delivery, Framing, Freshness, Kafka, Log, LogFormat, MessageTimestamp,
-    Policy, Poll, Properties, Registry, Source, State, Telemetry,
+    Admin, Avro, DeadLetter, Delivery, Framing, Freshness, Kafka, Log, LogFormat, MessageTimestamp, Policy, Poll,
+    Properties, Registry, SignIn, Source, State, Telemetry,
 };
+use super::sign_in::{self, KAFKA_OAUTH, oauth};
 use crate::core::dedupe::Revisions;
 use crate::core::leg::TimeBasis;
 use crate::core::planner::Sweep;
@@ -313,27 +315,20 @@ fn kafka(r: &mut Reader) -> Option<Kafka> {
     // Readers wait for three beats before they call a connector down: longer ones would tell them too late.
     let beat = r.or_default("kafka.beat", "10s", rule::duration("1s", "10s"));
     let sasl_password = r.secret("kafka.sasl_password");
+    let oauth = oauth(r, &KAFKA_OAUTH);
+    let oauth_extensions = r.map("kafka.oauth.extensions", sign_in::extension_refusal, guarantee::is_secret);
     let topic_config = r.map("kafka.topic_config", |_, _| None, |_| false);
     let properties = r.map("kafka.properties", guarantee::refusal, guarantee::is_secret);
     if let Some(topic_config) = &topic_config {
-        if topic_config.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
-            r.problem(
-                "kafka.topic_config.cleanup.policy",
-                "must not compact the topic: its key is the call's id, so only the newest leg of each call would be kept",
-            );
-        }
-        let by_broker = topic_config.get("message.timestamp.type").is_some_and(|kind| kind == "LogAppendTime");
-        if by_broker && timestamp == Some(MessageTimestamp::Disconnect) {
-            r.warning(
-                "kafka.topic_config.message.timestamp.type",
-                "replaces the timestamps of kafka.timestamp = \"disconnect\"",
-            );
-        }
+        check_topic_config(r, topic_config, timestamp);
     }
-    if let (Some(Some(_)), Some(properties)) = (&sasl_password, &properties)
-        && properties.contains_key("sasl.password")
+    if let (Some(sasl_password), Some(oauth), Some(properties)) = (&sasl_password, &oauth, &properties) {
+        sign_in::check_kafka(r, sasl_password.is_some(), oauth.is_some(), properties);
+    }
+    if let (Some(None), Some(extensions)) = (&oauth, &oauth_extensions)
+        && let Some(name) = extensions.keys().next()
     {
-        r.problem("kafka.properties.sasl.password", "and kafka.sasl_password are both given: keep one");
+        r.problem(&format!("kafka.oauth.extensions.{name}"), "needs kafka.oauth.token_url beside it");
     }
     let topic = topic?;
     Some(Kafka {
@@ -346,9 +341,28 @@ fn kafka(r: &mut Reader) -> Option<Kafka> {
         beat: beat?,
         topic,
         sasl_password: sasl_password?,
+        oauth: oauth?,
+        oauth_extensions: Properties(oauth_extensions?),
         topic_config: topic_config?,
         properties: Properties(properties?),
     })
+}
+
+/// Notes what the settings of the topic must not be.
+fn check_topic_config(r: &mut Reader, topic_config: &BTreeMap<String, String>, timestamp: Option<MessageTimestamp>) {
+    if topic_config.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
+        r.problem(
+            "kafka.topic_config.cleanup.policy",
+            "must not compact the topic: its key is the call's id, so only the newest leg of each call would be kept",
+        );
+    }
+    let by_broker = topic_config.get("message.timestamp.type").is_some_and(|kind| kind == "LogAppendTime");
+    if by_broker && timestamp == Some(MessageTimestamp::Disconnect) {
+        r.warning(
+            "kafka.topic_config.message.timestamp.type",
+            "replaces the timestamps of kafka.timestamp = \"disconnect\"",
+        );
+    }
 }
 
 /// The name of the journal where none is given.
@@ -368,32 +382,22 @@ fn avro(r: &mut Reader) -> Option<Avro> {
     let is_confluent =
         r.or_default("avro.framing", "confluent", rule::one_of([("confluent", true), ("single-object", false)]));
     let url = r.optional("avro.schema_registry_url", rule::registry_url());
-    let username = r.optional("avro.schema_registry_username", rule::text());
-    let password = r.secret("avro.schema_registry_password");
+    let sign_in = sign_in::registry(r);
     let ca_file = r.optional("avro.schema_registry_ca_file", rule::path());
+    let identity = sign_in::identity(r);
     let register = r.or_default("avro.register", "true", rule::flag());
     if is_confluent == Some(true) && url == Some(None) {
         r.problem("avro.schema_registry_url", "is required for avro.framing = \"confluent\"");
         return None;
     }
-    let credentials = match (username?, password?) {
-        (Some(username), Some(password)) => Some(Credentials { username, password }),
-        (None, None) => None,
-        (Some(_), None) => {
-            r.problem("avro.schema_registry_username", "needs avro.schema_registry_password or _file beside it");
-            return None;
-        }
-        (None, Some(_)) => {
-            r.problem("avro.schema_registry_password", "needs avro.schema_registry_username beside it");
-            return None;
-        }
-    };
-    let (url, ca_file, register) = (url?, ca_file?, register?);
+    let (url, sign_in, ca_file, identity, register) = (url?, sign_in?, ca_file?, identity?, register?);
     let registry = url.map(|url| {
-        if credentials.is_some() && url.scheme() == "http" && !is_this_machine(&url) {
-            r.warning("avro.schema_registry_url", "is not https://: the registry's password travels in the clear");
+        if sign_in.is_some() && url.scheme() == "http" && !is_this_machine(&url) {
+            let secret = if matches!(sign_in, Some(SignIn::Basic(_))) { "password" } else { "token" };
+            let text = format!("is not https://: the registry's {secret} travels in the clear");
+            r.warning("avro.schema_registry_url", &text);
         }
-        Registry { url, credentials, ca_file, register }
+        Registry { url, sign_in, identity, ca_file, register }
     });
     let framing = match (is_confluent?, registry) {
         (true, Some(registry)) => Framing::Confluent(registry),

@@ -22,6 +22,7 @@ mod rule;
 mod schema;
 mod secret;
 mod section;
+mod sign_in;
 mod start_from;
 #[cfg(test)]
 mod tests;
@@ -38,8 +39,8 @@ pub use reader::Setting;
 pub use schema::{EXAMPLE, json_schema};
 pub use secret::Secret;
 pub use section::{
-    Admin, Avro, Credentials, DeadLetter, Delivery, Framing, Freshness, Kafka, Log, LogFormat, MessageTimestamp,
-    Policy, Poll, PollInterval, Properties, Registry, Source, State, Telemetry,
+    Admin, Avro, Credentials, DeadLetter, Delivery, Framing, Freshness, Kafka, Log, LogFormat, MessageTimestamp, OAuth,
+    OAuthKeys, Policy, Poll, PollInterval, Properties, Registry, SignIn, Source, State, Telemetry,
 };
 pub use start_from::{HISTORY_MAX, Start, StartFrom};
 
@@ -128,11 +129,14 @@ impl Config {
 
     /// A key whose secret value stands in the file called `name` itself.
     fn secret_within(&self, name: &str) -> Option<String> {
-        const SECRETS: [&str; 5] = [
+        const SECRETS: [&str; 8] = [
             "source.api_key",
             "source.password",
             "kafka.sasl_password",
+            "kafka.oauth.client_secret",
             "avro.schema_registry_password",
+            "avro.schema_registry_token",
+            "avro.oauth.client_secret",
             "admin.token",
         ];
         let is_secret = |key: &str| SECRETS.contains(&key) || key.starts_with("kafka.properties.");
@@ -214,16 +218,26 @@ impl Config {
     /// Tries to read every file that holds a secret or certificates.
     pub fn check_files(&self) -> Result<(), ConfigError> {
         let registry = self.avro.framing.registry();
-        let credentials = registry.and_then(|registry| registry.credentials.as_ref());
+        let sign_in = registry.and_then(|registry| registry.sign_in.as_ref()).map(|sign_in| match sign_in {
+            SignIn::Basic(Credentials { password, .. }) => (password, None),
+            SignIn::Token(token) => (token, None),
+            SignIn::OAuth(oauth) => (&oauth.client_secret, oauth.ca_file.as_ref()),
+        });
+        let identity = registry.and_then(|registry| registry.identity.as_ref());
         let secrets = [
             Some(&self.source.api_key),
             Some(&self.source.password),
             self.kafka.sasl_password.as_ref(),
-            credentials.map(|credentials| &credentials.password),
+            self.kafka.oauth.as_ref().map(|oauth| &oauth.client_secret),
+            sign_in.map(|(secret, _)| secret),
             self.admin.token.as_ref(),
         ];
         let certificates = [
             ("source.ca_file", self.source.ca_file.as_ref()),
+            ("kafka.oauth.ca_file", self.kafka.oauth.as_ref().and_then(|oauth| oauth.ca_file.as_ref())),
+            ("avro.oauth.ca_file", sign_in.and_then(|(_, ca_file)| ca_file)),
+            ("avro.schema_registry_certificate_file", identity.map(|(certificate, _)| certificate)),
+            ("avro.schema_registry_key_file", identity.map(|(_, key)| key)),
             ("avro.schema_registry_ca_file", registry.and_then(|registry| registry.ca_file.as_ref())),
         ];
         let mut problems = Vec::new();

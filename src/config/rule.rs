@@ -200,11 +200,14 @@ fn bytes(text: &str) -> Option<u64> {
 ///
 /// Key and password travel in every login, so anything but HTTPS is for a simulation on this machine.
 pub(super) fn source_url() -> Rule<Url> {
+    let Rule { must, parse, .. } = secret_url();
+    Rule::new(must, move |text| parse(text).map(ending_in_slash))
+}
+
+/// The URL of a server to which secrets are sent, as given.
+pub(super) fn secret_url() -> Rule<Url> {
     let must = "be an https:// URL (http:// to this machine only) without user, query or fragment";
-    Rule::new(must, |text| {
-        let url = plain_url(text)?;
-        (url.scheme() == "https" || is_this_machine(&url)).then(|| ending_in_slash(url))
-    })
+    Rule::new(must, |text| plain_url(text).filter(|url| url.scheme() == "https" || is_this_machine(url)))
 }
 
 /// A URL to which paths are appended, with a slash at its end so that `join` does so.

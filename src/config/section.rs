@@ -143,10 +143,46 @@ pub struct Kafka {
     pub beat: Duration,
     /// The password of the property `sasl.username`.
     pub sasl_password: Option<Secret>,
+    /// Where tokens for SASL's OAUTHBEARER come from; given exactly where that is the mechanism.
+    pub oauth: Option<OAuth>,
+    /// SASL extensions that go with each token.
+    pub oauth_extensions: Properties,
     /// Settings of the topic, when it is created.
     pub topic_config: BTreeMap<String, String>,
     /// Properties of librdkafka, none of those that the guarantee rests on.
     pub properties: Properties,
+}
+
+/// `[kafka.oauth]`, `[avro.oauth]`: a client of an OAuth 2.0 token endpoint, by client credentials.
+#[derive(Clone, Debug)]
+pub struct OAuth {
+    /// The names of its keys, for messages.
+    pub keys: &'static OAuthKeys,
+    /// The token endpoint, as given.
+    pub token_url: Url,
+    /// The client's id.
+    pub client_id: String,
+    /// The client's secret.
+    pub client_secret: Secret,
+    /// What the token is asked to be good for, in the words of the endpoint.
+    pub scope: Option<String>,
+    /// Certificates (PEM) trusted beside the usual ones.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// The keys of an [`OAuth`] in full.
+#[derive(Debug)]
+pub struct OAuthKeys {
+    /// Of the token endpoint.
+    pub token_url: &'static str,
+    /// Of the client's id.
+    pub client_id: &'static str,
+    /// Of the client's secret, and with `_file` of its file.
+    pub client_secret: &'static str,
+    /// Of the scope.
+    pub scope: &'static str,
+    /// Of the certificates.
+    pub ca_file: &'static str,
 }
 
 /// What a message's timestamp is.
@@ -226,12 +262,25 @@ impl Framing {
 pub struct Registry {
     /// Its URL, as given.
     pub url: Url,
-    /// Whom to log in as, where the registry asks.
-    pub credentials: Option<Credentials>,
+    /// How to sign in, where the registry asks.
+    pub sign_in: Option<SignIn>,
+    /// The PEM files of a client certificate and its key, where the registry asks for one by TLS.
+    pub identity: Option<(PathBuf, PathBuf)>,
     /// Certificates (PEM) trusted beside the usual ones.
     pub ca_file: Option<PathBuf>,
     /// Whether schemas are registered; otherwise they have to be there.
     pub register: bool,
+}
+
+/// How the connector signs in to the schema registry.
+#[derive(Clone, Debug)]
+pub enum SignIn {
+    /// With a user's name and password.
+    Basic(Credentials),
+    /// With a token that somebody else renews.
+    Token(Secret),
+    /// With a token from an endpoint.
+    OAuth(OAuth),
 }
 
 /// A user of the schema registry.

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rdkafka::ClientContext;
-use rdkafka::client::OAuthToken;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use secrecy::ExposeSecret;
 
 use super::SinkError;
+use super::sign_in::{SignsIn, Tokens};
 use super::trouble::{self, Trouble, is_refusal};
 use crate::config;
 
@@ -56,6 +56,16 @@ fn settings_without_password(kafka: &config::Kafka) -> ClientConfig {
     settings
 }
 
+/// A client, which gets its tokens where Kafka takes tokens. A producer has a context of its own around this one.
+pub(super) fn create<T: FromClientConfigAndContext<Context> + SignsIn + 'static>(
+    settings: &ClientConfig,
+    context: &Context,
+) -> Result<Arc<T>, SinkError> {
+    let client = Arc::new(T::from_config_and_context(settings, context.clone()).map_err(refused)?);
+    context.keep_signed_in(&client);
+    Ok(client)
+}
+
 /// Hands librdkafka's log lines and errors to the context of a consumer that reads nothing.
 pub fn take_news(consumer: &BaseConsumer<Context>) {
     // A poll takes log lines until its time is over, and returns with each error.
@@ -87,12 +97,28 @@ pub struct Context {
     /// The newest error of any of several clients.
     shared: Trouble,
     breaks: Arc<AtomicU64>,
+    tokens: Option<Tokens>,
 }
 
 impl Context {
-    /// A client's context that tells its trouble to `shared` as well.
-    pub fn within(shared: &Trouble) -> Self {
-        Self { shared: shared.clone(), ..Self::default() }
+    /// The context of the clients of this Kafka.
+    ///
+    /// # Errors
+    /// When there can be no tokens.
+    pub fn new(kafka: &config::Kafka) -> Result<Self, SinkError> {
+        Ok(Self { tokens: Tokens::of(kafka)?, ..Self::default() })
+    }
+
+    /// The context of another client that tells its trouble to `shared` as well, and gets the same tokens.
+    pub fn within(&self, shared: &Trouble) -> Self {
+        Self { shared: shared.clone(), tokens: self.tokens.clone(), ..Self::default() }
+    }
+
+    /// Gives a client its tokens from now on, where Kafka takes tokens.
+    pub(super) fn keep_signed_in<T: SignsIn + 'static>(&self, client: &Arc<T>) {
+        if let Some(tokens) = &self.tokens {
+            tokens.keep(client, [self.trouble.clone(), self.shared.clone()]);
+        }
     }
 
     /// How often a connection in use broke, or a request was not answered in time: whoever compares
@@ -132,8 +158,6 @@ impl Context {
 }
 
 impl ClientContext for Context {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = false;
-
     /// librdkafka repeats a lost connection every second, and calls a fenced producer an emergency: what
     /// matters of it the connector says once, itself.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -157,11 +181,6 @@ impl ClientContext for Context {
             Some(RDKafkaErrorCode::AllBrokersDown) if self.trouble.newest().is_some() => {}
             Some(code) => self.tell(code, reason),
         }
-    }
-
-    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        Err("tokens are fetched by librdkafka itself: set kafka.properties \"sasl.oauthbearer.method\" = \"oidc\""
-            .into())
     }
 }
 

@@ -8,7 +8,6 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::oneshot;
@@ -37,6 +36,8 @@ pub struct KafkaCluster {
     topics: Arc<Topics>,
     transactional_id: String,
     questions: mpsc::Sender<Question>,
+    /// What the contexts of its clients are made from.
+    context: Context,
     trouble: Trouble,
 }
 
@@ -44,18 +45,19 @@ impl KafkaCluster {
     /// A cluster with these topics; its clients connect in their own time.
     pub fn new(kafka: &config::Kafka, topics: Topics) -> Result<Self, SinkError> {
         let trouble = Trouble::default();
-        let askers = Askers::new(kafka, &trouble)?;
+        let context = Context::new(kafka)?;
+        let askers = Askers::new(kafka, &context.within(&trouble), &trouble)?;
         let (questions, asked) = mpsc::channel::<Question>();
         thread::Builder::new()
             .name("kafka-questions".to_owned())
             .spawn({
-                let (kafka, trouble) = (kafka.clone(), trouble.clone());
-                move || askers.answer(&asked, &kafka, &trouble)
+                let (kafka, context, trouble) = (kafka.clone(), context.clone(), trouble.clone());
+                move || askers.answer(&asked, &kafka, &context, &trouble)
             })
             .map_err(|error| SinkError::Unavailable(format!("questions to Kafka need a thread: {error}")))?;
         // Derived, so that nobody can configure two connectors to write one journal side by side.
         let transactional_id = transactional_id(&topics.journal.name);
-        Ok(Self { kafka: kafka.clone(), topics: Arc::new(topics), transactional_id, questions, trouble })
+        Ok(Self { kafka: kafka.clone(), topics: Arc::new(topics), transactional_id, questions, context, trouble })
     }
 
     /// The topics, with what was read of their limits.
@@ -102,7 +104,7 @@ impl Cluster for KafkaCluster {
             Delivery::AtLeastOnce => None,
         };
         let settings = producer::settings(&self.kafka, &self.topics, transactional_id)?;
-        KafkaProducer::start(settings, Context::within(&self.trouble), Arc::clone(&self.topics)).await
+        KafkaProducer::start(settings, self.context.within(&self.trouble), Arc::clone(&self.topics)).await
     }
 
     async fn ends(&self, destination: Destination) -> Result<Vec<Ends>, SinkError> {
@@ -112,7 +114,7 @@ impl Cluster for KafkaCluster {
 
     async fn read(&self, destination: Destination, stretches: Vec<Stretch>) -> Result<KafkaReader, SinkError> {
         let topic = self.topics.of(destination).name.clone();
-        KafkaReader::open(client::settings(&self.kafka)?, Context::within(&self.trouble), topic, stretches)
+        KafkaReader::open(client::settings(&self.kafka)?, self.context.within(&self.trouble), topic, stretches)
     }
 
     fn trouble(&self) -> Option<String> {
@@ -128,34 +130,40 @@ impl Cluster for KafkaCluster {
     }
 }
 
-fn asker(kafka: &config::Kafka, isolation: &str, trouble: &Trouble) -> Result<BaseConsumer<Context>, SinkError> {
+fn asker(kafka: &config::Kafka, isolation: &str, context: &Context) -> Result<Arc<BaseConsumer<Context>>, SinkError> {
     let mut settings = client::settings(kafka)?;
     settings.set("isolation.level", isolation);
-    BaseConsumer::from_config_and_context(&settings, Context::within(trouble)).map_err(client::refused)
+    client::create(&settings, context)
 }
 
 type Question = Box<dyn FnOnce(&Askers) + Send>;
 
 /// Whom to ask.
 struct Askers {
-    committed: BaseConsumer<Context>,
-    uncommitted: BaseConsumer<Context>,
+    committed: Arc<BaseConsumer<Context>>,
+    uncommitted: Arc<BaseConsumer<Context>>,
 }
 
 impl Askers {
-    fn new(kafka: &config::Kafka, trouble: &Trouble) -> Result<Self, SinkError> {
+    fn new(kafka: &config::Kafka, context: &Context, trouble: &Trouble) -> Result<Self, SinkError> {
         Ok(Self {
-            committed: asker(kafka, "read_committed", trouble)?,
-            uncommitted: asker(kafka, "read_uncommitted", trouble)?,
+            committed: asker(kafka, "read_committed", &context.within(trouble))?,
+            uncommitted: asker(kafka, "read_uncommitted", &context.within(trouble))?,
         })
     }
 
     /// Answers until nobody can ask any more.
-    fn answer(mut self, questions: &mpsc::Receiver<Question>, kafka: &config::Kafka, trouble: &Trouble) {
+    fn answer(
+        mut self,
+        questions: &mpsc::Receiver<Question>,
+        kafka: &config::Kafka,
+        context: &Context,
+        trouble: &Trouble,
+    ) {
         loop {
             match questions.recv_timeout(IDLE_POLL_INTERVAL) {
                 Ok(question) => {
-                    self.renew_if_kept_out(kafka, trouble);
+                    self.renew_if_kept_out(kafka, context, trouble);
                     question(&self);
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
@@ -167,11 +175,11 @@ impl Askers {
 
     /// Makes consumers anew that cannot get in: librdkafka keeps the password and the certificates that it was
     /// given, whatever is in their files by now.
-    fn renew_if_kept_out(&mut self, kafka: &config::Kafka, trouble: &Trouble) {
+    fn renew_if_kept_out(&mut self, kafka: &config::Kafka, context: &Context, trouble: &Trouble) {
         if ![&self.committed, &self.uncommitted].iter().any(|consumer| consumer.context().trouble.is_kept_out()) {
             return;
         }
-        match Self::new(kafka, trouble) {
+        match Self::new(kafka, context, trouble) {
             Ok(renewed) => *self = renewed,
             // They are tried as they are until their files are there again.
             Err(error) => tracing::debug!("no new clients to ask Kafka: {error}"),
@@ -180,7 +188,7 @@ impl Askers {
 
     /// Hands librdkafka's log lines and errors to the contexts.
     fn take_news(&self) {
-        [&self.committed, &self.uncommitted].into_iter().for_each(client::take_news);
+        [&self.committed, &self.uncommitted].into_iter().for_each(|consumer| client::take_news(consumer));
     }
 
     fn ends(&self, topic: &str) -> Result<Vec<Ends>, SinkError> {

@@ -21,10 +21,11 @@
 //! joins no group and commits no offset.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message as _};
@@ -137,8 +138,7 @@ impl Reading {
     fn read(&mut self, mut open: Vec<Stretch>) -> Result<(), Stop> {
         loop {
             // A new consumer each time, so that no end reported to the last one is taken for this one's.
-            let consumer = BaseConsumer::from_config_and_context(&self.settings, self.context.clone())
-                .map_err(|error| Stop::Failed(client::refused(error)))?;
+            let consumer: Arc<Consuming> = client::create(&self.settings, &self.context).map_err(Stop::Failed)?;
             let leaders = self.leaders(&consumer)?;
             for stretch in &mut open {
                 self.await_stable(&consumer, stretch)?;

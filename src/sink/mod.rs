@@ -10,6 +10,7 @@ mod committed;
 mod producer;
 pub mod reader;
 pub mod rights;
+mod sign_in;
 pub mod topics;
 mod trouble;
 

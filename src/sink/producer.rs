@@ -361,6 +361,7 @@ fn run(
 fn connect(settings: &ClientConfig, context: Context) -> Result<Arc<Client>, SinkError> {
     let client = Client::from_config_and_context(settings, Reports::new(context)).map_err(client::refused)?;
     let client = Arc::new(client);
+    client.context().client.keep_signed_in(&client);
     take_reports(&client).map_err(|error| SinkError::Unavailable(format!("a producer needs a thread: {error}")))?;
     if let Some(id) = settings.get("transactional.id") {
         client.init_transactions(CALL_TIMEOUT).map_err(|error| {
@@ -667,6 +668,8 @@ mod tests {
             journal: "legs.journal".to_owned(),
             beat: Duration::from_secs(10),
             sasl_password: None,
+            oauth: None,
+            oauth_extensions: config::Properties::default(),
             topic_config: BTreeMap::new(),
             properties: config::Properties::default(),
         }

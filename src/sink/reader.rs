@@ -3,9 +3,9 @@
 //! It assigns the partitions itself and commits nothing, so it disturbs no consumer group.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, StreamConsumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Message as _, OwnedMessage};
@@ -29,7 +29,7 @@ pub enum From {
 /// A consumer of all partitions of a topic.
 pub struct TopicReader {
     topic: String,
-    consumer: StreamConsumer<Context>,
+    consumer: Arc<StreamConsumer<Context>>,
     context: Context,
     partitions: usize,
     /// The partitions whose end was reached and from which nothing came since.
@@ -46,12 +46,10 @@ impl TopicReader {
             .set("enable.partition.eof", "true")
             .set("isolation.level", "read_committed")
             .set("fetch.wait.max.ms", "100");
-        let context = Context::default();
-        let consumer: StreamConsumer<Context> =
-            StreamConsumer::from_config_and_context(&settings, context.clone()).map_err(client::refused)?;
+        let context = Context::new(kafka)?;
+        let consumer: Arc<StreamConsumer<Context>> = client::create(&settings, &context)?;
         // Asked by a consumer of its own, whose news can be taken while nothing is read.
-        let asker: BaseConsumer<Context> =
-            BaseConsumer::from_config_and_context(&settings, context.clone()).map_err(client::refused)?;
+        let asker: Arc<BaseConsumer<Context>> = client::create(&settings, &context)?;
         let unavailable = |error| {
             client::take_news(&asker);
             context.unanswered(&error)

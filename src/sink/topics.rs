@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
@@ -229,9 +228,9 @@ fn settings_of(destination: Destination, kafka: &config::Kafka) -> Vec<(&str, &s
 
 /// Questions to the cluster about topics.
 pub struct TopicAdmin {
-    admin: AdminClient<Context>,
+    admin: Arc<AdminClient<Context>>,
     /// Metadata is asked of a consumer, since asking as a producer may create the topic.
-    metadata: BaseConsumer<Context>,
+    metadata: Arc<BaseConsumer<Context>>,
     context: Context,
 }
 
@@ -239,12 +238,9 @@ impl TopicAdmin {
     /// Clients by these settings; they connect in their own time.
     pub fn new(kafka: &config::Kafka) -> Result<Self, SinkError> {
         let settings = client::settings(kafka)?;
-        let context = Context::default();
-        Ok(Self {
-            admin: AdminClient::from_config_and_context(&settings, context.clone()).map_err(client::refused)?,
-            metadata: BaseConsumer::from_config_and_context(&settings, context.clone()).map_err(client::refused)?,
-            context,
-        })
+        let context = Context::new(kafka)?;
+        let (admin, metadata) = (client::create(&settings, &context)?, client::create(&settings, &context)?);
+        Ok(Self { admin, metadata, context })
     }
 
     /// How many partitions a topic has; `None` when it does not exist. Blocks for up to ten seconds.

@@ -4,13 +4,20 @@
 //! behind which a setting stands are known here, and answered with what to do; all others are passed on. No
 //! word of it holds a secret: librdkafka repeats none.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 /// The newest trouble that a client had with its brokers, shared with whoever reports it.
 #[derive(Clone, Debug, Default)]
-pub struct Trouble(Arc<Mutex<Option<Known>>>);
+pub struct Trouble(Arc<Mutex<Troubles>>);
+
+#[derive(Debug, Default)]
+struct Troubles {
+    newest: Option<Known>,
+    /// Why there is no token to sign in with, which is behind whatever else is wrong.
+    sign_in: Option<String>,
+}
 
 /// A trouble as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +82,12 @@ impl Trouble {
 
     /// Forgets it: the brokers have done as asked.
     pub fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.lock().newest = None;
+    }
+
+    /// Notes why there is no token to sign in with, or that there is one.
+    pub(super) fn set_sign_in(&self, sentence: Option<String>) {
+        self.lock().sign_in = sentence;
     }
 
     /// Takes librdkafka's words for the newest trouble.
@@ -92,11 +104,21 @@ impl Trouble {
         } else {
             (Kind::Words, format!("{broker}: {what}"))
         };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Known { code, sentence, kind });
+        self.lock().newest = Some(Known { code, sentence, kind });
     }
 
     fn known(&self) -> Option<Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let troubles = self.lock();
+        match &troubles.sign_in {
+            Some(sentence) => {
+                Some(Known { code: RDKafkaErrorCode::Authentication, sentence: sentence.clone(), kind: Kind::Advice })
+            }
+            None => troubles.newest.clone(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Troubles> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -185,6 +207,13 @@ fn advice(broker: &str, what: &str) -> Option<String> {
     let says = |words: &str| what.contains(words);
     if let Some((topic, _)) = what.strip_prefix("Failed to add partition \"").and_then(|rest| rest.split_once('"')) {
         return Some(format!("topic {topic}: Kafka does not let this user write to it: grant WRITE on it"));
+    }
+    // By RFC 7628, 3.2.2; what the brokers miss in the token only their own log says.
+    if says("SASL authentication error") && says("\"status\"") {
+        return Some(format!(
+            "Kafka at {broker} refuses the token ({}): compare kafka.oauth.scope, and issuer and audience of the token, with what the brokers expect, whose log says more",
+            last(what)
+        ));
     }
     if says("SASL authentication error") {
         return Some(format!(
@@ -332,6 +361,25 @@ mod tests {
             "nothing is published: topic legs: Kafka does not let this user write to it: grant WRITE on it"
         );
         assert!(logged("FAIL", line).is_none());
+    }
+
+    #[test]
+    fn a_token_that_is_refused_is_told_from_a_password_and_one_that_is_missing_from_both() {
+        let trouble = Trouble::default();
+        trouble.set(
+            RDKafkaErrorCode::Authentication,
+            "sasl_ssl://kafka-1:9093/1: SASL authentication error: {\"status\":\"invalid_token\"} (after 9ms in state AUTH_REQ)",
+        );
+        let refused = trouble.newest().unwrap();
+        assert!(
+            refused.starts_with("Kafka at kafka-1:9093 refuses the token ({\"status\":\"invalid_token\"}): "),
+            "{refused}"
+        );
+        trouble.set_sign_in(Some("there is none".to_owned()));
+        assert_eq!(trouble.newest().unwrap(), "there is none");
+        assert!(trouble.is_kept_out());
+        trouble.set_sign_in(None);
+        assert_eq!(trouble.newest().unwrap(), refused);
     }
 
     #[test]

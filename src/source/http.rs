@@ -53,6 +53,7 @@ impl Api {
         let http = http::client(&http::Settings {
             url: &settings.base_url,
             ca_file: settings.ca_file.as_deref().map(|path| (CA_FILE, path)),
+            identity: None,
             connect_timeout: settings.request_timeout,
             timeout: settings.request_timeout,
         })?;

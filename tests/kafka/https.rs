@@ -117,6 +117,32 @@ async fn the_registry_is_reached_by_an_authority_of_ones_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_asks_for_a_client_certificate_gets_it() {
+    let (ours, stranger) = (Authority::create().unwrap(), Authority::create().unwrap());
+    let address = tls_front::start_mutual(&ours.issue("registry").unwrap(), &ours, "{\"id\":7}");
+    let sandbox = Sandbox::start(sandbox_settings(5, Duration::from_secs(3600))).await.unwrap();
+    let settings = [
+        "avro.framing = \"confluent\"".to_owned(),
+        format!("avro.schema_registry_url = \"https://{address}\""),
+        format!("avro.schema_registry_ca_file = {:?}", ours.certificate()),
+    ];
+    let mut rig = Rig::new(sandbox, kafka().bootstrap(), &settings.each_ref().map(String::as_str));
+    let said = text(&rig.run(&["check"]));
+    assert!(line_of(&said, "FAIL  schema registry: ").contains("cannot be reached"), "{said}");
+
+    let (issued, foreign) = (ours.issue("connector").unwrap(), stranger.issue("connector").unwrap());
+    rig.set("avro.schema_registry_certificate_file", &format!("{:?}", issued.certificate));
+    rig.set("avro.schema_registry_key_file", &format!("{:?}", foreign.key));
+    let checked = rig.run(&["check"]);
+    assert_eq!(checked.status.code(), Some(2), "{}", text(&checked));
+    assert!(text(&checked).contains("is no key of avro.schema_registry_certificate_file ("), "{}", text(&checked));
+
+    rig.set("avro.schema_registry_key_file", &format!("{:?}", issued.key));
+    let checked = rig.run(&["check"]);
+    assert!(checked.status.success() && text(&checked).contains("has our schema under id 7"), "{}", text(&checked));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_whose_tls_cannot_be_used_is_told_in_words() {
     let ours = Authority::create().unwrap();
     let sandbox = Sandbox::start(sandbox_settings(5, Duration::from_secs(3600))).await.unwrap();

@@ -26,6 +26,7 @@
 //! | `downstream` | the example of a consumer, which tells quiet phones from an API or a connector that is down |
 //! | `examples` | the other examples of consumers: `alarm.py`, Flink SQL, Spark |
 //! | `secured` | a Kafka with TLS, SCRAM and client certificates; what keeps the connector out, and how it gets in again |
+//! | `tokens` | a Kafka that takes OAuth tokens, over several of their lives; what keeps the connector out |
 //! | `https` | TLS to the source and the schema registry, by an authority of one's own |
 //! | `odd_http` | an API whose statuses, headers and token replies are odd, or those of a gateway |
 //! | `allowed` | the least that a user of Kafka must be allowed, and what is said where it is not |
@@ -75,5 +76,6 @@ mod secured;
 mod soak;
 mod state;
 mod status_page;
+mod tokens;
 mod watch;
 mod write_journals;

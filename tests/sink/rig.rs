@@ -32,6 +32,8 @@ pub(crate) fn configuration(bootstrap: &str, topic: &str) -> config::Kafka {
         timestamp: config::MessageTimestamp::Disconnect,
         delivery: config::Delivery::ExactlyOnce,
         sasl_password: None,
+        oauth: None,
+        oauth_extensions: config::Properties::default(),
         topic_config: BTreeMap::new(),
         properties: config::Properties::default(),
     }

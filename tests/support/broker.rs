@@ -58,6 +58,8 @@ pub struct Extras {
     pub listeners: &'static [&'static str],
     /// More settings.
     pub settings: Vec<(String, String)>,
+    /// Properties of its Java.
+    pub java: Vec<(&'static str, String)>,
 }
 
 /// One broker: its data, and while it runs its process.
@@ -68,6 +70,7 @@ pub struct Broker {
     pub further: Vec<String>,
     directory: PathBuf,
     log: PathBuf,
+    properties: Vec<(&'static str, String)>,
     leash: Option<Leash>,
 }
 
@@ -90,7 +93,8 @@ impl Broker {
         let address = || ports::free().map(|port| format!("127.0.0.1:{port}"));
         let (bootstrap, controller) = (address()?, address()?);
         let further = extras.listeners.iter().map(|_| address()).collect::<Result<_, _>>()?;
-        let broker = Self { bootstrap, further, directory, log: directories::log_file("broker")?, leash: None };
+        let log = directories::log_file("broker")?;
+        let broker = Self { bootstrap, further, directory, log, properties: extras.java.clone(), leash: None };
         let properties = broker.properties(&controller, extras);
         let path = broker.properties_path();
         fs::write(&path, properties).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
@@ -124,6 +128,7 @@ impl Broker {
     fn java(&self) -> Result<Command, String> {
         let mut java = maven::java_command(HEAP_MB_MAX)?;
         java.arg("-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info");
+        java.args(self.properties.iter().map(|(name, value)| format!("-D{name}={value}")));
         java.arg("-cp").arg(maven::KAFKA.directory()?.join("*"));
         Ok(java)
     }

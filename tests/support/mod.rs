@@ -6,6 +6,7 @@
 //! | `kafka::kafka()` | `CALL_LEGS_TEST_KAFKA` (bootstrap servers); Docker, if its daemon answers; Kafka's jars from Maven Central |
 //! | `kafka::Kafka::start_private()` | Kafka's jars: a broker of the test's own, which it may kill, stop, pause and start again |
 //! | `secured::Secured::start()` | Kafka's jars: a broker with TLS, SCRAM, client certificates and an authorizer |
+//! | `secured::by_tokens()` | Kafka's jars: a broker that takes the tokens of an `issuer::Issuer`, by OAUTHBEARER |
 //! | `tls_front::start()` | TLS before a server that speaks none |
 //! | `registry::registry()` | `CALL_LEGS_TEST_REGISTRY` (base URL); Apicurio Registry from Maven Central |
 //! | `read_topic::read_topic_with_java()` | `ReadTopic.java`: what a consumer that shares no code with us finds in a topic |
@@ -41,6 +42,7 @@ pub mod certificates;
 mod container;
 mod directories;
 pub mod example;
+pub mod issuer;
 pub mod kafka;
 pub mod late_records;
 mod leash;

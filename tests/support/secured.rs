@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use super::broker::Extras;
 use super::certificates::{Authority, Issued};
+use super::issuer::{self, Issuer};
 use super::kafka::Kafka;
 use super::{PATIENCE, directories, leash, maven};
 
@@ -136,7 +137,37 @@ fn extras(authority: &Authority, broker: &Issued) -> Extras {
         ("ssl.truststore.location", &trusted.to_string_lossy()),
     ];
     let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    Extras { listeners: &["SASL_SSL", "SSL"], settings: settings.to_vec() }
+    Extras { listeners: &["SASL_SSL", "SSL"], settings: settings.to_vec(), java: Vec::new() }
+}
+
+/// A broker of the caller's own that takes the tokens of an issuer, and ends the connections of expired ones; and where it
+/// listens for them, `host:port`.
+///
+/// # Panics
+/// When it does not start, with one sentence that says why.
+#[track_caller]
+pub fn by_tokens(issuer: &Issuer) -> (Kafka, String) {
+    let settings = [
+        ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT"),
+        ("sasl.enabled.mechanisms", "OAUTHBEARER"),
+        ("sasl.oauthbearer.jwks.endpoint.url", &issuer.jwks_url()),
+        ("sasl.oauthbearer.expected.issuer", issuer::NAME),
+        ("sasl.oauthbearer.expected.audience", issuer::AUDIENCE),
+        ("listener.name.sasl_plaintext.oauthbearer.connections.max.reauth.ms", "3600000"),
+        (
+            "listener.name.sasl_plaintext.oauthbearer.sasl.jaas.config",
+            "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;",
+        ),
+        (
+            "listener.name.sasl_plaintext.oauthbearer.sasl.server.callback.handler.class",
+            "org.apache.kafka.common.security.oauthbearer.OAuthBearerValidatorCallbackHandler",
+        ),
+    ];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let java = vec![("org.apache.kafka.sasl.oauthbearer.allowed.urls", issuer.jwks_url())];
+    let (kafka, further) = demand(Kafka::private_with(&Extras { listeners: &["SASL_PLAINTEXT"], settings, java }));
+    let [address] = demand(further.try_into().map_err(|_| "not as many addresses as listeners".to_owned()));
+    (kafka, address)
 }
 
 #[track_caller]

@@ -1,13 +1,15 @@
 //! TLS before a server that speaks none: what a load balancer does.
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 
+use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod, SslVerifyMode};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_native_tls::TlsAcceptor;
 use tokio_native_tls::native_tls::{self, Identity, Protocol};
 
-use super::certificates::Issued;
+use super::certificates::{Authority, Issued};
 
 /// Listens on the loopback interface with this certificate, for as long as the runtime lives, and passes on to `server`
 /// what comes. Gives the address.
@@ -45,6 +47,33 @@ pub async fn start_with(issued: &Issued, newest: Protocol, server: SocketAddr) -
                 };
                 let _ = copy_bidirectional(&mut client, &mut server).await;
             });
+        }
+    });
+    address
+}
+
+/// A server that lets in only clients whose certificate `authority` has signed, and answers each of their requests with this
+/// JSON; it lives as long as the process. Gives the address.
+///
+/// # Panics
+/// When there is no port, or the certificate cannot be used.
+pub fn start_mutual(issued: &Issued, authority: &Authority, json: &'static str) -> SocketAddr {
+    let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).expect("an acceptor");
+    acceptor.set_certificate_chain_file(&issued.certificate).expect("a certificate");
+    acceptor.set_private_key_file(&issued.key, SslFiletype::PEM).expect("its key");
+    acceptor.set_ca_file(authority.certificate()).expect("an authority");
+    acceptor.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+    let acceptor = acceptor.build();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("a listener has an address");
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let Ok(mut client) = acceptor.accept(client) else { continue };
+            // The requests of the tests come in one piece.
+            let _ = client.read(&mut [0; 65_536]);
+            let length = json.len();
+            let _ = write!(client, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{json}");
+            let _ = client.shutdown();
         }
     });
     address

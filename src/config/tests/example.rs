@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use toml::Table;
+use toml::{Table, Value};
 
 use super::*;
 use crate::config::EXAMPLE;
@@ -47,6 +47,13 @@ const CONTRACT: &[&str] = &[
     "kafka.beat",
     "kafka.sasl_password",
     "kafka.sasl_password_file",
+    "kafka.oauth.token_url",
+    "kafka.oauth.client_id",
+    "kafka.oauth.client_secret",
+    "kafka.oauth.client_secret_file",
+    "kafka.oauth.scope",
+    "kafka.oauth.ca_file",
+    "kafka.oauth.extensions",
     "kafka.topic_config",
     "kafka.properties",
     "avro.framing",
@@ -54,7 +61,17 @@ const CONTRACT: &[&str] = &[
     "avro.schema_registry_username",
     "avro.schema_registry_password",
     "avro.schema_registry_password_file",
+    "avro.schema_registry_token",
+    "avro.schema_registry_token_file",
     "avro.schema_registry_ca_file",
+    "avro.schema_registry_certificate_file",
+    "avro.schema_registry_key_file",
+    "avro.oauth.token_url",
+    "avro.oauth.client_id",
+    "avro.oauth.client_secret",
+    "avro.oauth.client_secret_file",
+    "avro.oauth.scope",
+    "avro.oauth.ca_file",
     "avro.register",
     "state.dir",
     "state.horizon",
@@ -115,7 +132,7 @@ fn the_example_mentions_every_key_of_the_contract_and_no_other() {
     let mentioned: BTreeSet<String> = table
         .iter()
         .flat_map(|(section, keys)| match keys.as_table() {
-            Some(keys) => keys.keys().map(|key| format!("{section}.{key}")).collect(),
+            Some(keys) => keys.iter().flat_map(|(key, value)| keys_of(section, key, value)).collect(),
             // An array of tables is one key.
             None => vec![section.clone()],
         })
@@ -124,12 +141,28 @@ fn the_example_mentions_every_key_of_the_contract_and_no_other() {
     assert_eq!(mentioned, contract);
 }
 
+/// Of a table of keys each; of one whose names are free the table.
+fn keys_of(section: &str, key: &str, value: &Value) -> Vec<String> {
+    match value.as_table().filter(|_| key == "oauth") {
+        Some(keys) => keys.keys().map(|name| format!("{section}.{key}.{name}")).collect(),
+        None => vec![format!("{section}.{key}")],
+    }
+}
+
 #[test]
 fn the_commented_keys_are_known_and_their_examples_right() {
     // All of them at once gives each secret twice, which is all there is to say.
     let error = parse(&uncommented(), &[]).unwrap_err();
-    let secrets =
-        ["source.api_key", "source.password", "kafka.sasl_password", "avro.schema_registry_password", "admin.token"];
+    let secrets = [
+        "source.api_key",
+        "source.password",
+        "kafka.sasl_password",
+        "kafka.oauth.client_secret",
+        "avro.schema_registry_password",
+        "avro.schema_registry_token",
+        "avro.oauth.client_secret",
+        "admin.token",
+    ];
     assert_eq!(error.problems().len(), secrets.len(), "{error}");
     for (problem, secret) in error.problems().iter().zip(secrets) {
         assert!(problem.starts_with(&format!("{secret} (")) && problem.ends_with("both given: keep one"), "{problem}");

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
 use super::*;
-use crate::config::{Delivery, Framing, LogFormat, MessageTimestamp, StartFrom};
+use crate::config::{Credentials, Delivery, Framing, LogFormat, MessageTimestamp, SignIn, StartFrom};
 use crate::core::leg::TimeBasis;
 
 #[test]
@@ -42,7 +42,7 @@ fn defaults_fill_what_is_not_given() {
     assert!(config.kafka.topic_config.is_empty() && config.kafka.properties.is_empty());
     let Framing::Confluent(registry) = &config.avro.framing else { panic!("{:?}", config.avro.framing) };
     assert_eq!(registry.url.as_str(), "http://localhost:8081/");
-    assert!(registry.register && registry.credentials.is_none() && registry.ca_file.is_none());
+    assert!(registry.register && registry.sign_in.is_none() && registry.ca_file.is_none());
     assert_eq!(config.state_dir().unwrap().to_str(), Some("/tmp/state"));
     assert_eq!(config.state.horizon, Duration::from_secs(8 * 86_400));
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9464");
@@ -271,7 +271,7 @@ log.format = "json""#,
     assert_eq!(config.kafka.timestamp, MessageTimestamp::Publish);
     assert_eq!(config.kafka.delivery, Delivery::AtLeastOnce);
     let Framing::Confluent(registry) = &config.avro.framing else { panic!("{:?}", config.avro.framing) };
-    assert_eq!(registry.credentials.as_ref().unwrap().username, "r");
+    assert!(matches!(&registry.sign_in, Some(SignIn::Basic(Credentials { username, .. })) if username == "r"));
     assert!(!registry.register);
     assert_eq!(config.log.format, LogFormat::Json);
 

@@ -63,7 +63,7 @@ source.callers = ["hunter2"]
 source.callees = ["hunter2", "hunter2"]
 kafka.sasl_password = "hunter2"
 kafka.properties."ssl.key.password" = "hunter2"
-kafka.properties."sasl.oauthbearer.config" = "hunter2"
+kafka.properties."sasl.jaas.config" = "hunter2"
 kafka.properties."sasl.passwrd" = "hunter2"
 kafka.properties."no.such.thing" = "hunter2"
 kafka.properties."sasl.username" = "plain"
@@ -135,12 +135,25 @@ fn the_effective_settings_are_complete_and_in_the_documented_order() {
             "kafka.journal = call-legs.journal",
             "kafka.beat = 10s",
             "kafka.sasl_password = not set",
+            "kafka.oauth.token_url = not set",
+            "kafka.oauth.client_id = not set",
+            "kafka.oauth.client_secret = not set",
+            "kafka.oauth.scope = not set",
+            "kafka.oauth.ca_file = not set",
             "kafka.properties.linger.ms = 5",
             "avro.framing = confluent",
             "avro.schema_registry_url = http://localhost:8081",
             "avro.schema_registry_username = not set",
             "avro.schema_registry_password = not set",
+            "avro.schema_registry_token = not set",
+            "avro.oauth.token_url = not set",
+            "avro.oauth.client_id = not set",
+            "avro.oauth.client_secret = not set",
+            "avro.oauth.scope = not set",
+            "avro.oauth.ca_file = not set",
             "avro.schema_registry_ca_file = not set",
+            "avro.schema_registry_certificate_file = not set",
+            "avro.schema_registry_key_file = not set",
             "avro.register = true",
             "state.dir = /tmp/state",
             "state.horizon = 8d",
@@ -207,4 +220,27 @@ fn a_secret_in_a_file_that_everybody_may_read_is_warned_of() {
         let said = warnings(&format!("{setting}\n{without}"), 0o644, &[]);
         assert!(matches!(&said[..], [said] if !said.contains("hunter2")), "{setting}: {said:?}");
     }
+}
+
+#[test]
+fn a_client_of_a_token_endpoint_shows_neither_secret_nor_extensions() {
+    let config = parse(
+        &minimal_with(
+            r#"kafka.properties."security.protocol" = "sasl_ssl"
+kafka.properties."sasl.mechanism" = "OAUTHBEARER"
+kafka.oauth.token_url = "https://issuer.example/token"
+kafka.oauth.client_id = "plain"
+kafka.oauth.client_secret = "hunter2"
+kafka.oauth.extensions.logicalCluster = "hunter2""#,
+        ),
+        &[],
+    )
+    .unwrap();
+    let settings = config.settings();
+    let shown = format!("{config:?} {settings:?}");
+    assert!(!shown.contains(VALUE), "{shown}");
+    let value = |key: &str| settings.iter().find(|setting| setting.key == key).map(|setting| setting.value.as_str());
+    assert_eq!(value("kafka.oauth.client_id"), Some("plain"));
+    assert_eq!(value("kafka.oauth.client_secret"), Some("set"));
+    assert_eq!(value("kafka.oauth.extensions.logicalCluster"), Some("set"));
 }

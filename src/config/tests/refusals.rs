@@ -404,3 +404,76 @@ fn who_only_looks_needs_no_state_directory() {
         "state.dir is required: set it in the file, or CALL_LEGS_STATE__DIR in the environment"
     );
 }
+
+#[test]
+fn a_sign_in_that_contradicts_itself_is_refused_in_one_sentence() {
+    const BEARER: &str = "kafka.properties.\"sasl.mechanism\" = \"OAUTHBEARER\"\n";
+    const SASL: &str = "kafka.properties.\"security.protocol\" = \"sasl_ssl\"\n";
+    const OAUTH: &str = "kafka.oauth.token_url = \"https://issuer/token\"\nkafka.oauth.client_id = \"c\"\nkafka.oauth.client_secret = \"s\"\n";
+    let sound = |parts: &[&str]| parse(&minimal_with(&parts.concat()), &[]);
+    assert!(sound(&[SASL, BEARER, OAUTH]).is_ok());
+    assert!(sound(&[SASL, "kafka.properties.\"sasl.mechanisms\" = \"PLAIN\""]).is_ok());
+    for (parts, key, expected) in [
+        (vec![SASL, BEARER], "kafka.properties.sasl.mechanism", "is OAUTHBEARER and needs kafka.oauth.token_url"),
+        (
+            vec![BEARER, OAUTH],
+            "kafka.properties.sasl.mechanism",
+            "needs \"sasl_ssl\" for kafka.properties.security.protocol",
+        ),
+        (vec![SASL, BEARER, OAUTH, "kafka.sasl_password = \"x\""], "kafka.sasl_password", "is not for OAUTHBEARER"),
+        (
+            vec![SASL, OAUTH, "kafka.properties.\"sasl.mechanism\" = \"SCRAM-SHA-256\""],
+            "kafka.oauth.token_url",
+            "needs \"OAUTHBEARER\" for kafka.properties.sasl.mechanism",
+        ),
+        (vec![OAUTH], "kafka.oauth.token_url", "needs \"OAUTHBEARER\""),
+        (vec![SASL], "kafka.properties.security.protocol", "needs kafka.properties.sasl.mechanism beside it"),
+        (
+            vec![SASL, "kafka.properties.\"sasl.mechanism\" = \"GSSAPI\""],
+            "kafka.properties.sasl.mechanism",
+            "must be PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER: Kerberos (GSSAPI) needs libsasl2, which is not built in",
+        ),
+        (
+            vec!["kafka.properties.\"sasl.oauthbearer.method\" = \"oidc\""],
+            "kafka.properties.sasl.oauthbearer.method",
+            "cannot be set: librdkafka's own OAuth client is not built in",
+        ),
+        (
+            vec!["kafka.properties.\"enable.sasl.oauthbearer.unsecure.jwt\" = true"],
+            "kafka.properties.enable.sasl.oauthbearer.unsecure.jwt",
+            "cannot be set: an unsigned token proves nothing",
+        ),
+        (
+            vec!["kafka.oauth.client_id = \"c\""],
+            "kafka.oauth.client_id",
+            "needs kafka.oauth.token_url and kafka.oauth.client_secret beside it",
+        ),
+        (
+            vec!["kafka.oauth.token_url = \"http://issuer/token\""],
+            "kafka.oauth.token_url",
+            "must be an https:// URL (http:// to this machine only)",
+        ),
+        (
+            vec![SASL, BEARER, OAUTH, "kafka.oauth.extensions.auth = \"x\""],
+            "kafka.oauth.extensions.auth",
+            "must have a name of the letters",
+        ),
+        (vec!["kafka.oauth.extensions.a = \"x\""], "kafka.oauth.extensions.a", "needs kafka.oauth.token_url beside it"),
+        (
+            vec![
+                "avro.schema_registry_token = \"t\"\navro.schema_registry_username = \"u\"\navro.schema_registry_password = \"p\"",
+            ],
+            "avro.schema_registry_username",
+            "and avro.schema_registry_token are both given: keep one way",
+        ),
+        (
+            vec!["avro.schema_registry_key_file = \"k\""],
+            "avro.schema_registry_key_file",
+            "needs avro.schema_registry_certificate_file beside it",
+        ),
+    ] {
+        let error = sound(&parts).unwrap_err();
+        let [problem] = error.problems() else { panic!("{parts:?}: {error}") };
+        assert!(problem.starts_with(&format!("{key} (from ")) && problem.contains(expected), "{problem}");
+    }
+}
