@@ -197,6 +197,7 @@ async fn connector(
     stop: &CancellationToken,
 ) -> Result<Option<Connector<Api, KafkaCluster, SledView>>, Ended> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let privacy = config.privacy.policy().or_exit(Exit::Usage)?;
     let dir = config.state_dir().or_exit(Exit::Usage)?;
     let instance = Instance::load_or_create(dir, clock.nonce()).or_exit(Exit::State)?;
     let view = open_view(dir, status).await?;
@@ -232,6 +233,8 @@ async fn connector(
         behind_max,
         revisions: config.policy.revisions,
         dead_ratio_max: config.dead_letter.max_ratio,
+        privacy,
+        are_unreadable_rows_shown: config.dead_letter.raw,
     };
     Ok(Some(Connector {
         source,

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::core::chunk::is_after;
-use crate::core::identity::{Fingerprint, KeyHash};
+use crate::core::identity::KeyHash;
 use crate::core::leg::{TimeBasis, time_of};
 use crate::core::pagination::{Fault, PageMeta, Scroll, Step};
+use crate::core::privacy::Privacy;
 use crate::core::query::{QueryBounds, query_bounds};
 use crate::core::retry::Backoff;
 use crate::core::time::{UtcMillis, Window};
@@ -38,6 +39,7 @@ pub(super) struct UnitReading<'a, S> {
     pub(super) name: &'a str,
     pub(super) time_zone: chrono_tz::Tz,
     pub(super) time_basis: TimeBasis,
+    pub(super) privacy: &'a Privacy,
     pub(super) progress: &'a Progress,
 }
 
@@ -96,7 +98,8 @@ impl<S: Source> UnitReading<'_, S> {
 
     fn show(&self, raw: &[u8], window: Window, asked: Window, comparison: &mut Comparison) {
         match wire::row(raw) {
-            Row::Leg(leg) => {
+            Row::Leg(mut leg) => {
+                self.privacy.treat(&mut leg);
                 let at = time_of(&leg, self.time_basis);
                 // In the margin, or later: rows of other windows.
                 let is_in_margin = asked.contains(at) && !window.contains(at);
@@ -108,7 +111,7 @@ impl<S: Source> UnitReading<'_, S> {
                     // What the API's filter should not let through counts as the window's edge.
                     at: at.clamp(window.start, UtcMillis::new(window.end.as_millis() - 1).max(window.start)),
                     parts: &Parts::of_leg(&leg),
-                    fingerprint: Fingerprint::of_leg(&leg),
+                    fingerprint: self.privacy.fingerprint(&leg),
                     call_id: leg.call_id(),
                     leg_id: leg.leg_id(),
                     raw,

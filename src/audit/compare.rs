@@ -21,6 +21,7 @@ use super::content::{Content, Parts};
 use crate::core::coverage::Coverage;
 use crate::core::dedupe::Revisions;
 use crate::core::identity::{Fingerprint, KeyHash};
+use crate::core::privacy::Privacy;
 use crate::core::time::{UtcMillis, Window};
 
 /// How many differences are described; the others are counted.
@@ -37,6 +38,8 @@ pub struct Terms {
     pub units: Vec<UnitTerms>,
     /// What becomes of a leg that changes after it was published.
     pub revisions: Revisions,
+    /// How personal values are treated: by its key dead rows are hashed.
+    pub privacy: Privacy,
     /// The partitions of legs whose beginning is no longer kept.
     pub cut: BTreeSet<i32>,
 }
@@ -113,7 +116,7 @@ pub struct Shown<'a> {
     pub key: KeyHash,
     /// Its time on the axis of the windows.
     pub at: UtcMillis,
-    /// What its record should hold.
+    /// What its record should hold, personal values treated.
     pub parts: &'a Parts,
     /// Its fingerprint.
     pub fingerprint: Fingerprint,
@@ -395,13 +398,16 @@ impl Comparison {
             // The connector takes these for no change of the leg, whatever the policy.
             return Some((Kind::Revised, "in fields that are not looked at to see whether a leg has changed"));
         }
-        if record.fingerprint.is_none() {
+        let Some(fingerprint) = record.fingerprint else {
             return Some((
                 Kind::Revised,
                 "another version of call-legs has published it, and reads some values otherwise",
             ));
+        };
+        if !fingerprint.is_comparable(shown.fingerprint) {
+            return Some((Kind::Revised, "it was published under another [privacy] or key"));
         }
-        if record.fingerprint == Some(shown.fingerprint) {
+        if fingerprint == shown.fingerprint {
             return Some((Kind::Differing, "the API has not changed it since it was published"));
         }
         let is_due = self.terms.units.get(usize::from(unit)).is_some_and(|unit| shown.at < unit.due_to);
@@ -420,7 +426,7 @@ impl Comparison {
         let (is_due, is_read) = (shown.at < terms.due_to, terms.coverage.contains(shown.at));
         let is_beyond_horizon = is_read && shown.at < terms.floor;
         // The topic may not take it, or the encoder: then its row was buried.
-        let is_dead = self.is_buried(KeyHash::of_dead_row(shown.raw));
+        let is_dead = self.is_buried(shown.raw);
         let tally = self.tally(day, unit);
         tally.api += 1;
         if is_dead {
@@ -447,12 +453,12 @@ impl Comparison {
 
     /// Takes a row of the API that can be no leg, from the query for `asked`, the span that was asked for `window`.
     pub fn see_dead(&mut self, unit: UnitIndex, window: Window, asked: Window, raw: &[u8]) {
-        let key = KeyHash::of_dead_row(raw);
+        let key = self.terms.privacy.dead_row(raw);
         if !self.rows.insert(key) {
             return;
         }
         let day = Day::of(window.start);
-        if self.is_buried(key) {
+        if self.is_buried(raw) {
             self.tally(day, unit).dead += 1;
             return;
         }
@@ -471,7 +477,7 @@ impl Comparison {
 
     /// Takes a row of the API that is a call still going on.
     pub fn see_unfinished(&mut self, unit: UnitIndex, window: Window, raw: &[u8]) {
-        if self.rows.insert(KeyHash::of_dead_row(raw)) {
+        if self.rows.insert(self.terms.privacy.dead_row(raw)) {
             self.tally(Day::of(window.start), unit).unfinished += 1;
         }
     }
@@ -565,8 +571,11 @@ impl Comparison {
         }
     }
 
-    fn is_buried(&self, key: KeyHash) -> bool {
-        self.dead.binary_search_by_key(&key, |letter| letter.key).is_ok()
+    /// Whether a row is among the dead letters, buried under the privacy policy or before there was one.
+    fn is_buried(&self, raw: &[u8]) -> bool {
+        let privacy = &self.terms.privacy;
+        let keys = [Some(privacy.dead_row(raw)), privacy.dead_row_before(raw)];
+        keys.into_iter().flatten().any(|key| self.dead.binary_search_by_key(&key, |letter| letter.key).is_ok())
     }
 
     fn tally(&mut self, day: Day, unit: UnitIndex) -> &mut Tally {
@@ -631,6 +640,7 @@ mod tests {
             period: PERIOD,
             units: vec![unit("a", PERIOD.end), unit("b", DUE_TO)],
             revisions,
+            privacy: Privacy::default(),
             cut: BTreeSet::from([7]),
         }
     }

@@ -44,6 +44,7 @@ use crate::core::hours::Hour;
 use crate::core::journal::{Delivery, Trace, UnitProgress};
 use crate::core::ledger::Ledger;
 use crate::core::leg::TimeBasis;
+use crate::core::privacy::Privacy;
 use crate::core::time::{UtcMillis, Window};
 use crate::sink::{Cluster, Destination, topics};
 use crate::source::{Recovery, Source, SourceError};
@@ -71,6 +72,8 @@ pub struct Question {
     pub source: u64,
     /// What becomes of a leg that changes after it was published.
     pub revisions: Revisions,
+    /// How personal values are treated.
+    pub privacy: Privacy,
 }
 
 /// A period that can be compared.
@@ -83,14 +86,17 @@ struct Period {
 
 impl Question {
     /// What is to be compared of `units`, by `config`.
+    ///
+    /// # Errors
+    /// When the key of the privacy policy cannot be read, or is too short.
     pub fn new(
         config: &config::Config,
         source: u64,
         units: Vec<String>,
         from: StartFrom,
         to: Option<StartFrom>,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, config::ConfigError> {
+        Ok(Self {
             from,
             to,
             units,
@@ -101,7 +107,8 @@ impl Question {
             time_basis: config.source.time_basis,
             source,
             revisions: config.policy.revisions,
-        }
+            privacy: config.privacy.policy()?,
+        })
     }
 
     /// The period, when the present is `now`.
@@ -175,6 +182,7 @@ pub async fn run<S: Source, C: Cluster>(
         period,
         units: question.units.iter().map(|name| unit_terms(name, &ledger)).collect(),
         revisions: question.revisions,
+        privacy: question.privacy.clone(),
         cut: cut.clone(),
     };
     let mut comparison = Comparison::new(terms.clone(), records);
@@ -188,6 +196,7 @@ pub async fn run<S: Source, C: Cluster>(
             name: &unit.name,
             time_zone: question.time_zone,
             time_basis: question.time_basis,
+            privacy: &question.privacy,
             progress,
         };
         read_unit(&reading, &pieces(period, unit.due_to), &mut comparison, &mut unread).await?;
@@ -349,7 +358,7 @@ fn notes(
     }
     if total.unburied > 0 {
         notes.push(
-            "rows that can be no leg count by their bytes: one that the API has changed since, or writes in another source.time_zone, is another row"
+            "rows that can be no leg count by their bytes: one that the API has changed since, or writes in another source.time_zone, or that was buried under another privacy.key, is another row"
                 .to_owned(),
         );
     }
@@ -397,6 +406,7 @@ mod tests {
             time_basis: TimeBasis::Disconnect,
             source: 0,
             revisions: Revisions::Ignore,
+            privacy: Privacy::default(),
         }
     }
 
@@ -477,6 +487,7 @@ mod tests {
                 floor: at(0),
             }],
             revisions: Revisions::Ignore,
+            privacy: Privacy::default(),
             cut: BTreeSet::new(),
         };
         let mut comparison = Comparison::new(terms, Records::default());
@@ -488,6 +499,7 @@ mod tests {
             name: "a",
             time_zone: Tz::UTC,
             time_basis: TimeBasis::Disconnect,
+            privacy: &Privacy::default(),
             progress: &progress,
         };
         let mut unread = Vec::new();

@@ -54,7 +54,7 @@ pub(super) async fn run(arguments: AuditArgs) -> Result<(), Ended> {
         }
     };
     let source_settings = daemon::source_fingerprint(&config.source);
-    let question = Question::new(&config, source_settings, units, arguments.from, arguments.to);
+    let question = Question::new(&config, source_settings, units, arguments.from, arguments.to).or_exit(Exit::Usage)?;
     question.check(SystemClock.now()).or_exit(Exit::Usage)?;
     let mut settings = config.source.clone();
     let (requests, why) = match arguments.requests_per_minute {

@@ -17,7 +17,7 @@ use crate::core::dead_letter::Reason;
 use crate::core::time::Window;
 use crate::core::words::count;
 use crate::daemon;
-use crate::error::Ended;
+use crate::error::{Ended, Exit, OrExit};
 use crate::telemetry::StatusBoard;
 
 #[derive(Debug, Args)]
@@ -86,6 +86,7 @@ pub(super) async fn run(arguments: DeadLettersArgs, stop: CancellationToken) -> 
                         journal: config.kafka.journal.clone(),
                         units: config.source.pbx_ids.clone(),
                         time_basis: config.source.time_basis,
+                        privacy: config.privacy.policy().or_exit(Exit::Usage)?,
                         reason: reason(code.as_deref()),
                         is_forced: force,
                     };

@@ -282,6 +282,18 @@ mod tests {
     }
 
     #[test]
+    fn schema_and_page_call_personal_what_the_table_does() {
+        for (field, documented) in FIELDS.iter().zip(&record(call_leg().schema()).fields) {
+            let is_personal = documented.doc.as_deref().unwrap_or_default().ends_with("Personal data.");
+            assert_eq!(is_personal, field.personal, "{}", field.name);
+        }
+        const PAGE: &str = include_str!("../../docs/configure.md");
+        let personal = FIELDS.iter().filter(|field| field.personal).map(|field| format!("`{}`", field.name));
+        let list = format!("These fields hold personal data: {}.", personal.collect::<Vec<_>>().join(", "));
+        assert!(PAGE.contains(&list), "docs/configure.md should say: {list}");
+    }
+
+    #[test]
     fn every_field_is_documented_and_none_holds_an_enum() {
         for (file, schema) in all() {
             for record in all_records(schema.schema()) {

@@ -9,6 +9,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::guarantee;
 use super::personal::Personal;
+use super::privacy::{PrivacyRules, privacy};
 use super::reader::Reader;
 use super::rule;
 use super::section::{
@@ -29,6 +30,7 @@ pub(super) struct Sections {
     pub(super) sweeps: Vec<Sweep>,
     pub(super) freshness: Freshness,
     pub(super) policy: Policy,
+    pub(super) privacy: PrivacyRules,
     pub(super) dead_letter: DeadLetter,
     pub(super) kafka: Kafka,
     pub(super) avro: Avro,
@@ -47,6 +49,7 @@ pub(super) fn sections(r: &mut Reader, needs_state_dir: bool) -> Option<Sections
     let sweeps = sweeps(r);
     let freshness = freshness(r);
     let policy = policy(r);
+    let privacy = privacy(r);
     let dead_letter = dead_letter(r);
     let kafka = kafka(r);
     let avro = avro(r);
@@ -70,6 +73,7 @@ pub(super) fn sections(r: &mut Reader, needs_state_dir: bool) -> Option<Sections
         sweeps: sweeps?,
         freshness: freshness?,
         policy: policy?,
+        privacy: privacy?,
         dead_letter: dead_letter?,
         kafka: kafka?,
         avro: avro?,
@@ -272,7 +276,8 @@ fn policy(r: &mut Reader) -> Option<Policy> {
 fn dead_letter(r: &mut Reader) -> Option<DeadLetter> {
     // Rows are rarely dead by themselves; more than one in twenty means that the API has changed.
     let max_ratio = r.or_default("dead_letter.max_ratio", "0.05", rule::ratio());
-    Some(DeadLetter { max_ratio: max_ratio? })
+    let raw = r.or_default("dead_letter.raw", "false", rule::flag());
+    Some(DeadLetter { max_ratio: max_ratio?, raw: raw? })
 }
 
 /// More than a cluster takes without special care; Kafka itself documents no limit.

@@ -17,6 +17,7 @@ mod keys;
 mod layer;
 mod personal;
 mod poll_requests;
+mod privacy;
 mod reader;
 mod rule;
 mod schema;
@@ -35,6 +36,7 @@ pub use environment::ENV_PREFIX;
 pub use error::ConfigError;
 pub use personal::Personal;
 pub use poll_requests::PollRequests;
+pub use privacy::PrivacyRules;
 pub use reader::Setting;
 pub use schema::{EXAMPLE, json_schema};
 pub use secret::Secret;
@@ -62,6 +64,8 @@ pub struct Config {
     pub freshness: Freshness,
     /// What becomes of legs that are not simply new.
     pub policy: Policy,
+    /// What becomes of personal values.
+    pub privacy: PrivacyRules,
     /// Rows that cannot be legs.
     pub dead_letter: DeadLetter,
     /// The topic and the way to it.
@@ -129,9 +133,10 @@ impl Config {
 
     /// A key whose secret value stands in the file called `name` itself.
     fn secret_within(&self, name: &str) -> Option<String> {
-        const SECRETS: [&str; 8] = [
+        const SECRETS: [&str; 9] = [
             "source.api_key",
             "source.password",
+            "privacy.key",
             "kafka.sasl_password",
             "kafka.oauth.client_secret",
             "avro.schema_registry_password",
@@ -178,6 +183,7 @@ impl Config {
             sweeps,
             freshness,
             policy,
+            privacy,
             dead_letter,
             kafka,
             avro,
@@ -195,6 +201,7 @@ impl Config {
             sweeps,
             freshness,
             policy,
+            privacy,
             dead_letter,
             kafka,
             avro,
@@ -241,6 +248,7 @@ impl Config {
             ("avro.schema_registry_ca_file", registry.and_then(|registry| registry.ca_file.as_ref())),
         ];
         let mut problems = Vec::new();
+        problems.extend(self.privacy.policy().err().into_iter().flat_map(|error| error.problems().to_vec()));
         for secret in secrets.into_iter().flatten() {
             problems.extend(secret.read().err().into_iter().flat_map(|error| error.problems().to_vec()));
         }

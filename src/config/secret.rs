@@ -52,6 +52,12 @@ impl Secret {
         }
     }
 
+    /// The error that its content `is_wrong`, a verb and what follows.
+    pub(super) fn refused(&self, is_wrong: &str) -> ConfigError {
+        let holds = if matches!(self.from, From::File(_)) { " names a file whose content" } else { "" };
+        format!("{}{holds} {is_wrong}", self.label).into()
+    }
+
     fn read_file(&self, path: &PathBuf) -> Result<SecretString, String> {
         let unreadable = |error: std::io::Error| match error.kind() {
             ErrorKind::InvalidData => "is not UTF-8 text".to_owned(),

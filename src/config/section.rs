@@ -113,6 +113,8 @@ pub struct Freshness {
 pub struct DeadLetter {
     /// The share of a window's rows that may be dead, or of another time, before it is not believed; 0 to 1.
     pub max_ratio: f64,
+    /// Whether rows that cannot be read are published as they came, although there is a privacy policy.
+    pub raw: bool,
 }
 
 /// `[policy]`: what becomes of legs that are not simply new.

@@ -193,7 +193,8 @@ impl<S: Source, C: Cluster, V: View> Connector<S, C, V> {
         let seed = u64::from_ne_bytes(std::array::from_fn(|byte| random[byte]));
         let writer = LegWriter::new(self.records.framing, &self.terms.journal);
         let (time_basis, zone) = (self.records.time_basis, self.pace.time_zone);
-        Ahead::new(Preparer::new(PageTerms { writer, time_basis, zone, seed }))
+        let privacy = self.records.privacy.clone();
+        Ahead::new(Preparer::new(PageTerms { writer, time_basis, zone, privacy, seed }))
     }
 
     fn writer(&self, stop: &CancellationToken) -> Writer<C, V> {

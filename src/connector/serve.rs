@@ -85,6 +85,7 @@ impl Serving {
                 journal: owned.owner.terms.journal.clone(),
                 units: owned.units(),
                 time_basis: owned.terms.time_basis,
+                privacy: owned.terms.privacy.clone(),
                 reason: None,
                 is_forced: false,
             },

@@ -304,7 +304,7 @@ impl Planner<'_> {
         let key = row.key;
         let earlier = self.in_chunk.get(&key).copied();
         let is_ours = earlier.is_some() || known.is_none_or(|known| known.is_ours);
-        let seen = earlier.or(known.map(|known| known.seen));
+        let seen = earlier.or(known.map(|known| known.seen)).map(|seen| seen.beside(leg.fingerprint));
         let remembered = Seen { fingerprint: Some(leg.fingerprint), revision: 0 };
         match classify(seen, leg.fingerprint, leg.at, self.context.progress) {
             Verdict::BeyondHorizon => self.plan.counts.beyond_horizon += 1,
@@ -595,6 +595,30 @@ mod tests {
             .map(|(number, content, revision)| Entry { key: key(number), seen: seen(content, revision) });
         assert_eq!(remembered(&plan), [first, revised, last]);
         assert_eq!(plan.disconnected, [(at(8_100), at(10_000)), (at(9_400), at(10_000))], "a revision is not fresh");
+    }
+
+    #[test]
+    fn a_leg_that_was_published_under_another_privacy_policy_is_remembered_anew_and_not_revised() {
+        let progress = progress();
+        let keyed = |policy, hash| Fingerprint::keyed(policy, hash);
+        let read = |number, fingerprint| {
+            let facts = LegFacts { fingerprint, ..facts(1, 8_100) };
+            row(key(number), RowKind::Leg(facts))
+        };
+        let known = |fingerprint| {
+            let seen = Seen { fingerprint: Some(fingerprint), revision: 2 };
+            Some(KnownLeg { seen, is_ours: true })
+        };
+        let rows = [read(1, keyed(1, 7)), read(2, keyed(1, 7)), read(3, keyed(1, 7)), read(4, keyed(1, 7))];
+        let known = [known(Fingerprint::from_bits(7)), known(keyed(2, 7)), known(keyed(1, 7)), known(keyed(1, 8))];
+        let plan = planned(&rows, &known, &context(&progress));
+        assert_eq!((plan.counts.duplicate, plan.counts.revised), (3, 1));
+        assert_eq!(published(&plan), [(3, 3)]);
+        let anew = |number, revision| {
+            let seen = Seen { fingerprint: Some(keyed(1, 7)), revision };
+            Entry { key: key(number), seen }
+        };
+        assert_eq!(remembered(&plan), [anew(1, 2), anew(2, 2), anew(4, 3)]);
     }
 
     #[test]

@@ -19,6 +19,14 @@ pub struct Seen {
     pub revision: u8,
 }
 
+impl Seen {
+    /// The same, as far as it can be compared with the fingerprint of what was read: one that was made under another
+    /// privacy policy counts as one of another version.
+    pub fn beside(self, read: Fingerprint) -> Self {
+        Self { fingerprint: self.fingerprint.filter(|seen| seen.is_comparable(read)), ..self }
+    }
+}
+
 /// What becomes of a leg whose content changed after it was published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revisions {
@@ -43,7 +51,7 @@ pub enum Verdict {
 
 /// Decides about a leg disconnected at `disconnected`.
 pub fn classify(seen: Option<Seen>, fingerprint: Fingerprint, disconnected: UtcMillis, progress: &Progress) -> Verdict {
-    match seen {
+    match seen.map(|seen| seen.beside(fingerprint)) {
         Some(seen) if seen.fingerprint.is_none_or(|seen| seen == fingerprint) => Verdict::Duplicate,
         Some(_) => Verdict::Revised,
         None if disconnected < progress.floor && progress.coverage.contains(disconnected) => Verdict::BeyondHorizon,
@@ -145,6 +153,7 @@ mod tests {
         assert_eq!(verdict(None, 999), Verdict::New, "below the floor but never covered");
         assert_eq!(verdict(seen(a), 4999), Verdict::Duplicate, "remembered beats the floor");
         assert_eq!(verdict(Some(Seen { fingerprint: None, revision: 0 }), 6000), Verdict::Duplicate);
+        assert_eq!(verdict(seen(Fingerprint::keyed(1, 1)), 6000), Verdict::Duplicate, "of a privacy policy");
     }
 
     #[test]

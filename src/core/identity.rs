@@ -31,10 +31,13 @@ impl KeyHash {
         Self::from_digest(hash)
     }
 
+    /// What comes before a row that cannot be published as a leg.
+    pub(super) const DEAD_ROW_PREFIX: [u8; 4] = [0xff; 4];
+
     /// The hash of a row that cannot be published as a leg.
     pub fn of_dead_row(raw: &[u8]) -> Self {
         let mut hash = Sha256::new();
-        hash.update([0xff; 4]);
+        hash.update(Self::DEAD_ROW_PREFIX);
         hash.update(raw);
         Self::from_digest(hash)
     }
@@ -55,8 +58,14 @@ fn length_prefix(length: usize) -> [u8; 4] {
 }
 
 /// 56 bits over the fields of [`FIELDS`] that are marked as fingerprinted.
+///
+/// Under a privacy policy they are keyed: 24 bits that stand for the policy and its key, and 32 bits that nobody can
+/// compute without the key. Two fingerprints can be compared only if both were made under the same policy, or both without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint(u64);
+
+/// Marks a keyed fingerprint in memory; in 56 bits its version does.
+const KEYED: u64 = 1 << 56;
 
 impl Fingerprint {
     /// The list and normalisation below, and what parsing makes of a value; increased when any of them changes.
@@ -64,6 +73,9 @@ impl Fingerprint {
     /// 2: a whole number is one however JSON writes it, an instant of 0 is none, and what not every Avro library
     /// decodes counts with its JSON text.
     pub const VERSION: u8 = 2;
+
+    /// The version of keyed fingerprints.
+    pub const KEYED_VERSION: u8 = 0x80 | Self::VERSION;
 
     /// The fingerprint of what the leg says.
     ///
@@ -92,14 +104,43 @@ impl Fingerprint {
         Self::from_bits(xxh3_64(input))
     }
 
-    /// The fingerprint with these low 56 bits.
+    /// The fingerprint with these low 56 bits, made without a key.
     pub const fn from_bits(bits: u64) -> Self {
-        Self(bits & ((1 << 56) - 1))
+        Self(bits & (KEYED - 1))
+    }
+
+    /// A keyed fingerprint: `policy` stands for policy and key in its low 24 bits, `hash` for the content.
+    pub const fn keyed(policy: u32, hash: u32) -> Self {
+        Self(KEYED | ((policy as u64 & 0xff_ffff) << 32) | hash as u64)
+    }
+
+    /// The fingerprint with these bits, of this version; `None` for a version that this program does not know.
+    pub const fn of_version(bits: u64, version: u8) -> Option<Self> {
+        match version {
+            Self::VERSION => Some(Self::from_bits(bits)),
+            Self::KEYED_VERSION => Some(Self(Self::from_bits(bits).0 | KEYED)),
+            _ => None,
+        }
+    }
+
+    /// The version: keyed or not.
+    pub const fn version(self) -> u8 {
+        if self.is_keyed() { Self::KEYED_VERSION } else { Self::VERSION }
+    }
+
+    /// Whether it was made with a key.
+    pub const fn is_keyed(self) -> bool {
+        self.0 & KEYED != 0
+    }
+
+    /// Whether the two tell the same content from another: otherwise they differ by how they were made.
+    pub const fn is_comparable(self, other: Self) -> bool {
+        self.is_keyed() == other.is_keyed() && (!self.is_keyed() || self.0 >> 32 == other.0 >> 32)
     }
 
     /// The 56 bits.
     pub const fn bits(self) -> u64 {
-        self.0
+        self.0 & (KEYED - 1)
     }
 }
 
@@ -155,6 +196,19 @@ mod tests {
         }
         assert!(changed(8, Value::Integer(0)), "zero is not null");
         assert!(changed(40, Value::TextList(vec![])), "an empty list is not null");
+    }
+
+    #[test]
+    fn fingerprints_are_compared_only_where_they_were_made_alike() {
+        let plain = Fingerprint::from_bits(u64::MAX);
+        let [keyed, changed, other] = [(1, 2), (1, 3), (2, 2)].map(|(policy, hash)| Fingerprint::keyed(policy, hash));
+        assert!(plain.is_comparable(Fingerprint::from_bits(0)) && keyed.is_comparable(changed));
+        assert!(!keyed.is_comparable(other) && !keyed.is_comparable(plain) && !plain.is_comparable(keyed));
+        for print in [plain, keyed, Fingerprint::keyed(u32::MAX, u32::MAX)] {
+            assert!(print.bits() < 1 << 56);
+            assert_eq!(Fingerprint::of_version(print.bits(), print.version()), Some(print));
+        }
+        assert_eq!(Fingerprint::of_version(7, Fingerprint::VERSION - 1), None);
     }
 
     #[test]

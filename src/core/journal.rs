@@ -201,7 +201,7 @@ impl Entry {
         bits[1..].copy_from_slice(&bytes[16..23]);
         // No bits at all stand for an unknown content, as of a leg adopted from another version.
         let bits = Some(u64::from_be_bytes(bits)).filter(|bits| *bits != 0);
-        let fingerprint = bits.filter(|_| version == Fingerprint::VERSION).map(Fingerprint::from_bits);
+        let fingerprint = bits.and_then(|bits| Fingerprint::of_version(bits, version));
         let key = KeyHash(std::array::from_fn(|index| bytes[index]));
         Self { key, seen: Seen { fingerprint, revision: bytes[23] } }
     }
@@ -596,7 +596,7 @@ impl Trace {
     /// Appends the same to `bytes`.
     pub fn append(journal: [u8; 4], seen: Seen, generation: u32, at: UtcMillis, unit: &str, bytes: &mut Vec<u8>) {
         bytes.push(Self::LAYOUT);
-        bytes.push(if seen.fingerprint.is_some() { Fingerprint::VERSION } else { 0 });
+        bytes.push(seen.fingerprint.map_or(0, Fingerprint::version));
         bytes.extend_from_slice(&seen.fingerprint.map_or(0, Fingerprint::bits).to_be_bytes()[1..]);
         bytes.push(seen.revision);
         bytes.extend_from_slice(&generation.to_be_bytes());
@@ -613,12 +613,9 @@ impl Trace {
         }
         let mut bits = [0; 8];
         bits[1..].copy_from_slice(&fixed[2..9]);
-        let known = fixed[1] == Fingerprint::VERSION;
+        let fingerprint = Fingerprint::of_version(u64::from_be_bytes(bits), fixed[1]);
         Some(Self {
-            seen: Seen {
-                fingerprint: known.then(|| Fingerprint::from_bits(u64::from_be_bytes(bits))),
-                revision: fixed[9],
-            },
+            seen: Seen { fingerprint, revision: fixed[9] },
             generation: u32::from_be_bytes(fixed[10..14].try_into().ok()?),
             at: UtcMillis::new(i64::from_be_bytes(fixed[14..22].try_into().ok()?)),
             journal: fixed[22..26].try_into().ok()?,
@@ -636,16 +633,21 @@ mod tests {
         Seen { fingerprint: Some(Fingerprint::from_bits(bits)), revision }
     }
 
+    fn fingerprints() -> impl Strategy<Value = Fingerprint> {
+        let version = prop::sample::select(vec![Fingerprint::VERSION, Fingerprint::KEYED_VERSION]);
+        (1u64..1 << 56, version).prop_map(|(bits, version)| Fingerprint::of_version(bits, version).unwrap())
+    }
+
     proptest! {
         #[test]
-        fn an_entry_comes_back_from_its_bytes(key: [u8; 16], bits in 1u64..1 << 56, revision: u8) {
-            let entry = Entry { key: KeyHash(key), seen: seen(bits, revision) };
-            prop_assert_eq!(Entry::from_bytes(&entry.to_bytes(), Fingerprint::VERSION), entry);
+        fn an_entry_comes_back_from_its_bytes(key: [u8; 16], fingerprint in fingerprints(), revision: u8) {
+            let entry = Entry { key: KeyHash(key), seen: Seen { fingerprint: Some(fingerprint), revision } };
+            prop_assert_eq!(Entry::from_bytes(&entry.to_bytes(), fingerprint.version()), entry);
         }
 
         #[test]
-        fn a_trace_comes_back_from_its_bytes(bits: u64, revision: u8, generation: u32, at: i64, journal: [u8; 4], unit in ".*", dead: bool) {
-            let seen = if dead { Seen { fingerprint: None, revision } } else { seen(bits, revision) };
+        fn a_trace_comes_back_from_its_bytes(fingerprint in prop::option::of(fingerprints()), revision: u8, generation: u32, at: i64, journal: [u8; 4], unit in ".*") {
+            let seen = Seen { fingerprint, revision };
             let trace = Trace { journal, seen, generation, at: UtcMillis::new(at), unit };
             prop_assert_eq!(Trace::from_bytes(&trace.to_bytes()), Some(trace));
         }

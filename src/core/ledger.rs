@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::hours::{ComparedDay, Day, Hour, HourCounts, UnitHours};
+use super::identity::Fingerprint;
 use super::journal::{Backfill, Chain, ChangeKind, Claim, Genesis, Nonce, OutOffsets, Page, Record, Seq, UnitProgress};
 use super::time::{UtcMillis, Window};
 use super::watermark::Progress;
@@ -30,6 +31,8 @@ pub struct PageMeta {
     pub unit: String,
     /// The unit's generation then.
     pub generation: u32,
+    /// Whether its fingerprints are keyed.
+    pub is_keyed: bool,
     /// The earliest time of its rows.
     pub first: UtcMillis,
     /// The latest.
@@ -47,6 +50,7 @@ impl PageMeta {
         Self {
             unit: page.unit.clone(),
             generation: page.generation,
+            is_keyed: page.fingerprint_version == Fingerprint::KEYED_VERSION,
             first: page.first,
             last: page.last,
             entries: u32::try_from(page.legs.len() + page.dead.len()).unwrap_or(u32::MAX),
@@ -610,7 +614,7 @@ mod tests {
             ledger.head.units.insert("acme".to_owned(), unit);
             for (seq, &(first, last, published, generation)) in (1..).zip(pages) {
                 let (first, last, unit) = (at(first), at(last), "acme".to_owned());
-                let meta = PageMeta { unit, generation, first, last, entries: 100, published };
+                let meta = PageMeta { unit, generation, is_keyed: false, first, last, entries: 100, published };
                 ledger.pages.insert((seq, None), meta);
             }
             ledger.published_within("acme", Window::new(at(0), at(100)))

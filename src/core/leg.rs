@@ -1,7 +1,7 @@
 //! The call leg: the domain record, as a table of the API's 49 fields and a value for each.
 //!
-//! The table is the one place that knows the fields' names, order and types; parsing, encoding,
-//! fingerprinting and the schema's test all walk it. Values borrow from the page they came in.
+//! The table is the one place that knows the fields' names, order and types, and which of them are personal; parsing,
+//! encoding, fingerprinting and the schema's test all walk it. Values borrow from the page they came in.
 //! It knows neither JSON nor Avro.
 
 use std::borrow::Cow;
@@ -60,10 +60,17 @@ pub struct Field {
     pub fingerprinted: bool,
     /// Whether a row without it is no leg; all others may be null.
     pub required: bool,
+    /// Whether its value says who somebody is, or how to reach them. The schema, `docs/consume.md` and
+    /// `docs/configure.md` say the same.
+    pub personal: bool,
 }
 
 const fn field(name: &'static str, kind: Kind) -> Field {
-    Field { name, kind, fingerprinted: true, required: false }
+    Field { name, kind, fingerprinted: true, required: false, personal: false }
+}
+
+const fn personal(name: &'static str, kind: Kind) -> Field {
+    Field { personal: true, ..field(name, kind) }
 }
 
 const fn zoned(name: &'static str) -> Field {
@@ -89,21 +96,21 @@ pub const FIELDS: [Field; FIELD_COUNT] = [
     zoned("disconnectedTime"),
     field("talkTimeMS", Kind::Integer),
     field("talkTime", Kind::Text),
-    field("caller", Kind::Text),
-    field("callerName", Kind::Text),
-    field("callee", Kind::Text),
-    field("calleeName", Kind::Text),
+    personal("caller", Kind::Text),
+    personal("callerName", Kind::Text),
+    personal("callee", Kind::Text),
+    personal("calleeName", Kind::Text),
     field("lra", Kind::Text),
     field("direction", Kind::Text),
     field("parentCallId", Kind::Text),
     field("transferToCallId", Kind::Text),
-    field("dnis", Kind::Text),
+    personal("dnis", Kind::Text),
     field("status", Kind::Text),
     field("callerDeviceId", Kind::Text),
     field("calleeDeviceId", Kind::Text),
     field("callerDeviceModel", Kind::Text),
     field("calleeDeviceModel", Kind::Text),
-    field("callerId", Kind::Text),
+    personal("callerId", Kind::Text),
     field("missed", Kind::Text),
     field("abandoned", Kind::Text),
     field("answered", Kind::Text),
@@ -118,8 +125,8 @@ pub const FIELDS: [Field; FIELD_COUNT] = [
     field("calleeDisconnectOnHold", Kind::Text),
     field("callerDisconnectOnHold", Kind::Text),
     field("pbxId", Kind::Text),
-    field("sipCallId", Kind::Text),
-    field("departments", Kind::TextList),
+    personal("sipCallId", Kind::Text),
+    personal("departments", Kind::TextList),
     field("branches", Kind::TextList),
     field("recordServiceOn", Kind::Text),
     field("bargeServiceOn", Kind::Text),

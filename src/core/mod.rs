@@ -23,6 +23,7 @@ pub mod parts;
 pub mod planner;
 pub mod poll;
 pub mod poll_pace;
+pub mod privacy;
 pub mod query;
 pub mod replay;
 pub mod retry;

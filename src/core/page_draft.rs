@@ -94,9 +94,40 @@ impl PageDraft {
     }
 
     /// The page with its number, behind the page with this chain; at least once it bears its writer's nonce.
+    ///
+    /// A page has one version of the fingerprint. Of entries of another, as of legs adopted after a change of the privacy
+    /// policy, it has none.
     pub fn numbered(self, seq: Seq, writer: Option<Nonce>, chain_before: Chain) -> Page {
-        let Self { unit, generation, first, last, legs, dead, hours } = self;
-        let fingerprint_version = Fingerprint::VERSION;
+        let Self { unit, generation, first, last, mut legs, dead, hours } = self;
+        let newest = legs.iter().rev().find_map(|entry| entry.seen.fingerprint);
+        let fingerprint_version = newest.map_or(Fingerprint::VERSION, Fingerprint::version);
+        for entry in &mut legs {
+            entry.seen.fingerprint = entry.seen.fingerprint.filter(|print| print.version() == fingerprint_version);
+        }
         Page { seq, writer, unit, generation, first, last, fingerprint_version, legs, dead, hours, chain_before }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dedupe::Seen;
+    use super::*;
+
+    #[test]
+    fn a_page_has_the_version_of_its_newest_fingerprint_and_no_others() {
+        let (plain, keyed) = (Fingerprint::from_bits(7), Fingerprint::keyed(1, 7));
+        let kept = |fingerprints: &[Fingerprint]| {
+            let mut draft = PageDraft::new("a".to_owned(), 0);
+            for fingerprint in fingerprints {
+                let seen = Seen { fingerprint: Some(*fingerprint), revision: 0 };
+                draft.add_new(Entry { key: KeyHash([1; 16]), seen }, UtcMillis::new(1), false);
+            }
+            let page = draft.numbered(1, None, Chain::default());
+            let kept: Vec<_> = page.legs.iter().map(|entry| entry.seen.fingerprint).collect();
+            (page.fingerprint_version, kept)
+        };
+        assert_eq!(kept(&[]), (Fingerprint::VERSION, vec![]));
+        assert_eq!(kept(&[plain, plain]), (Fingerprint::VERSION, vec![Some(plain); 2]));
+        assert_eq!(kept(&[plain, keyed]), (Fingerprint::KEYED_VERSION, vec![None, Some(keyed)]));
     }
 }

@@ -79,8 +79,10 @@ pub enum Fate {
     Replayed,
     /// Its row is still none that can be published.
     StillDead,
-    /// It holds no more than a part of its row, or another one than its hash says.
+    /// It holds no more than a part of its row, or nothing, or another one than its hash says.
     Damaged,
+    /// Its row was treated by another privacy policy than the one that holds now.
+    OtherPolicy,
     /// Its leg may have been in the topic.
     InDoubt,
     /// Its unit is not read, so nobody would remember the leg.
@@ -90,12 +92,13 @@ pub enum Fate {
 }
 
 impl Fate {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Published,
         Self::Known,
         Self::Replayed,
         Self::StillDead,
         Self::Damaged,
+        Self::OtherPolicy,
         Self::InDoubt,
         Self::UnitNotRead,
         Self::Foreign,
@@ -107,7 +110,10 @@ impl Fate {
             Self::Known => "in the topic already",
             Self::Replayed => "replayed before",
             Self::StillDead => "still dead",
-            Self::Damaged => "cut short or altered, so lost to a replay",
+            Self::Damaged => "cut short, withheld or altered, so lost to a replay",
+            Self::OtherPolicy => {
+                "treated under another [privacy] or key, so left alone: they can be replayed with the one that they were written under"
+            }
             Self::InDoubt => {
                 "in doubt: older than what is remembered, and the topic has lost records among which they may have been; --force publishes them"
             }

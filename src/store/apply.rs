@@ -16,6 +16,7 @@ use super::disk::{Result, Unusable};
 use super::files::Files;
 use super::head::{Kept, Record, put_entries, put_page};
 use super::packed::{PageRef, pack_meta, page_key};
+use crate::core::identity::Fingerprint;
 use crate::core::journal::{Entry, Page};
 use crate::core::ledger::{Head, PageId, PageMeta};
 
@@ -52,7 +53,8 @@ impl Files {
                 unsaved.clear();
             }
             let unit = kept.unit(&page.unit)?;
-            let page = PageRef { seq: page.seq, unit, generation: page.generation };
+            let is_keyed = page.fingerprint_version == Fingerprint::KEYED_VERSION;
+            let page = PageRef { seq: page.seq, unit, generation: page.generation, is_keyed };
             self.recent.insert(page, entries.iter().copied());
             unsaved.push((id, entries));
         }

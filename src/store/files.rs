@@ -27,10 +27,10 @@ use super::Remembered;
 use super::disk::{Result, Unusable, damaged};
 use super::head::{HeadDb, Kept, Record};
 use super::lock::open_own;
-use super::packed::{PackedSeen, PageRef, unpack_entry};
+use super::packed::{PackedSeen, PageRef, fingerprint_version, unpack_entry};
 use super::recent::Recent;
 use super::slice::{Slice, Slices, probe};
-use crate::core::identity::{Fingerprint, KeyHash};
+use crate::core::identity::KeyHash;
 use crate::core::journal::Entry;
 use crate::core::ledger::Ledger;
 
@@ -133,8 +133,9 @@ impl Files {
             pages += 1;
             entries += u64::from(meta.entries);
             if let Some(entries) = parts.remove(&id) {
-                let page = PageRef { seq: id.0, unit, generation: meta.generation };
-                let entries = entries.iter().map(|bytes| Entry::from_bytes(bytes, Fingerprint::VERSION));
+                let page = PageRef { seq: id.0, unit, generation: meta.generation, is_keyed: meta.is_keyed };
+                let version = fingerprint_version(meta.is_keyed);
+                let entries = entries.iter().map(|bytes| Entry::from_bytes(bytes, version));
                 self.recent.insert(page, entries);
             }
             if pages % 10_000 == 0 {
@@ -222,7 +223,8 @@ impl Files {
     fn remembered(&self, key: KeyHash, seen: PackedSeen, page: PageRef) -> Result<Remembered> {
         let Some(unit) = self.units.get(usize::from(page.unit)) else { return damaged("the table of units") };
         let unit = Arc::clone(unit);
-        Ok(Remembered { seen: unpack_entry(key, seen).seen, seq: page.seq, unit, generation: page.generation })
+        let seen = unpack_entry(key, seen, page.is_keyed).seen;
+        Ok(Remembered { seen, seq: page.seq, unit, generation: page.generation })
     }
 
     /// What [`Self::find`] would find of the keys that follow `after`, in their order: some of them, and none

@@ -42,12 +42,28 @@ pub(super) fn pack_seen(entry: Entry) -> PackedSeen {
     std::array::from_fn(|index| bytes[16 + index])
 }
 
-/// From its bytes; fingerprints are of this version, which the layout says.
-pub(super) fn unpack_entry(key: KeyHash, seen: PackedSeen) -> Entry {
+/// From its bytes; fingerprints are of this version, which the layout says, and keyed if their page says so.
+pub(super) fn unpack_entry(key: KeyHash, seen: PackedSeen, is_keyed: bool) -> Entry {
     let mut bytes = [0; Entry::BYTES];
     bytes[..16].copy_from_slice(&key.0);
     bytes[16..].copy_from_slice(&seen);
-    Entry::from_bytes(&bytes, Fingerprint::VERSION)
+    Entry::from_bytes(&bytes, fingerprint_version(is_keyed))
+}
+
+/// The version of a page's fingerprints.
+pub(super) const fn fingerprint_version(is_keyed: bool) -> u8 {
+    if is_keyed { Fingerprint::KEYED_VERSION } else { Fingerprint::VERSION }
+}
+
+/// The bit of a packed generation that says that the page's fingerprints are keyed: no unit is rewound so often.
+const KEYED_BIT: u32 = 1 << 31;
+
+const fn pack_generation(generation: u32, is_keyed: bool) -> u32 {
+    generation | if is_keyed { KEYED_BIT } else { 0 }
+}
+
+const fn unpack_generation(packed: u32) -> (u32, bool) {
+    (packed & !KEYED_BIT, packed & KEYED_BIT != 0)
 }
 
 /// An entry of a slice; its page is a number in the slice's table of pages.
@@ -90,6 +106,8 @@ pub(super) struct PageRef {
     /// The unit's number in the table that the head holds.
     pub(super) unit: u16,
     pub(super) generation: u32,
+    /// Whether the page's fingerprints are keyed.
+    pub(super) is_keyed: bool,
 }
 
 impl PageRef {
@@ -99,16 +117,18 @@ impl PageRef {
         let mut bytes = [0; Self::BYTES];
         bytes[..8].copy_from_slice(&self.seq.to_be_bytes());
         bytes[8..10].copy_from_slice(&self.unit.to_be_bytes());
-        bytes[10..].copy_from_slice(&self.generation.to_be_bytes());
+        bytes[10..].copy_from_slice(&pack_generation(self.generation, self.is_keyed).to_be_bytes());
         bytes
     }
 
     pub(super) fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = *bytes;
+        let (generation, is_keyed) = unpack_generation(u32::from_be_bytes([k, l, m, n]));
         Self {
             seq: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
             unit: u16::from_be_bytes([i, j]),
-            generation: u32::from_be_bytes([k, l, m, n]),
+            generation,
+            is_keyed,
         }
     }
 }
@@ -183,7 +203,7 @@ pub(super) fn unpack_chunk<'a>(key: &[u8], epoch: u64, bytes: &'a [u8]) -> Optio
 pub(super) fn pack_meta(key: &[u8], meta: &PageMeta, unit: u16) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(38);
     bytes.extend_from_slice(&unit.to_be_bytes());
-    bytes.extend_from_slice(&meta.generation.to_be_bytes());
+    bytes.extend_from_slice(&pack_generation(meta.generation, meta.is_keyed).to_be_bytes());
     bytes.extend_from_slice(&meta.first.as_millis().to_be_bytes());
     bytes.extend_from_slice(&meta.last.as_millis().to_be_bytes());
     bytes.extend_from_slice(&meta.entries.to_be_bytes());
@@ -195,9 +215,11 @@ pub(super) fn pack_meta(key: &[u8], meta: &PageMeta, unit: u16) -> Vec<u8> {
 pub(super) fn unpack_meta(key: &[u8], bytes: &[u8], units: &BTreeMap<u16, String>) -> Option<(PageMeta, u16)> {
     let content: &[u8; 30] = checked(key, bytes)?.try_into().ok()?;
     let unit = u16::from_be_bytes(content[..2].try_into().ok()?);
+    let (generation, is_keyed) = unpack_generation(u32::from_be_bytes(content[2..6].try_into().ok()?));
     let meta = PageMeta {
         unit: units.get(&unit)?.clone(),
-        generation: u32::from_be_bytes(content[2..6].try_into().ok()?),
+        generation,
+        is_keyed,
         first: UtcMillis::new(i64::from_be_bytes(content[6..14].try_into().ok()?)),
         last: UtcMillis::new(i64::from_be_bytes(content[14..22].try_into().ok()?)),
         entries: u32::from_be_bytes(content[22..26].try_into().ok()?),
@@ -212,19 +234,19 @@ mod tests {
     use crate::core::dedupe::Seen;
     use proptest::prelude::*;
 
-    fn entry(key: [u8; 16], bits: u64, revision: u8) -> Entry {
-        let fingerprint = (bits != 0).then(|| Fingerprint::from_bits(bits));
+    fn entry(key: [u8; 16], bits: u64, is_keyed: bool, revision: u8) -> Entry {
+        let fingerprint = Fingerprint::of_version(bits, fingerprint_version(is_keyed)).filter(|_| bits != 0);
         Entry { key: KeyHash(key), seen: Seen { fingerprint, revision } }
     }
 
     proptest! {
         #[test]
-        fn an_entry_and_a_page_come_back(key: [u8; 16], bits in 0u64..1 << 56, revision: u8, page: u32, seq: u64, unit: u16, generation: u32) {
-            let entry = entry(key, bits, revision);
+        fn an_entry_and_a_page_come_back(key: [u8; 16], bits in 0u64..1 << 56, is_keyed: bool, revision: u8, page: u32, seq: u64, unit: u16, generation in 0u32..KEYED_BIT) {
+            let entry = entry(key, bits, is_keyed, revision);
             let packed = PackedEntry { key: entry.key, seen: pack_seen(entry), page };
             prop_assert_eq!(PackedEntry::from_bytes(&packed.to_bytes()), packed);
-            prop_assert_eq!(unpack_entry(packed.key, packed.seen), entry);
-            let page = PageRef { seq, unit, generation };
+            prop_assert_eq!(unpack_entry(packed.key, packed.seen, is_keyed), entry);
+            let page = PageRef { seq, unit, generation, is_keyed };
             prop_assert_eq!(PageRef::from_bytes(&page.to_bytes()), page);
         }
 
@@ -235,7 +257,7 @@ mod tests {
         ) {
             let id = (seq, writer.map(Nonce));
             let key = chunk_key(number);
-            let entries: Vec<Entry> = keys.into_iter().map(|key| entry(key, 7, 1)).collect();
+            let entries: Vec<Entry> = keys.into_iter().map(|key| entry(key, 7, false, 1)).collect();
             let mut bytes = pack_chunk(&key, epoch, id, &entries);
             let (found, unpacked) = unpack_chunk(&key, epoch, &bytes).unwrap();
             let unpacked = unpacked.iter().map(|bytes| Entry::from_bytes(bytes, Fingerprint::VERSION));
@@ -262,10 +284,10 @@ mod tests {
         }
 
         #[test]
-        fn a_meta_comes_back(unit in 0u16..3, generation: u32, first: i64, last: i64, entries: u32, published: u32) {
+        fn a_meta_comes_back(unit in 0u16..3, generation in 0u32..KEYED_BIT, is_keyed: bool, first: i64, last: i64, entries: u32, published: u32) {
             let units: BTreeMap<u16, String> = (0..).zip(["a", "b", "c"].map(str::to_owned)).collect();
             let meta = PageMeta {
-                unit: units[&unit].clone(), generation, entries, published,
+                unit: units[&unit].clone(), generation, is_keyed, entries, published,
                 first: UtcMillis::new(first), last: UtcMillis::new(last),
             };
             let packed = pack_meta(b"key", &meta, unit);

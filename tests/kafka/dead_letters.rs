@@ -5,6 +5,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use call_legs::core::identity::KeyHash;
+use call_legs::core::leg::FIELDS;
 use call_legs::core::time::UtcMillis;
 use call_legs::sandbox::dataset::DatasetSettings;
 use call_legs::sandbox::{Sandbox, Settings};
@@ -22,7 +23,6 @@ use super::support::kafka::kafka;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const LEGS: usize = 300;
-const PERSONAL: [&str; 7] = ["caller", "callerName", "callee", "calleeName", "callerId", "dnis", "sipCallId"];
 
 fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -195,7 +195,8 @@ async fn what_may_be_forgotten_is_looked_for_in_the_topic() {
     bury(kafka().bootstrap(), &letters[0], rows[0].as_bytes(), rows[0].len()).await;
     bury(kafka().bootstrap(), &letters[0], rows[1].as_bytes(), rows[1].len() + 1).await;
     let replayed = said(&rig, &["dead-letters", "replay", "--yes"]);
-    let counted = ["published", "in the topic already", "cut short or altered"].map(|words| count(&replayed, words));
+    let counted =
+        ["published", "in the topic already", "cut short, withheld or altered"].map(|words| count(&replayed, words));
     assert_eq!(counted, [dead, 2, 1], "{replayed}");
     assert_each_once(&rig).await;
     let again = said(&rig, &["dead-letters", "replay", "--yes"]);
@@ -261,7 +262,8 @@ async fn of_rows_that_stay_dead_nothing_personal_is_told() {
     let mut personal = BTreeSet::new();
     for letter in &letters {
         let Ok(Value::Object(row)) = serde_json::from_slice::<Value>(letter.payload().unwrap()) else { continue };
-        personal.extend(PERSONAL.iter().filter_map(|name| row.get(*name)?.as_str()).map(str::to_owned));
+        let names = FIELDS.iter().filter(|field| field.personal).map(|field| field.name);
+        personal.extend(names.filter_map(|name| row.get(name)?.as_str()).map(str::to_owned));
     }
     // Shorter ones, such as extensions, are in any number.
     personal.retain(|value| value.chars().count() >= 5);

@@ -23,6 +23,7 @@
 //! | `commands` | `check`, `tail`, `schema`, the exit codes, health and readiness, the log level |
 //! | `status_page`, `browser` | what an operator sees of each state: the page, in a browser, the command, the log |
 //! | `secrecy` | that nothing that is logged, shown or said holds a secret or anything of a row |
+//! | `privacy` | a privacy policy: no topic tells what it treats, and its changes revise nothing |
 //! | `downstream` | the example of a consumer, which tells quiet phones from an API or a connector that is down |
 //! | `examples` | the other examples of consumers: `alarm.py`, Flink SQL, Spark |
 //! | `secured` | a Kafka with TLS, SCRAM and client certificates; what keeps the connector out, and how it gets in again |
@@ -69,6 +70,7 @@ mod odd_rows;
 mod order;
 mod otlp;
 mod ownership;
+mod privacy;
 mod records;
 mod rig;
 mod secrecy;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use aho_corasick::AhoCorasick;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use call_legs::core::leg::FIELDS;
 use call_legs::sandbox::api::Credentials;
 use call_legs::sandbox::dataset::DatasetSettings;
 use call_legs::sandbox::{Sandbox, Settings};
@@ -21,24 +22,17 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// A share of all that goes wrong with requests and rows.
 const FAULTS: &str = "429=3%,500=3%,reset=3%,cut=3%,html=3%,expired=5%,short=3%,loop=3%,garbage=2%";
 
-/// Of these fields every text is somebody's: names, numbers, devices, places, and what leads to a person's calls.
-const PERSONAL: [&str; 18] = [
-    "caller",
-    "callerName",
-    "callerId",
+/// Beside the personal fields, those whose texts must not be told either: devices, places, what leads to a person's calls, and
+/// what nobody knows.
+const TELLING_TOO: [&str; 10] = [
     "callerDeviceId",
     "callerDeviceModel",
-    "callee",
-    "calleeName",
     "calleeDeviceId",
     "calleeDeviceModel",
-    "dnis",
-    "aaDestination",
-    "sipCallId",
     "callId",
     "legId",
     "parentCallId",
-    "departments",
+    "transferToCallId",
     "branches",
     "extra",
 ];
@@ -119,17 +113,21 @@ fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
+fn telling_fields() -> impl Iterator<Item = &'static str> {
+    FIELDS.iter().filter(|field| field.personal).map(|field| field.name).chain(TELLING_TOO)
+}
+
 /// The telling texts of all legs in the topic, and of all dead letters.
 pub(super) fn personal_texts(rig: &Rig) -> BTreeSet<String> {
     let legs = rig.run(&["tail", "--from-beginning", "--until-end"]);
     let mut found = BTreeSet::new();
     for line in String::from_utf8_lossy(&legs.stdout).lines() {
         let leg: Value = serde_json::from_str(line).unwrap();
-        PERSONAL.iter().for_each(|field| take_texts(&leg[*field], &mut found));
+        telling_fields().for_each(|field| take_texts(&leg[field], &mut found));
     }
     for letter in read_committed(kafka().bootstrap(), &format!("{}.dead-letter", rig.topic)) {
         if let Ok(row) = serde_json::from_slice::<Value>(letter.payload().unwrap_or_default()) {
-            PERSONAL.iter().for_each(|field| take_texts(&row[*field], &mut found));
+            telling_fields().for_each(|field| take_texts(&row[field], &mut found));
         }
     }
     // The unit is a part of what is shown, and of nobody.

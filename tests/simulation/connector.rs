@@ -11,6 +11,7 @@ use call_legs::config::{self, MessageTimestamp, StartFrom};
 use call_legs::connector::{Connector, Identity, Pace, RecordTerms, Terms};
 use call_legs::core::journal::{Delivery, OutTopic, Record};
 use call_legs::core::leg::TimeBasis;
+use call_legs::core::privacy::Privacy;
 use call_legs::core::shape::Belief;
 use call_legs::core::time::UtcMillis;
 use call_legs::telemetry::{Metrics, StatusBoard};
@@ -62,6 +63,8 @@ async fn run(parts: Parts) -> Result<(), String> {
             revisions: plan.revisions,
             // A third of the rows may be rubbish where there are few.
             dead_ratio_max: 1.0,
+            privacy: Privacy::default(),
+            are_unreadable_rows_shown: false,
         },
         pace: Pace {
             interval: plan.interval,

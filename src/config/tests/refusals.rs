@@ -477,3 +477,87 @@ fn a_sign_in_that_contradicts_itself_is_refused_in_one_sentence() {
         assert!(problem.starts_with(&format!("{key} (from ")) && problem.contains(expected), "{problem}");
     }
 }
+
+/// What is said to a privacy policy.
+#[test]
+fn privacy_policies() {
+    let key = "privacy.key = \"0123456789abcdef\"";
+    for (lines, expected) in [
+        (
+            "privacy.hash = [\"caller\", \"calee\"]",
+            "privacy.hash (from c.toml, line 1) has as item 2 no field of a leg, nor extra; did you mean callee?",
+        ),
+        ("privacy.drop = [\"\"]", "privacy.drop (from c.toml, line 1) has as item 1 no field of a leg, nor extra"),
+        (
+            "privacy.drop = 7",
+            "privacy.drop (from c.toml, line 1) must be a list of field names such as [\"caller\", \"callee\"]",
+        ),
+        (
+            "privacy.mask.callerID = 4",
+            "privacy.mask.callerID (from c.toml, line 1) is no field of a leg, nor extra; did you mean callerId?",
+        ),
+        (
+            "privacy.mask.caller = 0",
+            "privacy.mask.caller (from c.toml, line 1) must be a whole number between 1 and 64: how many characters at the end are shown",
+        ),
+        (
+            "privacy.hash = [\"callId\"]",
+            "privacy.hash (from c.toml, line 1) names callId, which cannot be treated: a leg is recognised by callId, legId and pbxId, or it would be published again",
+        ),
+        (
+            "privacy.drop = [\"connectTime\"]",
+            "privacy.drop (from c.toml, line 1) names connectTime, which cannot be treated: legs are read, ordered and forgotten by their times",
+        ),
+        (
+            "privacy.mask.talkTimeMS = 2",
+            "privacy.mask.talkTimeMS (from c.toml, line 1) names talkTimeMS, which holds a number, so it can only be dropped",
+        ),
+        ("privacy.hash = [\"extra\"]", "privacy.hash (from c.toml, line 1) names extra, which can only be dropped"),
+        (
+            "privacy.drop = [\"caller\"]\nprivacy.hash = [\"caller\"]",
+            "privacy.hash (from c.toml, line 2) names caller as privacy.drop does: a field has one rule",
+        ),
+        ("privacy.drop = [\"dnis\", \"dnis\"]", "privacy.drop (from c.toml, line 1) names dnis twice"),
+    ] {
+        refused(&minimal_with(&format!("{lines}\n{key}")), &[], &[expected]);
+    }
+    refused(
+        &minimal_with("privacy.drop = [\"extra\"]"),
+        &[],
+        &[
+            "privacy.key or privacy.key_file is required with privacy.drop: values, contents and dead rows are hashed with it, so that nobody finds them by trying",
+        ],
+    );
+}
+
+#[test]
+fn the_key_of_a_policy_is_there_and_long_enough() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("key");
+    let text = minimal_with(&format!("privacy.hash = [\"caller\"]\nprivacy.key_file = {path:?}"));
+    let problems = || {
+        let checked = parse(&text, &[]).unwrap().check_files();
+        checked.err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    let named = "privacy.key_file (from c.toml, line 2) names a file ";
+    assert!(problems().starts_with(&format!("{named}that cannot be read: ")), "{}", problems());
+    std::fs::write(&path, "fifteen bytes..\n").unwrap();
+    assert!(problems().starts_with(&format!("{named}whose content is shorter than 16 bytes")), "{}", problems());
+    std::fs::write(&path, "sixteen bytes...\n").unwrap();
+    assert_eq!(problems(), "");
+    let unused = parse(&minimal_with("privacy.key = \"short\""), &[]).unwrap();
+    assert!(unused.check_files().is_ok());
+    assert!(unused.warnings()[0].contains("is not used"), "{:?}", unused.warnings());
+}
+
+#[test]
+fn a_policy_is_what_the_section_says() {
+    let lines = "privacy.drop = [\"callerName\", \"extra\"]\nprivacy.hash = \"caller, callee\"\nprivacy.mask = { dnis = 4 }\nprivacy.key = \"0123456789abcdef\"";
+    let config = parse(&minimal_with(lines), &[]).unwrap();
+    let named: Vec<String> =
+        config.privacy.rules.iter().map(|(target, rule)| format!("{} {rule:?}", target.name())).collect();
+    assert_eq!(named, ["caller Hash", "callerName Drop", "callee Hash", "dnis Mask(4)", "extra Drop"]);
+    assert!(config.privacy.policy().unwrap().id().is_some());
+    assert!(!format!("{config:?}").contains("0123456789abcdef"));
+    assert_eq!(parse(MINIMAL, &[]).unwrap().privacy.policy().unwrap().id(), None);
+}

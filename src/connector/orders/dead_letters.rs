@@ -8,10 +8,13 @@ use chrono::{DateTime, Utc};
 
 use crate::codec::JournalCodec;
 use crate::connector::fault::{ConnectorError, Fault, JournalFault};
+use crate::connector::rows::dead_row::PRIVACY_HEADER;
 use crate::connector::write::follower::{decode, stretch};
 use crate::core::dead_letter::Reason;
 use crate::core::identity::KeyHash;
+
 use crate::core::journal::{REPLAYED_PREFIX, Record, ReplayOutcome, Replayed, Trace};
+use crate::core::privacy::PolicyId;
 use crate::core::time::{UtcMillis, Window};
 use crate::sink::{Cluster, Destination, Ends, Place, Reader, StoredRecord, Stretch};
 
@@ -34,6 +37,8 @@ pub struct DeadLetter {
     pub bytes: u64,
     /// Whether it holds no more than a part of it.
     pub is_truncated: bool,
+    /// The privacy policy by which its row was treated; `None` where it holds the row as it came.
+    pub policy: Option<PolicyId>,
 }
 
 impl DeadLetter {
@@ -53,6 +58,7 @@ impl DeadLetter {
             window: text("call-legs-window").and_then(window),
             bytes,
             is_truncated: held < bytes,
+            policy: text(PRIVACY_HEADER).and_then(PolicyId::parse),
         }
     }
 }
@@ -184,6 +190,7 @@ mod tests {
             window: Some(window),
             bytes: 8,
             is_truncated: true,
+            policy: None,
         };
         assert_eq!(letter, expected);
         assert_eq!(DeadLetter::of(&record(&headers, b"[\"row\"]"), [2; 4]).unit, None, "another journal's");

@@ -293,7 +293,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
         for (index, ((letter, candidate), stored)) in letters.iter().zip(candidates).zip(stored).enumerate() {
             let place = (letter.place.partition, letter.place.offset);
             let raw = letter.payload.as_deref().unwrap_or_default();
-            let (Some(candidate), Row::Leg(leg)) = (candidate, wire::row(raw)) else {
+            let (Some(candidate), Row::Leg(mut leg)) = (candidate, wire::row(raw)) else {
                 revival.fates.push(Fate::StillDead);
                 continue;
             };
@@ -309,9 +309,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
                 revival.fates.push(Fate::UnitNotRead);
                 continue;
             };
-            let fingerprint = Fingerprint::of_leg(&leg);
-            let seen = Seen { fingerprint: Some(fingerprint), revision: 0 };
-            let entry = Entry { key: candidate.key, seen };
+            let entry = self.revived_entry(candidate, &mut leg);
             let is_remembered = stored.is_some() || in_batch.contains(&candidate.key);
             let outcome = match survey.verdict(candidate, is_remembered) {
                 Verdict::InDoubt => {
@@ -345,7 +343,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
                 partition: place.0,
                 offset: place.1,
                 row: candidate.row,
-                fingerprint_version: Fingerprint::VERSION,
+                fingerprint_version: entry.seen.fingerprint.map_or(0, Fingerprint::version),
                 entry,
                 unit: candidate.unit.clone(),
                 outcome,
@@ -353,6 +351,15 @@ impl<C: Cluster, V: View> Writer<C, V> {
             }));
         }
         Ok(revival)
+    }
+
+    /// What is to be remembered of a letter's leg, which is treated unless it was when it was buried.
+    fn revived_entry(&self, candidate: &Candidate, leg: &mut Leg<'_>) -> Entry {
+        let privacy = &self.terms.privacy;
+        if !candidate.is_treated {
+            privacy.treat(leg);
+        }
+        Entry { key: candidate.key, seen: Seen { fingerprint: Some(privacy.fingerprint(leg)), revision: 0 } }
     }
 
     /// The message of a letter's leg, if it can be one now.

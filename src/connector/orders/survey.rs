@@ -27,6 +27,7 @@ use crate::core::identity::KeyHash;
 use crate::core::journal::{Page, Record, Seq, Trace};
 use crate::core::ledger::Ledger;
 use crate::core::leg::{TimeBasis, time_of};
+use crate::core::privacy::Privacy;
 use crate::core::replay::{Evidence, Fate, Tally, Verdict, decide, may_be_forgotten, time_in};
 use crate::core::time::{UtcMillis, Window};
 use crate::sink::{Cluster, Destination, Place, Reader, StoredRecord, Stretch};
@@ -44,6 +45,8 @@ pub struct ReplayTerms {
     pub units: Vec<String>,
     /// On which of a leg's times the windows are cut.
     pub time_basis: TimeBasis,
+    /// How personal values are treated.
+    pub privacy: Privacy,
     /// Only letters of this reason.
     pub reason: Option<Reason>,
     /// Whether those in doubt are published, too.
@@ -62,6 +65,8 @@ pub(crate) struct Candidate {
     pub(crate) at: UtcMillis,
     /// When its row was read.
     pub(crate) seen_at: UtcMillis,
+    /// Whether the letter's row was treated when it was written: it must not be treated again.
+    pub(crate) is_treated: bool,
     pub(crate) may_be_forgotten: bool,
 }
 
@@ -120,7 +125,7 @@ impl Survey {
                 if terms.reason.is_some_and(|wanted| letter.reason != Some(wanted)) {
                     continue;
                 }
-                match parse(record, letter, terms.time_basis) {
+                match parse(record, letter, terms) {
                     Ok(candidate) => {
                         self.wanted.insert(candidate.key);
                         self.candidates.insert((record.place.partition, record.place.offset), candidate);
@@ -296,11 +301,18 @@ impl Survey {
 }
 
 /// The candidate that a letter is, or why it is none.
-fn parse(record: &StoredRecord, letter: DeadLetter, basis: TimeBasis) -> Result<Candidate, Fate> {
+fn parse(record: &StoredRecord, letter: DeadLetter, terms: &ReplayTerms) -> Result<Candidate, Fate> {
     let Some(unit) = letter.unit else { return Err(Fate::Foreign) };
+    let (basis, privacy) = (terms.time_basis, &terms.privacy);
     let raw = record.payload.as_deref().unwrap_or_default();
-    if letter.is_truncated || KeyHash::of_dead_row(raw) != letter.row {
+    // The hash of a treated row is that of the row as it came, which is not there to be hashed.
+    let is_treated = letter.policy.is_some();
+    let is_right = || [privacy.dead_row(raw), KeyHash::of_dead_row(raw)].contains(&letter.row);
+    if letter.is_truncated || !(is_treated || is_right()) {
         return Err(Fate::Damaged);
+    }
+    if is_treated && letter.policy != privacy.id() {
+        return Err(Fate::OtherPolicy);
     }
     let Row::Leg(leg) = wire::row(raw) else { return Err(Fate::StillDead) };
     let at = time_of(&leg, basis);
@@ -311,12 +323,46 @@ fn parse(record: &StoredRecord, letter: DeadLetter, basis: TimeBasis) -> Result<
     }
     let at = letter.window.map_or(at, |window| time_in(at, window, asked(window)));
     let key = KeyHash::of_leg(&leg);
-    Ok(Candidate { row: letter.row, key, unit, at, seen_at: letter.at, may_be_forgotten: false })
+    Ok(Candidate { row: letter.row, key, unit, at, seen_at: letter.at, is_treated, may_be_forgotten: false })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::privacy::{Target, Treatment};
+
+    fn terms(time_basis: TimeBasis, privacy: Privacy) -> ReplayTerms {
+        let (journal, units) = ("j".to_owned(), vec!["u".to_owned()]);
+        ReplayTerms { journal, units, time_basis, privacy, reason: None, is_forced: false }
+    }
+
+    #[test]
+    fn a_letter_that_was_treated_is_replayed_under_its_own_policy_only() {
+        let policy = |name: &str| {
+            let rules = [(Target::named(name).unwrap(), Treatment::Hash)];
+            Privacy::new(&rules, b"0123456789abcdef")
+        };
+        let (none, one, other) = (Privacy::default(), policy("caller"), policy("callee"));
+        let raw = br#"{"callId":"1","legId":"1","disconnectedTimeUTC":1700000000000,"caller":"x"}"#;
+        let at = UtcMillis::new(1_700_000_000_000);
+        let fate = |row: KeyHash, written_by: &Privacy, now: &Privacy| {
+            let (place, payload) = (Place { partition: 0, offset: 0 }, Some(raw.to_vec()));
+            let record = StoredRecord { place, key: Vec::new(), payload, timestamp: at, headers: Vec::new() };
+            let unit = Some("u".to_owned());
+            let (bytes, policy) = (raw.len() as u64, written_by.id());
+            let letter =
+                DeadLetter { place, at, unit, row, reason: None, window: None, bytes, is_truncated: false, policy };
+            let terms = terms(TimeBasis::Disconnect, now.clone());
+            parse(&record, letter, &terms).map(|candidate| candidate.is_treated)
+        };
+        let (plain, keyed) = (KeyHash::of_dead_row(raw), one.dead_row(b"the row as it came"));
+        assert_eq!(fate(plain, &none, &none), Ok(false));
+        assert_eq!(fate(plain, &none, &one), Ok(false), "it is treated when it is published");
+        assert_eq!(fate(one.dead_row(raw), &none, &one), Ok(false), "a row that was not to be withheld");
+        assert_eq!(fate(keyed, &none, &one), Err(Fate::Damaged));
+        assert_eq!(fate(keyed, &one, &one), Ok(true));
+        assert_eq!([&other, &none].map(|now| fate(keyed, &one, now)), [Err(Fate::OtherPolicy), Err(Fate::OtherPolicy)]);
+    }
 
     #[test]
     fn a_letter_of_a_row_from_after_its_query_stays_dead() {
@@ -337,8 +383,9 @@ mod tests {
                 window: Some(window),
                 bytes: 0,
                 is_truncated: false,
+                policy: None,
             };
-            parse(&record, letter, basis).map(|candidate| candidate.at)
+            parse(&record, letter, &terms(basis, Privacy::default())).map(|candidate| candidate.at)
         };
         assert_eq!(fate(30, TimeBasis::Disconnect), Ok(second(30)));
         assert_eq!(fate(61, TimeBasis::Disconnect), Ok(second(61)), "in the margin");

@@ -1,7 +1,7 @@
 //! A page made ready: its rows parsed and hashed, and the message of each leg written as it is if the leg is new.
 //!
 //! ```text
-//!   page ─▶ known by its bytes? ─┬─ no ──▶ parse ─▶ identity, fingerprint, time ─▶ message
+//!   page ─▶ known by its bytes? ─┬─ no ──▶ parse, treat ─▶ identity, fingerprint, time ─▶ message
 //!                                └─ yes ─▶ identity, fingerprint, time, as they were found before
 //! ```
 //!
@@ -22,9 +22,10 @@ use super::leg_message::{LegWriter, Origin, Parts, RowTimes, Written};
 use crate::core::chunk::LegFacts;
 use crate::core::dead_letter::Reason;
 use crate::core::dedupe::Seen;
-use crate::core::identity::{Fingerprint, KeyHash};
+use crate::core::identity::KeyHash;
 use crate::core::journal::Entry;
 use crate::core::leg::{Leg, TimeBasis, position, time_of};
+use crate::core::privacy::Privacy;
 use crate::core::time::UtcMillis;
 use crate::core::zone::{self, Contradiction, Texts};
 use crate::source::Page;
@@ -46,11 +47,13 @@ pub(crate) struct Preparer {
 }
 
 /// How pages are made ready; fixed for the life of the process.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct PageTerms {
     pub(crate) writer: LegWriter,
     pub(crate) time_basis: TimeBasis,
     pub(crate) zone: Tz,
+    /// How personal values are treated.
+    pub(crate) privacy: Privacy,
     /// Random, so that nobody can make two rows that are taken for one.
     pub(crate) seed: u64,
 }
@@ -114,7 +117,8 @@ impl Preparer {
             let row = page.row(index);
             let of_raw = || KeyHash::of_dead_row(row.as_bytes());
             rows.push(match wire::row_in(row, spare.take()) {
-                Row::Leg(leg) => {
+                Row::Leg(mut leg) => {
+                    self.terms.privacy.treat(&mut leg);
                     let (found, contradiction) = self.found(&leg, &mut scratch);
                     let key = KeyHash::of_leg(&leg);
                     match contradiction {
@@ -141,12 +145,12 @@ impl Preparer {
         Prepared { page, seen_at, rows, messages: messages.into(), generation, late_before, contradictions }
     }
 
-    /// What a leg says, and how its texts contradict our idea of the zone, if they do.
+    /// What a treated leg says, and how its texts contradict our idea of the zone, if they do.
     fn found(&self, leg: &Leg<'_>, scratch: &mut Vec<u8>) -> (LegFacts, Option<Contradiction>) {
         let PageTerms { time_basis, zone, .. } = self.terms;
         let (texts, contradiction) = judge_texts(leg, time_basis, zone);
         let found = LegFacts {
-            fingerprint: Fingerprint::of_leg_in(leg, scratch),
+            fingerprint: self.terms.privacy.fingerprint_in(leg, scratch),
             at: time_of(leg, time_basis),
             disconnected: leg.disconnected,
             texts,
@@ -310,6 +314,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::codec::{Framing, LegEncoder};
+    use crate::core::identity::Fingerprint;
     use crate::core::journal::Trace;
     use crate::core::leg::{How, Ingest};
     use crate::core::planner::Piece;
@@ -319,7 +324,8 @@ pub(crate) mod tests {
 
     pub(crate) fn terms() -> PageTerms {
         let writer = LegWriter::new(FRAMING, "journal");
-        PageTerms { writer, time_basis: TimeBasis::Disconnect, zone: Tz::UTC, seed: 7 }
+        let privacy = Privacy::default();
+        PageTerms { writer, time_basis: TimeBasis::Disconnect, zone: Tz::UTC, privacy, seed: 7 }
     }
 
     /// Of a read in the middle of which [`row`]'s legs are, all of them late.

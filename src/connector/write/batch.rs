@@ -11,6 +11,7 @@ use super::request::Read;
 use super::writer::{REFUSED_KEPT, RecordTerms, Writer};
 use crate::config::MessageTimestamp;
 use crate::connector::fault::Fault;
+use crate::connector::rows::dead_row::{LetterRow, PRIVACY_HEADER};
 use crate::connector::rows::leg_message::{Origin, Parts, RowTimes};
 use crate::connector::rows::prepare::{ReadyRow, What};
 use crate::core::chunk::{
@@ -158,10 +159,21 @@ impl<C: Cluster, V: View> Writer<C, V> {
         if plan.dead.is_empty() {
             return Ok(Vec::new());
         }
-        let keys: Vec<KeyHash> = plan.dead.iter().map(|dead| KeyHash::of_dead_row(rows[dead.row].raw())).collect();
-        let found = self.owner.follower.find(keys.clone()).await?;
-        let is_known = |key, known: Option<Remembered>| known.is_some() || in_flight.has_dead(key);
-        Ok(zip(keys, found).map(|(key, known)| RowKey { key, is_known: is_known(key, known) }).collect())
+        let privacy = &self.terms.privacy;
+        let raw = || plan.dead.iter().map(|dead| rows[dead.row].raw());
+        let keys: Vec<KeyHash> = raw().map(|raw| privacy.dead_row(raw)).collect();
+        let mut known = self.are_known(keys.clone()).await?;
+        // A row that was buried before there was a privacy policy is not buried again.
+        let before: Vec<KeyHash> = raw().filter_map(|raw| privacy.dead_row_before(raw)).collect();
+        if !before.is_empty() {
+            zip(&mut known, self.are_known(before).await?).for_each(|(known, before)| *known |= before);
+        }
+        let row_key = |(key, known)| RowKey { key, is_known: known || in_flight.has_dead(key) };
+        Ok(zip(keys, known).map(row_key).collect())
+    }
+
+    async fn are_known(&self, keys: Vec<KeyHash>) -> Result<Vec<bool>, Fault> {
+        Ok(self.owner.follower.find(keys).await?.iter().map(Option::is_some).collect())
     }
 
     fn is_expired_by_mutant(&self, row: &ChunkRow) -> bool {
@@ -215,7 +227,10 @@ impl<C: Cluster, V: View> Writer<C, V> {
         // A revision; or known by its bytes and new all the same, as after a rewind; or the unit has come further since
         // the read began; or it does not fit.
         match wire::row(row.raw()) {
-            Row::Leg(leg) => self.encode(&leg, found, row.seen_at(), entry, making),
+            Row::Leg(mut leg) => {
+                self.terms.privacy.treat(&mut leg);
+                self.encode(&leg, found, row.seen_at(), entry, making)
+            }
             Row::Dead(_) | Row::Unfinished => Err(Reason::Invalid),
         }
     }
@@ -261,7 +276,8 @@ impl<C: Cluster, V: View> Writer<C, V> {
     }
 
     fn dead_letter(&self, letter: Letter, row: ReadyRow<'_>, making: &Making<'_>) -> Message {
-        let (raw, read, Letter { dead, entry }) = (row.raw(), making.read, letter);
+        let (read, Letter { dead, entry }) = (making.read, letter);
+        let held = LetterRow::of(row.raw(), &self.terms.privacy, self.terms.are_unreadable_rows_shown);
         let row_hash: String = entry.key.0.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut headers = making.headers(entry, dead.at);
         headers.extend([
@@ -269,9 +285,10 @@ impl<C: Cluster, V: View> Writer<C, V> {
             ("call-legs-error-message", dead.reason.to_string().into()),
             ("call-legs-unit", read.unit.to_owned().into()),
             ("call-legs-window", format!("{}/{}", read.piece.window.start, read.piece.window.end).into()),
-            ("call-legs-row-bytes", raw.len().to_string().into()),
+            ("call-legs-row-bytes", held.row_bytes.to_string().into()),
             ("call-legs-row-hash", row_hash.clone().into()),
         ]);
+        headers.extend(held.privacy.map(|privacy| (PRIVACY_HEADER, privacy.into())));
         let mut message = Message {
             destination: Destination::DeadLetters,
             key: row_hash.into(),
@@ -281,7 +298,7 @@ impl<C: Cluster, V: View> Writer<C, V> {
         };
         let bytes_max = self.owner.follower.cluster.message_bytes_max(Destination::DeadLetters);
         let room = bytes_max.saturating_sub(message.size_bytes());
-        message.payload = Some(Bytes::copy_from_slice(&raw[..raw.len().min(room)]));
+        message.payload = Some(Bytes::copy_from_slice(&held.bytes[..held.bytes.len().min(room)]));
         message
     }
 }

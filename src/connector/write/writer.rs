@@ -26,6 +26,7 @@ use crate::core::identity::KeyHash;
 use crate::core::journal::{Change, ChangeKind, Delivery, Nonce, OutOffsets, Record, UnitProgress};
 use crate::core::ledger::Ledger;
 use crate::core::leg::TimeBasis;
+use crate::core::privacy::Privacy;
 use crate::core::time::UtcMillis;
 use crate::core::watermark::{Delays, Progress};
 use crate::sink::Cluster;
@@ -63,6 +64,10 @@ pub struct RecordTerms {
     pub revisions: Revisions,
     /// The share of a window's rows that may be dead.
     pub dead_ratio_max: f64,
+    /// How personal values are treated.
+    pub privacy: Privacy,
+    /// Whether dead letters hold also rows that cannot be read, and so cannot be treated.
+    pub are_unreadable_rows_shown: bool,
 }
 
 /// What the journal is owned for.

@@ -21,7 +21,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 pub use page::{NotAPage, Page, page};
-pub use row::{Row, row, row_in};
+pub use row::{Row, fields_of, row, row_in, written};
 
 /// Who wrote the body of an error answer, as far as it tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::number::{digits, held, held_in};
 use super::scan::{Name, Scanner};
 use crate::core::dead_letter::Reason;
-use crate::core::leg::{FIELD_COUNT, FIELDS, Kind, Leg, Value, position, position_of};
+use crate::core::leg::{FIELD_COUNT, FIELDS, Field, Kind, Leg, Value, position, position_of};
 use crate::core::time::UtcMillis;
 
 /// A row of a page.
@@ -51,6 +51,30 @@ pub fn row_in<'a>(text: &'a str, spare: Option<Box<Leg<'a>>>) -> Row<'a> {
         }
         _ => Row::Dead(Reason::DisconnectTime),
     }
+}
+
+/// The fields of a row as far as they can be read, whether it is a leg or not; `None` where the row is no readable object.
+pub fn fields_of(raw: &[u8]) -> Option<Box<Leg<'_>>> {
+    fields(std::str::from_utf8(raw).ok()?, None)
+}
+
+/// A row that says what the leg says: reading it gives the same values, and the same `extra`. What is null is left out.
+pub fn written(leg: &Leg<'_>) -> String {
+    let text = |text: &str| serde_json::Value::from(text).to_string();
+    let value = |(field, value): (&Field, &Value<'_>)| {
+        let json = match value {
+            Value::Null => return None,
+            Value::Text(value) => text(value),
+            Value::Integer(number) => number.to_string(),
+            Value::TextList(texts) => {
+                format!("[{}]", texts.iter().map(|item| text(item)).collect::<Vec<_>>().join(","))
+            }
+        };
+        Some(format!("{}:{json}", text(field.name)))
+    };
+    let values = FIELDS.iter().zip(&leg.values).filter_map(value);
+    let extra = leg.extra.iter().map(|(name, json)| format!("{}:{json}", text(name)));
+    format!("{{{}}}", values.chain(extra).collect::<Vec<_>>().join(","))
 }
 
 fn is_under_way(status: &Value<'_>) -> bool {

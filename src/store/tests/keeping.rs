@@ -70,6 +70,22 @@ async fn two_writers_pages_of_one_number_are_both_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn keyed_fingerprints_come_back_as_such_beside_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let view = open(dir.path());
+    let mut model = Model::new();
+    for round in 0..6_u32 {
+        let numbers = round * 60..round * 60 + 60;
+        let page = if round % 2 == 0 { model.numbers("a", numbers, 7) } else { model.keyed("a", numbers, 7) };
+        apply(&view, &model, vec![page]).await;
+        model.check(&view).await.unwrap();
+    }
+    assert!(!databases(dir.path()).is_empty(), "some are in a slice, and some are not");
+    drop(view);
+    model.check(&open(dir.path())).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_late_page_of_another_writer_does_not_hide_what_is_newer() {
     let dir = tempfile::tempdir().unwrap();
     let view = open(dir.path());

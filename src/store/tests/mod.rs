@@ -80,6 +80,17 @@ impl Model {
     }
 
     fn page(&mut self, unit: &str, legs: Vec<Entry>) -> Page {
+        self.page_of(unit, legs, Fingerprint::VERSION)
+    }
+
+    /// A page written under a privacy policy.
+    fn keyed(&mut self, unit: &str, numbers: std::ops::Range<u32>, content: u32) -> Page {
+        let seen = Seen { fingerprint: Some(Fingerprint::keyed(1, content)), revision: 1 };
+        let legs = numbers.map(|number| Entry { key: key(number), seen }).collect();
+        self.page_of(unit, legs, Fingerprint::KEYED_VERSION)
+    }
+
+    fn page_of(&mut self, unit: &str, legs: Vec<Entry>, fingerprint_version: u8) -> Page {
         let seq = self.ledger.head.last_seq + 1;
         let page = Page {
             seq,
@@ -88,7 +99,7 @@ impl Model {
             generation: 3,
             first: UtcMillis::new(seq as i64 * 10),
             last: UtcMillis::new(seq as i64 * 10 + 5),
-            fingerprint_version: Fingerprint::VERSION,
+            fingerprint_version,
             dead: vec![key(1_000_000 + seq as u32)],
             legs,
             hours: PageHours([(Hour::new(seq as i64 / 10), HourRows { published: 1, dead: 1 })].into()),

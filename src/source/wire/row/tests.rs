@@ -372,6 +372,13 @@ proptest! {
     }
 
     #[test]
+    fn a_leg_that_is_written_and_read_again_says_the_same(row in rows()) {
+        let Some(leg) = fields(&row, None) else { return Ok(()) };
+        let written = written(&leg);
+        prop_assert_eq!(fields(&written, None), Some(leg), "{}", written);
+    }
+
+    #[test]
     fn a_damaged_row_is_read_as_serde_json_reads_it(
         sample in 0..2_usize,
         damage in vec((any::<Index>(), 0..3_usize, select(br#" {}[]:,"\-019.eEnutx"#.to_vec())), 1..4),
