@@ -174,7 +174,7 @@ impl Downstream {
     }
 
     /// As Java writes it: with milliseconds only if there are any.
-    fn from_text(&self) -> String {
+    fn start_text(&self) -> String {
         chrono::DateTime::from_timestamp_millis(self.from).unwrap().to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)
     }
 
@@ -306,7 +306,7 @@ async fn no_window_is_judged_before_its_legs_are_read_and_quiet_phones_are_known
     rig.polled_since_start().await;
     let mut running = down.start();
     let told = down.until(&rig, &mut running, "verdicts of the past", |told| told.judged_to > origin).await;
-    let promise = format!("the first verdict is of the window from {}", down.from_text());
+    let promise = format!("the first verdict is of the window from {}", down.start_text());
     assert!(running.log().contains(&promise), "{}", running.log());
     down.assert_true(&rig, &told, told.judged_to);
 
