@@ -9,7 +9,7 @@ use maud::{Markup, html};
 
 use crate::core::journal::BackfillState;
 use crate::core::time::{UtcMillis, Window};
-use crate::core::words::length;
+use crate::core::words::{count, length};
 use crate::telemetry::recent::{MINUTES_MAX, MinuteNote, POLLS_MAX, PollNote};
 use crate::telemetry::shown::UnitSnapshot;
 use crate::telemetry::status::BackfillStatus;
@@ -27,22 +27,22 @@ pub(super) fn polls(polls: &[PollNote], now: UtcMillis) -> Markup {
     let first = POLLS_MAX - polls.len().min(POLLS_MAX);
     let failed = polls.iter().filter(|poll| poll.result != "ok").count();
     html! {
-        svg viewBox=(format!("0 0 {WIDTH} {STRIP_HEIGHT}")) role="img" aria-label=(format!("{} polls, {failed} not ok", polls.len())) {
+        svg viewBox=(format!("0 0 {WIDTH} {STRIP_HEIGHT}")) role="img" aria-label=(format!("{}, {failed} not ok", count(polls.len() as u64, "poll"))) {
             @for (index, poll) in polls.iter().enumerate() {
                 @let is_ok = poll.result == "ok";
                 // A failed one is lower too, for those who see no colours.
                 @let (y, height) = if is_ok { (0, STRIP_HEIGHT) } else { (STRIP_HEIGHT / 2, STRIP_HEIGHT / 2) };
                 rect class=(if is_ok { "ok" } else { "failed" }) x=((first + index) * cell) y=(y) width=(cell - 2) height=(height) {
                     title {
-                        (clock(poll.at, now)) ": " (poll.result) ", " (poll.fetched) " rows, " (poll.published) " new, "
+                        (clock(poll.at, now)) ": " (poll.result) ", " (count(poll.fetched, "row")) ", " (poll.published) " new, "
                         (poll.took_ms) " ms"
                     }
                 }
             }
         }
         p .faint {
-            (polls.len()) " polls, " (failed) " not ok; the newest at " (clock(last.at, now)) ": " (last.result) ", "
-            (last.fetched) " rows, " (last.published) " new"
+            (count(polls.len() as u64, "poll")) ", " (failed) " not ok; the newest at " (clock(last.at, now)) ": " (last.result) ", "
+            (count(last.fetched, "row")) ", " (last.published) " new"
         }
     }
 }
@@ -54,9 +54,9 @@ pub(super) fn legs(minutes: &[MinuteNote]) -> Markup {
     let now = minutes.last().map_or(UtcMillis::new(0), |minute| minute.from);
     html! {
         (bars(minutes, most as f64, |minute| minute.published as f64, |_| "bar", None, |minute| {
-            format!("{}: {} legs", clock(minute.from, now), minute.published)
+            format!("{}: {}", clock(minute.from, now), count(minute.published, "leg"))
         }))
-        p .faint { (all) " legs, at most " (most) " a minute" }
+        p .faint { (count(all, "leg")) ", at most " (most) " a minute" }
     }
 }
 

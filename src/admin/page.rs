@@ -16,7 +16,7 @@ use super::drawing;
 use crate::core::dead_letter::Reason;
 use crate::core::journal::BackfillState;
 use crate::core::time::UtcMillis;
-use crate::core::words::length;
+use crate::core::words::{count, length};
 use crate::telemetry::shown::{Level, RoleShown, Snapshot, UnitSnapshot};
 use crate::telemetry::status::BackfillStatus;
 use crate::telemetry::words::clock;
@@ -85,11 +85,20 @@ fn top(snapshot: &Snapshot) -> Markup {
             h1 { span class=(format!("level {level}")) aria-hidden="true" { (mark(headline.level)) " " } (headline.sentence) }
             p .faint {
                 @if snapshot.ready { "Ready" } @else { "Not ready" }
-                ", at " (clock(snapshot.at, snapshot.at)) " on " (snapshot.host)
+                ", at " (clock(snapshot.at, snapshot.at)) " on " (snapshot.host) (whereto(snapshot))
             }
             @let reasons: Vec<&String> = snapshot.own_reasons().collect();
             @if !reasons.is_empty() { ul { @for reason in reasons { li { (reason) } } } }
         }
+    }
+}
+
+/// Which topic of which cluster it is about.
+fn whereto(snapshot: &Snapshot) -> String {
+    let setting = |key: &str| snapshot.settings.iter().find(|setting| setting.key == key);
+    match (setting("kafka.topic"), setting("kafka.bootstrap_servers")) {
+        (Some(topic), Some(servers)) => format!(", for topic {} of the Kafka at {}", topic.value, servers.value),
+        _ => String::new(),
     }
 }
 
@@ -157,6 +166,7 @@ fn level(unit: &UnitSnapshot) -> Level {
 
 fn unit_card(snapshot: &Snapshot, unit: &UnitSnapshot) -> Markup {
     let level = level(unit);
+    let (state, state_since) = snapshot.state_of(unit);
     let time = |at: Option<UtcMillis>| {
         at.map_or_else(|| "none since this process started".to_owned(), |at| clock(at, snapshot.at))
     };
@@ -169,11 +179,10 @@ fn unit_card(snapshot: &Snapshot, unit: &UnitSnapshot) -> Markup {
         section {
             div .top {
                 h2 { (unit.unit) }
-                @if snapshot.is_kafka_slow() { span .badge .working { "waits for Kafka" } }
-                @else { span class=(format!("badge {}", class(level))) { (unit.state) } }
-                @if let Some(since) = unit.since { span .faint { "since " (clock(since, snapshot.at)) } }
+                span class=(format!("badge {}", class(if snapshot.is_kafka_slow() { Level::Working } else { level }))) { (state) }
+                @if let Some(since) = state_since { span .faint { "since " (clock(since, snapshot.at)) } }
             }
-            @if !unit.detail.is_empty() { p .detail { (unit.detail) } }
+            @if !unit.detail.is_empty() && !snapshot.headline.sentence.contains(unit.detail.trim_end_matches('.')) { p .detail { (unit.detail) } }
             @if !unit.repeating.is_empty() { p .faint { "A request is repeated: " (unit.repeating) } }
             dl .facts {
                 (fact("Complete up to: read once", &format!("{}{}", time(unit.complete_to), ago(unit.complete_to))))
@@ -214,10 +223,10 @@ fn overlap(snapshot: &Snapshot, unit: &UnitSnapshot) -> String {
     let configured = length(Duration::from_millis(snapshot.poll_overlap_ms));
     match (unit.lateness.recommended_overlap_ms, unit.lateness.confidence) {
         (Some(recommended), Some(confidence)) => format!(
-            "{configured}; {} finds 99.9 % ({:.0} % sure, {} legs)",
+            "{configured}; {} finds 99.9 % ({:.0} % sure, {})",
             length(Duration::from_millis(recommended)),
             confidence * 100.0,
-            unit.lateness.samples
+            count(unit.lateness.samples, "leg")
         ),
         _ => format!("{configured}; no leg measured yet"),
     }
@@ -240,7 +249,7 @@ fn backfill_line(backfill: &BackfillStatus) -> Markup {
         p {
             "Backfill of " (backfill.window) ": "
             @if backfill.state == BackfillState::Running { (format!("{share:.1} % read")) } @else { (backfill.state.as_str()) }
-            ", " (backfill.counts.published) " legs published"
+            ", " (count(backfill.counts.published, "leg")) " published"
             @if let Some(trouble) = &backfill.trouble { "; waiting: " (trouble) }
         }
     }
@@ -372,7 +381,7 @@ fn icon(level: Level) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::snapshot::tests::snapshot;
+    use crate::telemetry::snapshot::tests::{NOON_AND_A_BIT, snapshot};
     use crate::telemetry::status::{PollPaceShown, UnitState};
 
     #[test]
@@ -386,10 +395,27 @@ mod tests {
             "1 show fewer legs than were published",
             "exactly-once",
             "owns the journal since 13:31:10 UTC",
+            "on host-a, for topic call-legs of the Kafka at kafka-1:9092",
             "from file /run/secrets/password",
         ] {
             assert!(page.contains(part), "{part} in\n{page}");
         }
+    }
+
+    #[test]
+    fn a_cause_that_the_headline_names_is_not_repeated_for_each_unit() {
+        let page = page(
+            &snapshot(|status| {
+                let unit = status.units["acme-east"].clone();
+                for name in ["acme-east", "acme-west"] {
+                    let mut unit = unit.clone();
+                    unit.enter(UnitState::SourceUnreachable, "the connection was refused", NOON_AND_A_BIT);
+                    status.units.insert(name.to_owned(), unit);
+                }
+            }),
+            None,
+        );
+        assert_eq!(page.matches("the connection was refused").count(), 1, "{page}");
     }
 
     #[test]

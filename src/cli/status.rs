@@ -243,8 +243,8 @@ fn describe_unit(snapshot: &Snapshot, unit: &UnitSnapshot) -> Vec<String> {
         Some(at) => format!("{} ({} ago)", clock(at, snapshot.at), length(snapshot.at.since(at))),
         None => "not yet".to_owned(),
     };
-    let since = unit.since.map(|since| format!(" since {}", clock(since, snapshot.at))).unwrap_or_default();
-    let state = if snapshot.is_kafka_slow() { "waits for Kafka" } else { &unit.state };
+    let (state, since) = snapshot.state_of(unit);
+    let since = since.map(|since| format!(" since {}", clock(since, snapshot.at))).unwrap_or_default();
     let detail = if unit.detail.is_empty() { String::new() } else { format!(": {}", unit.detail) };
     let mut lines = vec![
         format!("unit {}: {state}{since}{detail}", unit.unit),

@@ -136,6 +136,9 @@ pub struct UnitSnapshot {
     pub detail: String,
     /// Why a request is being repeated, while one is.
     pub repeating: String,
+    /// When the source is asked again, while a failure is waited out.
+    #[serde(default)]
+    pub tried_again_at: Option<UtcMillis>,
     /// Increased by each rewind.
     pub generation: u32,
     /// The soft watermark.

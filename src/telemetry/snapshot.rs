@@ -110,6 +110,14 @@ impl Snapshot {
         Duration::from_millis(self.kafka_waiting_ms) >= KAFKA_SLOW
     }
 
+    /// A unit's state in words, and since when it is so: while Kafka is waited for, since that.
+    pub fn state_of<'a>(&self, unit: &'a UnitSnapshot) -> (&'a str, Option<UtcMillis>) {
+        if self.is_kafka_slow() {
+            return ("waits for Kafka", Some(self.at.minus(Duration::from_millis(self.kafka_waiting_ms))));
+        }
+        (&unit.state, unit.since)
+    }
+
     /// Up to where all units have read everything once; `None` before that is known of each.
     pub fn complete_to(&self) -> Option<UtcMillis> {
         self.units.iter().map(|unit| unit.complete_to).min().flatten()
@@ -129,6 +137,7 @@ impl UnitSnapshot {
             since: unit.since,
             detail: unit.detail,
             repeating: unit.repeating,
+            tried_again_at: unit.tried_again_at,
             generation: journaled.generation,
             complete_to: unit.complete_to,
             final_to: unit.final_to,
@@ -190,11 +199,16 @@ pub(crate) mod tests {
 
             behind_max: Some(Duration::from_secs(2_100)),
             targets: Targets::default(),
-            settings: vec![Setting {
-                key: "source.password".to_owned(),
-                value: "from file /run/secrets/password".to_owned(),
-                origin: "call-legs.toml, line 3".to_owned(),
-            }],
+            settings: [
+                ("source.password", "from file /run/secrets/password"),
+                ("kafka.topic", "call-legs"),
+                ("kafka.bootstrap_servers", "kafka-1:9092"),
+            ]
+            .map(|(key, value)| {
+                let origin = "call-legs.toml, line 3".to_owned();
+                Setting { key: key.to_owned(), value: value.to_owned(), origin }
+            })
+            .to_vec(),
         }
     }
 
@@ -266,6 +280,17 @@ pub(crate) mod tests {
         for inner in names(&field("outOffsets")["items"]["fields"]) {
             assert!(unit["outOffsets"][0].get(&inner).is_some(), "outOffsets.{inner}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_unit_waits_for_kafka_since_kafka_is_slow() {
+        let since = Instant::now();
+        tokio::time::advance(Duration::from_secs(45)).await;
+        let slow = snapshot(|status| status.publishing_since = Some(since));
+        let waits = Some(NOON_AND_A_BIT.minus(Duration::from_secs(45)));
+        assert_eq!(slow.state_of(&slow.units[0]), ("waits for Kafka", waits));
+        let well = snapshot(|_| {});
+        assert_eq!(well.state_of(&well.units[0]), ("ok", Some(NOON_AND_A_BIT.minus(Duration::from_secs(3_600)))));
     }
 
     #[test]

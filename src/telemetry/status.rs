@@ -102,6 +102,8 @@ pub struct UnitStatus {
     pub detail: String,
     /// Why a request is being repeated, while one is.
     pub repeating: String,
+    /// When the source is asked again, while a failure is waited out.
+    pub tried_again_at: Option<UtcMillis>,
     /// The soft watermark.
     pub complete_to: Option<UtcMillis>,
     /// The hard watermark.
@@ -132,6 +134,7 @@ impl UnitStatus {
             self.since = Some(at);
         }
         self.state = state;
+        self.tried_again_at = None;
         detail.clone_into(&mut self.detail);
     }
 }

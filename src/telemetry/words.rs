@@ -33,8 +33,10 @@ pub(super) fn headline(snapshot: &Snapshot) -> Headline {
     }
     if let Some(trouble) = &snapshot.disk_trouble {
         let waited = length(Duration::from_millis(snapshot.disk_waiting_ms));
-        let waits = "polls wait, nothing is lost";
-        let sentence = format!("The disk of state.dir has not done its work for {waited}: {waits}. {trouble}.");
+        let sentence = format!(
+            "The disk of state.dir has not done its work for {waited}: {trouble}. Free space on it, or mend it. Until then polls wait, and \
+             nothing is lost."
+        );
         return say(Level::Bad, sentence);
     }
     match snapshot.role {
@@ -101,7 +103,23 @@ fn of_bad_units(snapshot: &Snapshot) -> Option<String> {
     };
     let since = same.iter().filter_map(|unit| unit.since).min();
     let since = since.map(|since| format!(" since {}", clock(since, snapshot.at))).unwrap_or_default();
-    Some(format!("{} ({which}{since}).", what(&first.state)))
+    let why = common_detail(&same).map(|detail| format!(": {}", detail.trim_end_matches('.'))).unwrap_or_default();
+    let goes_on = if goes_on_by_itself(&first.state) { " Nothing is lost: polls go on by themselves." } else { "" };
+    let next = same.iter().filter_map(|unit| unit.tried_again_at).filter(|at| *at > snapshot.at).min();
+    let next = next.map(|at| format!(" Next try at {}.", clock(at, snapshot.at))).unwrap_or_default();
+    Some(format!("{} ({which}{since}){why}.{goes_on}{next}", what(&first.state)))
+}
+
+/// Why the API does not answer these units or refuses them, where that is the same for all: it is said once then.
+fn common_detail<'a>(units: &[&'a UnitSnapshot]) -> Option<&'a str> {
+    let first = units.first().filter(|unit| unit.state == "source_auth" || goes_on_by_itself(&unit.state))?;
+    let detail = first.detail.as_str();
+    (!detail.is_empty() && units.iter().all(|unit| unit.detail == detail)).then_some(detail)
+}
+
+/// Whether it is over as soon as the API does its work again.
+fn goes_on_by_itself(state: &str) -> bool {
+    matches!(state, "source_unreachable" | "source_rate_limited")
 }
 
 /// What a state that is not good means, in words.
@@ -178,6 +196,28 @@ mod tests {
         );
     }
 
+    #[test]
+    fn an_api_that_is_down_is_told_once_with_its_cause_and_the_next_try() {
+        let down = |details: [&str; 2]| {
+            said(|status| {
+                let unit = status.units["acme-east"].clone();
+                for (name, detail) in ["acme-east", "acme-west"].into_iter().zip(details) {
+                    let mut unit = unit.clone();
+                    unit.enter(UnitState::SourceUnreachable, detail, NOON_AND_A_BIT.minus(Duration::from_secs(60)));
+                    unit.tried_again_at = Some(NOON_AND_A_BIT.plus(Duration::from_secs(30)));
+                    status.units.insert(name.to_owned(), unit);
+                }
+            })
+            .1
+        };
+        assert_eq!(
+            down(["the connection was refused"; 2]),
+            "The 8x8 API does not answer, or not as it should (all 2 units since 14:31:50 UTC): the connection was refused. Nothing is \
+             lost: polls go on by themselves. Next try at 14:33:20 UTC. All legs up to 14:31:10 UTC are in the topic."
+        );
+        assert!(!down(["a reset", "a time-out"]).contains("reset"), "each unit says its own");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn kafka_comes_before_the_api() {
         let since = Instant::now();
@@ -209,7 +249,7 @@ mod tests {
             assert_eq!(level, Level::Bad);
             assert_eq!(
                 sentence,
-                "The disk of state.dir has not done its work for 3 s: polls wait, nothing is lost. No space left on device."
+                "The disk of state.dir has not done its work for 3 s: No space left on device. Free space on it, or mend it. Until then polls wait, and nothing is lost."
             );
         }
     }

@@ -1,6 +1,6 @@
 //! The other commands, exit codes and the admin port.
 
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use call_legs::sandbox::Sandbox;
@@ -193,6 +193,19 @@ async fn who_only_looks_needs_no_state_directory_and_a_pipeline_no_secret() {
     let said: serde_json::Value = serde_json::from_slice(&checked.stdout).unwrap();
     assert_eq!((checked.status.code(), &said["exitCode"]), (Some(2), &2.into()), "{said}");
     assert_eq!(said["checks"].as_array().unwrap().len(), 2, "{said}");
+}
+
+/// In the middle of it the connector is killed.
+#[test]
+fn the_demo_on_a_real_kafka_has_each_leg_exactly_once() {
+    let demo = ["demo", "--for", "12s", "--bootstrap-servers", kafka().bootstrap()];
+    let shown = Command::new(env!("CARGO_BIN_EXE_call-legs")).args(demo).output().unwrap();
+    let said = text(&Output { stdout: vec![], ..shown.clone() });
+    assert!(shown.status.success(), "{said}");
+    let legs = text(&Output { stderr: vec![], ..shown }).lines().count();
+    for words in [&format!("showed {legs} legs: each of them is exactly once"), "was killed once", "check --config"] {
+        assert!(legs > 0 && said.contains(words), "{words} in\n{said}");
+    }
 }
 
 /// A broker answers where a user names it, and then says that it listens elsewhere.

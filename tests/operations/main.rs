@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `alerts` | that the rules are right, that none fires in ordinary life, and that each can fire |
 //! | `decoding` | that whatever is published is decoded by consumers' Avro libraries |
+//! | `demo` | the demo at a terminal, in a pipe, without a Kafka that answers |
 //! | `deployment` | that manifests, unit and compose file are valid, and the configurations within them are read |
 //! | `links` | that every link of the documents leads to a file or heading that is there |
 //! | `examples` | that what `config/examples` repeats is what it was taken from |
@@ -15,6 +16,7 @@
 
 mod alerts;
 mod decoding;
+mod demo;
 mod deployment;
 mod examples;
 mod links;

@@ -15,6 +15,7 @@ use crate::core::dedupe::Counts;
 use crate::core::journal::{Backfill, BackfillState, Change, ChangeKind, UnitProgress};
 use crate::core::ledger::Ledger;
 use crate::core::time::{UtcMillis, Window};
+use crate::core::words::{count, length};
 use crate::sink::Cluster;
 use crate::store::View;
 use crate::telemetry::status::{UnitState, UnitStatus};
@@ -100,8 +101,10 @@ impl AcceptedUnit {
     /// What became of it, as the unit is now.
     pub(crate) fn describe(&self, now: Option<&UnitStatus>, is_read_again: bool) -> String {
         let Self { unit, held, complete_to: before, .. } = self;
-        let held: Vec<String> =
-            held.iter().map(|(window, rows)| format!("window {window} was held, {rows} rows of it")).collect();
+        let held: Vec<String> = held
+            .iter()
+            .map(|(window, rows)| format!("window {window} was held, {} of it", count(*rows, "row")))
+            .collect();
         let held = if held.is_empty() { "no window was held".to_owned() } else { held.join(", ") };
         let after = now.and_then(|unit| unit.complete_to).unwrap_or(*before);
         let moved = match (is_read_again, after > *before) {
@@ -224,7 +227,8 @@ impl<C: Cluster, V: View> Writer<C, V> {
         for backfill in &ended {
             self.note_backfill(&Backfill { state: BackfillState::Cancelled, ..backfill.clone() }).await?;
         }
-        Ok(format!("{} backfills are cancelled; what they have read stays read", ended.len()))
+        let are = if ended.len() == 1 { "is" } else { "are" };
+        Ok(format!("{} {are} cancelled; what was read stays read", count(ended.len() as u64, "backfill")))
     }
 
     /// Voids a unit's pages and takes its watermarks back, so that what is read from there is published again.
@@ -319,8 +323,9 @@ impl<C: Cluster, V: View> Writer<C, V> {
         }
         starts.sort();
         Ok(format!(
-            "the journal was rebuilt: {legs} legs and dead letters of this connector were found and are not published again; \
+            "the journal was rebuilt: {} of this connector, legs and dead letters, were found and are not published again; \
              what retention has deleted from the topic is published again if it is read again. {}",
+            count(legs, "record"),
             if starts.is_empty() { "Reading starts at poll.start_from".to_owned() } else { starts.join("; ") }
         ))
     }
@@ -329,7 +334,8 @@ impl<C: Cluster, V: View> Writer<C, V> {
         self.start_over().await?;
         let ledger = self.ledger();
         let entries: u64 = ledger.pages.values().map(|page| u64::from(page.entries)).sum();
-        Ok(format!("the view was built anew from the journal: {} pages with {entries} entries", ledger.pages.len()))
+        let pages = count(ledger.pages.len() as u64, "page");
+        Ok(format!("the view was built anew from the journal: {pages} with {entries} identities"))
     }
 }
 
@@ -420,7 +426,7 @@ fn plan_backfill(
         } else if holes.is_empty() {
             lines.push(format!("unit {name} has read all of {window}"));
         } else {
-            let left = humantime::format_duration(left);
+            let left = length(left);
             lines.push(format!("unit {name} has still to read {left} of {window}"));
             to_read.push((name.clone(), window));
         }

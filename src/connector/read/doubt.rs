@@ -8,6 +8,7 @@ use crate::core::course::Leniency;
 use crate::core::dead_letter::DeadRows;
 use crate::core::shape::{Belief, Doubt, Shape};
 use crate::core::time::Window;
+use crate::core::words::count;
 use crate::core::zone::Contradiction;
 
 /// Why a window with such rows is not believed, but for the share of dead rows.
@@ -35,8 +36,9 @@ pub(super) fn describe_doubt(window: Window, doubt: Doubt) -> String {
         Doubt::Dead(held, reason) => {
             let because = reason.map(|reason| format!(", the first because {reason}")).unwrap_or_default();
             format!(
-                "window {window}: {held} rows cannot be legs{because}. So many of its rows are taken for a fault of the API \
-                 (dead_letter.max_ratio), so they are not buried yet"
+                "window {window}: {} cannot be legs{because}. So many of its rows are taken for a fault of the API \
+                 (dead_letter.max_ratio), so they are not buried yet",
+                count(held, "row")
             )
         }
         Doubt::NoneGood(rows) => format!("window {window}: none of its {rows} rows is a leg of that time"),

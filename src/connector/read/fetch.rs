@@ -13,6 +13,7 @@ use crate::connector::stage::{count, stage, traced};
 use crate::core::query::{QueryBounds, query_bounds};
 use crate::core::retry::Backoff;
 use crate::core::time::Window;
+use crate::core::words::exact;
 use crate::source::{Failure, Page, Recovery, Source, SourceError};
 use crate::telemetry::labels::{UnitLabel, UnitResultLabels};
 
@@ -125,7 +126,7 @@ impl<S: Source> Fetcher<S> {
         }
         let bounds = self.bounds(Window::new(window.end.minus(LONG_WINDOW), window.end))?;
         self.send(&bounds, None, None).await??;
-        let length = humantime::format_duration(window.length());
+        let length = exact(window.length());
         let unit = &self.unit.name;
         tracing::info!(
             unit,
@@ -158,7 +159,7 @@ impl<S: Source> Fetcher<S> {
             if unit.trouble().failed(error.failure.as_str()).is_some() {
                 tracing::warn!(unit = unit.name, again_in_s = pause.as_secs(), "waiting: {error}");
             }
-            unit.show(state_of(error.failure), &error.to_string());
+            unit.show_failure(state_of(error.failure), &error.to_string(), pause);
         } else {
             tracing::debug!(unit = unit.name, %error, attempts, pause_ms = pause.as_millis(), "the request is sent again");
             unit.status.update_unit(&unit.name, |status| status.repeating = error.to_string());

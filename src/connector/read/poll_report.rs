@@ -13,6 +13,7 @@ use crate::core::dedupe::Counts;
 use crate::core::planner::time_left;
 use crate::core::poll::Hold;
 use crate::core::time::{UtcMillis, Window};
+use crate::core::words::length;
 use crate::source::SourceError;
 use crate::telemetry::Streak;
 use crate::telemetry::labels::UnitResultLabels;
@@ -127,7 +128,7 @@ impl PollReport<'_> {
 
     /// Shows, counts and logs that the poll was given up, and that the next one comes after `pause`.
     pub(super) fn failure(&self, error: &SourceError, pause: Duration) {
-        self.unit.show(state_of(error.failure), &error.to_string());
+        self.unit.show_failure(state_of(error.failure), &error.to_string(), pause);
         self.count(error.failure.as_str());
         let (unit, published, again_in_s) = (&self.unit.name, self.counts.published, pause.as_secs());
         // A request that was worth waiting for counts, too.
@@ -163,7 +164,7 @@ impl CatchUpReport {
     /// Shows and, from time to time, logs how far the poll has come.
     pub(super) fn tell(&mut self, unit: &UnitContext, complete_to: UtcMillis, published: u64) {
         let left = time_left(self.span, complete_to, self.began.elapsed());
-        let left = left.map(|left| humantime::format_duration(Duration::from_secs(left.as_secs())).to_string());
+        let left = left.map(length);
         let takes = left.as_ref().map(|left| format!("it will take some {left} more")).unwrap_or_default();
         unit.show(UnitState::CatchingUp, &takes);
         if self.told.is_none_or(|told| told.elapsed() >= CATCHING_UP_TOLD) {

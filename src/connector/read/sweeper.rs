@@ -36,6 +36,7 @@ use crate::core::parts::Parts;
 use crate::core::planner::{Piece, Sweep, next_sweep, remembered_from, sweep_pieces};
 use crate::core::poll::WindowEnd;
 use crate::core::time::Window;
+use crate::core::words::exact;
 use crate::core::zone::Contradiction;
 use crate::source::{Recovery, Source, SourceError};
 
@@ -66,7 +67,7 @@ impl<S: Source> Sweeper<S> {
             let due = self.due(&held_back);
             let swept = match &due {
                 Some((unit, sweep)) => {
-                    let back = humantime::format_duration(sweep.lookback);
+                    let back = exact(sweep.lookback);
                     let span = root!("sweep", unit = self.unit.name, %back, rows = Empty, published = Empty);
                     traced(span, self.sweep(unit, *sweep)).await
                 }
@@ -79,7 +80,7 @@ impl<S: Source> Sweeper<S> {
                         let again_in = (sweep.every / 4).max(LOOK_EVERY_MAX.min(sweep.every));
                         held_back.insert(sweep.lookback, Instant::now() + again_in);
                         let (unit, again_in_s) = (&self.unit.name, again_in.as_secs());
-                        let back = humantime::format_duration(sweep.lookback);
+                        let back = exact(sweep.lookback);
                         tracing::warn!(
                             unit,
                             again_in_s,

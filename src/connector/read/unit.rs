@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -80,6 +81,13 @@ impl UnitContext {
             status.enter(state, detail, now);
             status.repeating.clear();
         });
+    }
+
+    /// The same of a failure, after which the source is asked again when `pause` is over.
+    pub(super) fn show_failure(&self, state: UnitState, detail: &str, pause: Duration) {
+        self.show(state, detail);
+        let at = self.clock.now().plus(pause);
+        self.status.update_unit(&self.name, |status| status.tried_again_at = Some(at));
     }
 
     /// The failures that keep the unit's polls from reading.

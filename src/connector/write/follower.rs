@@ -12,6 +12,7 @@ use crate::connector::fault::{ConnectorError, Fault, JournalFault};
 use crate::core::identity::KeyHash;
 use crate::core::journal::{Entry, Genesis, Nonce, Page, Record};
 use crate::core::ledger::Ledger;
+use crate::core::words::count;
 use crate::sink::{Cluster, Destination, Ends, Reader, StoredRecord, Stretch};
 use crate::store::{Remembered, StoreError, View};
 use crate::telemetry::StatusBoard;
@@ -292,11 +293,11 @@ impl std::fmt::Display for Comparison {
         let Self { pages, entries, missing, unknown } = self;
         let missing: usize = missing.iter().map(|(_, missing)| missing).sum();
         if missing + unknown == 0 {
-            write!(f, "the view equals the journal: {pages} pages with {entries} entries")
+            write!(f, "the view equals the journal: {} with {entries} identities", count(*pages as u64, "page"))
         } else {
             write!(
                 f,
-                "the view DIFFERS from the journal: of {entries} entries on {pages} pages it lacks {missing}, and it has {unknown} that the journal does not have; build it anew with call-legs state rebuild"
+                "the view DIFFERS from the journal: of {entries} identities on {pages} pages it lacks {missing}, and it has {unknown} that the journal does not have; build it anew with call-legs state rebuild"
             )
         }
     }

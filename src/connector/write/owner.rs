@@ -255,7 +255,11 @@ impl<C: Cluster, V: View> Owner<C, V> {
         self.failures = 0;
         self.status.update(|status| (status.sink_trouble, status.disk_trouble) = (None, None));
         if let Some(Streak { failures, lasted }) = self.repeated.works() {
-            tracing::info!(failures, lasted_s = lasted.as_secs(), "journal and view can be used again");
+            tracing::info!(
+                failures,
+                lasted_s = lasted.as_secs(),
+                "polls go on: Kafka and the disk of state.dir do their work again"
+            );
         }
     }
 
@@ -284,11 +288,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
             tracing::info!(again_in_ms = pause.as_millis(), "starting over from the journal: {what}");
         } else if self.repeated.failed(kind).is_some() {
             let (failures, again_in_s) = (self.failures, pause.as_secs());
-            tracing::warn!(
-                failures,
-                again_in_s,
-                "the journal cannot be used: polls wait, nothing is lost, and it is tried again: {what}"
-            );
+            tracing::warn!(failures, again_in_s, "{}", until_mended(&what));
         }
         self.status.update(|status| (status.sink_trouble, status.disk_trouble) = (Some(what), None));
         self.pause(pause).await
@@ -307,7 +307,7 @@ impl<C: Cluster, V: View> Owner<C, V> {
             let failures = self.failures;
             tracing::warn!(
                 failures,
-                "the disk of state.dir does not do its work: polls wait, nothing is lost, and what is on it is built anew from the journal. Free space on it, or mend it. {what}"
+                "the disk of state.dir does not do its work: {what}. Free space on it, or mend it. Until then polls wait, and nothing is lost: the store is built anew from the journal"
             );
         }
         self.status.blame_disk(what);
@@ -333,10 +333,27 @@ impl<C: Cluster, V: View> Owner<C, V> {
     }
 }
 
+/// What keeps the owner from publishing, which is mostly a Kafka that is away, and what follows from it.
+fn until_mended(cause: &str) -> String {
+    format!("{cause}. Until that is over polls wait, nothing is lost, and the connector tries again by itself")
+}
+
 /// Kafka owes nothing any more.
 pub(crate) fn acknowledged(status: &StatusBoard) {
     status.update(|status| {
         status.publishing_since = None;
         status.sink_trouble = None;
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::until_mended;
+
+    #[test]
+    fn a_kafka_that_is_away_is_named_first_and_the_journal_not_at_all() {
+        let said = until_mended("Kafka does not answer: b:9092: Connection refused");
+        assert!(said.starts_with("Kafka does not answer: b:9092: Connection refused. "), "{said}");
+        assert!(said.contains("nothing is lost") && !said.contains("journal"), "{said}");
+    }
 }

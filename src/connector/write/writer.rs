@@ -484,13 +484,13 @@ pub(crate) async fn commit_watched<C: Cluster, V: View>(
             _ = overdue.tick() => {
                 let Some(since) = status.read().publishing_since else {
                     let waited_s = begun.elapsed().as_secs();
-                    tracing::warn!(waited_s, "the disk of state.dir takes long, polls wait, nothing is lost");
+                    tracing::warn!(waited_s, "the disk of state.dir takes long to write: until it has, polls wait, and nothing is lost");
                     status.blame_disk("what Kafka has acknowledged is still being written".to_owned());
                     continue;
                 };
                 let waited_s = since.elapsed().as_secs();
                 let trouble = cluster.trouble().unwrap_or_else(|| "no reason given".to_owned());
-                tracing::warn!(waited_s, "Kafka owes acknowledgements, polls wait, nothing is lost: {trouble}");
+                tracing::warn!(waited_s, "Kafka does not acknowledge ({trouble}): until it does, polls wait, nothing is lost, and they go on by themselves");
                 status.update(|status| status.sink_trouble = Some(trouble));
             }
         }
