@@ -442,7 +442,7 @@ mod tests {
             let failing = status.units.get_mut("pbx 17&co").unwrap();
             failing.state = UnitState::SourceAuth;
             let behind = status.units.get_mut("pbx 09&co").unwrap();
-            behind.complete_to = Some(UtcMillis::new(0));
+            (behind.state, behind.complete_to) = (UnitState::CatchingUp, Some(UtcMillis::new(0)));
         });
         let row = |page: &str, unit: &str| page.find(&format!("<a href=\"?unit={unit}\">")).unwrap();
         let closed = page(&snapshot, None);
