@@ -205,6 +205,7 @@ async fn connector(
     let Some((cluster, framings)) = reach_kafka(config, topics, status, stop).await? else {
         return Ok(None);
     };
+    metrics.show_kafka(cluster.figures());
     let identity = Identity {
         instance,
         process: myself.process,

@@ -8,12 +8,14 @@ use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::statistics::Statistics;
 use secrecy::ExposeSecret;
 
 use super::SinkError;
 use super::sign_in::{SignsIn, Tokens};
 use super::trouble::{self, Trouble, is_refusal};
 use crate::config;
+use crate::telemetry::KafkaFigures;
 
 /// How many errors of one consumer are taken at a time.
 const NEWS_MAX: usize = 1_000;
@@ -97,6 +99,8 @@ pub struct Context {
     /// The newest error of any of several clients.
     shared: Trouble,
     breaks: Arc<AtomicU64>,
+    /// What producers tell.
+    figures: Arc<KafkaFigures>,
     tokens: Option<Tokens>,
 }
 
@@ -111,7 +115,12 @@ impl Context {
 
     /// The context of another client that tells its trouble to `shared` as well, and gets the same tokens.
     pub fn within(&self, shared: &Trouble) -> Self {
-        Self { shared: shared.clone(), tokens: self.tokens.clone(), ..Self::default() }
+        Self {
+            shared: shared.clone(),
+            tokens: self.tokens.clone(),
+            figures: Arc::clone(&self.figures),
+            ..Self::default()
+        }
     }
 
     /// Gives a client its tokens from now on, where Kafka takes tokens.
@@ -119,6 +128,11 @@ impl Context {
         if let Some(tokens) = &self.tokens {
             tokens.keep(client, [self.trouble.clone(), self.shared.clone()]);
         }
+    }
+
+    /// What producers with this context tell.
+    pub fn figures(&self) -> Arc<KafkaFigures> {
+        Arc::clone(&self.figures)
     }
 
     /// How often a connection in use broke, or a request was not answered in time: whoever compares
@@ -168,6 +182,14 @@ impl ClientContext for Context {
             self.tell(code, message);
         }
         tracing::debug!(target: "librdkafka", ?level, facility, "{message}");
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let brokers = statistics.brokers.values();
+        let round_trip = brokers.clone().filter_map(|broker| broker.rtt.as_ref()).map(|rtt| rtt.avg).max();
+        let failed = brokers.map(|broker| broker.txerrs + broker.rxerrs + broker.req_timeouts).sum();
+        let round_trip = Duration::from_micros(round_trip.and_then(|us| u64::try_from(us).ok()).unwrap_or_default());
+        self.figures.note(&statistics.name, statistics.msg_cnt, round_trip, failed);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

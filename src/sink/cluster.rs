@@ -21,6 +21,7 @@ use super::{Cluster, Destination, Ends, SinkError, Stretch};
 use crate::config;
 use crate::core::journal::Delivery;
 use crate::core::time::UtcMillis;
+use crate::telemetry::KafkaFigures;
 
 /// How long one question to the brokers may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,6 +59,11 @@ impl KafkaCluster {
         // Derived, so that nobody can configure two connectors to write one journal side by side.
         let transactional_id = transactional_id(&topics.journal.name);
         Ok(Self { kafka: kafka.clone(), topics: Arc::new(topics), transactional_id, questions, context, trouble })
+    }
+
+    /// What its producers tell.
+    pub fn figures(&self) -> Arc<KafkaFigures> {
+        self.context.figures()
     }
 
     /// The topics, with what was read of their limits.

@@ -17,6 +17,7 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel}
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::statistics::Statistics;
 use tokio::sync::{Notify, oneshot};
 
 use super::client::{self, Context};
@@ -40,7 +41,9 @@ const LINGER_MS: &str = "0";
 /// connector took a tenth more CPU time.
 const COMPRESSION_LEVEL: &str = "1";
 /// What a user may set otherwise.
-const DEFAULTS: [(&str, &str); 4] = [
+const DEFAULTS: [(&str, &str); 5] = [
+    // Queue, round trips and failures, for /metrics.
+    ("statistics.interval.ms", "15000"),
     ("compression.type", "zstd"),
     ("linger.ms", LINGER_MS),
     ("queue.buffering.max.messages", QUEUED_MESSAGES_MAX),
@@ -623,6 +626,10 @@ impl ClientContext for Reports {
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.client.error(error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.client.stats(statistics);
     }
 }
 

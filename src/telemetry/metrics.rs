@@ -1,6 +1,7 @@
 //! Every metric, in one list, with its unit, its labels and its help; the table in docs/metrics.md is held equal to it.
 
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 
 use super::catalogue::{Catalogue, Description, Label};
 use super::freshness::LegTimes;
+use super::kafka::KafkaFigures;
 use super::labels::{
     BEYOND, DELIVERIES, DeliveryLabel, FEWER, FOUND_BY, FRESHNESS_RESULTS, MORE, POLL_RESULTS, REQUEST_RESULTS,
     ROW_RESULTS, SHOWN, STATES, UnitFoundLabels, UnitLabel, UnitResultLabels, UnitShownLabels, UnitStateLabels, WITHIN,
@@ -62,6 +64,7 @@ type Durations = Family<UnitLabel, Histogram, Edges>;
 pub struct Metrics {
     catalogue: Catalogue,
     process: ProcessMetrics,
+    kafka: OnceLock<Arc<KafkaFigures>>,
     targets: Targets,
     /// When the process started.
     started: Instant,
@@ -70,6 +73,9 @@ pub struct Metrics {
     delivery: Family<DeliveryLabel, Gauge>,
     start_waiting: Seconds,
     kafka_waiting: Seconds,
+    kafka_queued: Gauge,
+    kafka_round_trip: Seconds,
+    kafka_failed: Counter,
     disk_waiting: Seconds,
     /// How often another instance took the journal from this one.
     pub fenced: Counter,
@@ -153,6 +159,7 @@ impl Metrics {
         let mut metrics = Self {
             catalogue: Catalogue::default(),
             process: ProcessMetrics::new(),
+            kafka: OnceLock::new(),
             targets,
             started: Instant::now(),
             ready: Gauge::default(),
@@ -160,6 +167,9 @@ impl Metrics {
             delivery: Family::default(),
             start_waiting: Gauge::default(),
             kafka_waiting: Gauge::default(),
+            kafka_queued: Gauge::default(),
+            kafka_round_trip: Gauge::default(),
+            kafka_failed: Counter::default(),
             disk_waiting: Gauge::default(),
             fenced: Counter::default(),
             unit_state: Family::default(),
@@ -215,6 +225,9 @@ impl Metrics {
         c.plain("delivery", &[of("delivery", &DELIVERIES)], "1 for the guarantee that runs, once that is known", &self.delivery);
         c.seconds("start_waiting", &[], "how long this process has waited since its start for what it needs (Kafka, the schema registry); 0 once it is there", &self.start_waiting);
         c.seconds("kafka_waiting", &[], "how long Kafka has owed the acknowledgement of the transaction under way; 0 while it owes none", &self.kafka_waiting);
+        c.plain("kafka_queued_messages", &[], "messages that wait in the producer for a broker; told every 15 s, as the next two", &self.kafka_queued);
+        c.seconds("kafka_round_trip", &[], "the longest mean time that a broker takes to answer the producer", &self.kafka_round_trip);
+        c.plain("kafka_failed_requests", &[], "requests of the producer that failed, were not answered in time, or were answered by an error of the network", &self.kafka_failed);
         c.seconds("disk_waiting", &[], "how long the disk of `state.dir` has not done its work (full, or broken), so that polls wait for it and not for Kafka; 0 while it does", &self.disk_waiting);
         c.plain("fenced", &[], "how often another instance took the journal from this one", &self.fenced);
         c.plain("unit_state", &[UNIT, of("state", &STATES)], "1 for the state that the unit is in, else 0; none while standing by", &self.unit_state);
@@ -253,6 +266,12 @@ impl Metrics {
         c.seconds("clock_skew", &[], "the API's clock minus ours, to about a second", &self.clock_skew);
         c.info("build", &[of("version", &[])], "the running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         self.process.list(c);
+    }
+
+    /// Shows what the producer's client tells, from now on.
+    pub fn show_kafka(&self, figures: Arc<KafkaFigures>) {
+        // There is one in a process.
+        let _ = self.kafka.set(figures);
     }
 
     /// Every metric, in words.
@@ -355,6 +374,11 @@ impl Metrics {
         let pace = status.poll_pace.as_ref();
         self.poll_interval.set(pace.map_or(self.targets.interval, |pace| pace.interval).as_secs_f64());
         self.poll_slowdown.set(pace.map_or(1, |pace| pace.slowdown).into());
+        if let Some(kafka) = self.kafka.get() {
+            self.kafka_queued.set(i64::try_from(kafka.queued()).unwrap_or(i64::MAX));
+            self.kafka_round_trip.set(kafka.round_trip().as_secs_f64());
+            self.kafka_failed.inc_by(kafka.failed().saturating_sub(self.kafka_failed.get()));
+        }
         let disk = status.disk_trouble.as_ref().map(|(since, _)| now.duration_since(*since));
         self.disk_waiting.set(disk.unwrap_or_default().as_secs_f64());
         if matches!(status.role, Role::StandingBy { .. }) {

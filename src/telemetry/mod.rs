@@ -3,6 +3,7 @@
 
 mod catalogue;
 pub mod freshness;
+mod kafka;
 pub mod labels;
 pub mod logging;
 pub mod metrics;
@@ -17,6 +18,7 @@ pub mod status;
 pub mod words;
 
 pub use catalogue::{Description, Kind, Label};
+pub use kafka::KafkaFigures;
 pub use metrics::{Metrics, Targets};
 pub use repeated::{Repeated, Streak};
 pub use status::{Role, Status, StatusBoard};

@@ -219,6 +219,7 @@ async fn polls_come_as_often_as_half_of_the_budget_allows() {
     assert!((windows.len() as f64) < allowed + 6.0, "{} requests in {took:?}: {windows:?}", windows.len());
     let interval = rig.metric("call_legs_poll_interval_seconds", "").await;
     assert!((5.0..=60.0).contains(&interval), "{interval}");
+    assert!(rig.metric("call_legs_kafka_round_trip_seconds", "").await > 0.0, "the producer's client tells it");
     let said = String::from_utf8_lossy(&rig.run(&["status"]).stdout).into_owned();
     assert!(said.contains("units are polled every ") && said.contains("source.requests_per_minute = 60"), "{said}");
     rig.polled_whole(1).await;
