@@ -24,17 +24,7 @@ pub fn json_schema() -> Json {
         if let Some(text) = words.get(&key) {
             shape["description"] = text.as_str().into();
         }
-        match key.split_once('.') {
-            Some((section, name)) => {
-                let section = properties
-                    .entry(section)
-                    .or_insert_with(|| json!({"type": "object", "additionalProperties": false, "properties": {}}));
-                section["properties"][name] = shape;
-            }
-            None => {
-                properties.insert(key, shape);
-            }
-        }
+        insert(&mut properties, &key, shape);
     }
     json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -43,6 +33,19 @@ pub fn json_schema() -> Json {
         "additionalProperties": false,
         "properties": properties,
     })
+}
+
+/// Puts a key's shape where it belongs: into its section, and that into the one around it.
+fn insert(properties: &mut Map<String, Json>, key: &str, shape: Json) {
+    let Some((section, name)) = key.split_once('.') else {
+        properties.insert(key.to_owned(), shape);
+        return;
+    };
+    let empty = || json!({"type": "object", "additionalProperties": false, "properties": {}});
+    let section = properties.entry(section).or_insert_with(empty);
+    if let Some(inner) = section["properties"].as_object_mut() {
+        insert(inner, name, shape);
+    }
 }
 
 /// What the documented file says of each key: the comment above it.
@@ -76,14 +79,15 @@ mod tests {
 
     #[test]
     fn the_schema_says_of_each_key_what_the_documented_file_says() {
-        let schema = json_schema();
-        let mut keys = Vec::new();
-        for (section, shape) in schema["properties"].as_object().unwrap() {
+        fn collect<'a>(within: &str, shape: &'a Json, keys: &mut Vec<(String, &'a Json)>) {
             match shape["properties"].as_object() {
-                Some(inner) => keys.extend(inner.iter().map(|(name, shape)| (format!("{section}.{name}"), shape))),
-                None => keys.push((section.clone(), shape)),
+                Some(inner) => inner.iter().for_each(|(name, shape)| collect(&format!("{within}.{name}"), shape, keys)),
+                None => keys.push((within.trim_start_matches('.').to_owned(), shape)),
             }
         }
+        let schema = json_schema();
+        let mut keys = Vec::new();
+        collect("", &schema, &mut keys);
         for (key, shape) in &keys {
             assert!(shape["description"].as_str().is_some_and(|text| text.len() > 10), "{key}: {shape}");
         }
@@ -93,6 +97,7 @@ mod tests {
         assert_eq!(of("source.page_size")["maximum"], 7000);
         assert_eq!(of("avro.framing")["enum"], json!(["confluent", "single-object"]));
         assert_eq!(of("poll.overlap")["default"], "30m");
+        assert_eq!(of("kafka.oauth.token_url")["type"], "string");
         assert_eq!(of("sweeps")["items"]["required"], json!(["every", "lookback"]));
     }
 

@@ -159,7 +159,7 @@ async fn a_lost_journal_is_refused_and_rebuilt_from_the_legs() {
     assert_eq!(rig.start().ended().code(), Some(5));
     assert!(rig.log().contains("the journal is empty, but topic"), "{}", rig.last_words());
     let adopted = done(&rig.run(&["state", "adopt"]));
-    assert!(adopted.contains(&format!("{LEGS} legs and dead letters")), "{adopted}");
+    assert!(adopted.contains(&format!("{LEGS} records of this connector")), "{adopted}");
     let _daemon = rig.start();
     rig.polled_whole(2).await;
     assert_complete(&identities(kafka().bootstrap(), &rig.topic).await, &rig.true_identities(), false);
